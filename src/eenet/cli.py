@@ -1,0 +1,200 @@
+"""The command line: parse, call one function of `pipeline`, print."""
+
+import contextlib
+import difflib
+import functools
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+Json = Annotated[bool, FlagCreatePairsOff, arg(name="json", help="Print one JSON object, and nothing else, on stdout.")]
+
+
+def train(
+    recipe: Positional[str],
+    /,
+    *,
+    seed: int | None = None,
+    data: str | None = None,
+    model: str | None = None,
+    num_exits: int | None = None,
+    budget: float | None = None,
+    epochs: int | None = None,
+    out: Path | None = None,
+    resume: Annotated[bool, FlagCreatePairsOff] = False,
+    plain: Annotated[bool, FlagCreatePairsOff] = False,
+    as_as_json: Json = False,
+) -> int:
+    """Train by a recipe, evaluate, and write a checkpoint directory with report.html.
+
+    Args:
+        recipe: Name of the recipe, see `eenet list`.
+        seed: Of the weights, the order of the images and their augmentation.
+        data: Data set: a known name, or a folder.
+        model: timm name of the backbone.
+        num_exits: Number of early exits.
+        budget: Wanted mean relative cost.
+        epochs: Passes over the training images.
+        out: Directory for all that is written. Default: runs/RECIPE-seedS.
+        resume: Continue an interrupted run.
+        plain: Train the backbone without exits, for comparison.
+    """
+    from eenet import pipeline
+    from eenet.recipes import get_recipe
+
+    if num_exits is not None and num_exits < 1:
+        raise ValueError(f"num_exits is {num_exits}; give at least 1, or --plain for no early exits")
+    given = {"seed": seed, "data": data, "model": model, "budget": budget, "epochs": epochs}
+    given["num_exits"] = 0 if plain else num_exits
+    config = replace(get_recipe(recipe), **{k: v for k, v in given.items() if v is not None})
+    out = out or Path("runs") / f"{recipe}{'-plain' if plain else ''}-seed{config.seed}"
+    command = "eenet " + " ".join(a for a in sys.argv[1:] if a not in ("--resume", "--json"))
+    result = pipeline.train(config, out, resume=resume, command=command)
+    text = f"{pipeline.table(result)}\n\ncheckpoint {result['checkpoint']}\nreport     {result['report']}"
+    return _show(result, text, as_json)
+
+
+def evaluate(checkpoint: Positional[str], /, *, data: str, split: str = "test", as_json: Json = False) -> int:
+    """Run a checkpoint's policy on a data set: accuracy, cost, and where images left.
+
+    Args:
+        checkpoint: A checkpoint directory, or a model on the Hugging Face hub.
+        data: Data set: a known name, or a folder.
+        split: train, validation or test.
+    """
+    from eenet import pipeline
+
+    measured = pipeline.evaluate_checkpoint(checkpoint, data, split=split)
+    return _show(measured, pipeline.table(measured), as_json)
+
+
+def predict(checkpoint: Positional[str], images: Positional[tuple[str, ...]], /, *, as_json: Json = False) -> int:
+    """Label images; each leaves the network at the first exit that is sure enough.
+
+    Args:
+        checkpoint: A checkpoint directory, or a model on the Hugging Face hub.
+        images: Image files, directories, or globs.
+    """
+    from eenet import pipeline
+    from eenet.report import format_table
+
+    rows = pipeline.predict(checkpoint, images)
+    cells = [
+        [r["file"], r["label"], f"{r['probability']:.3f}", str(r["exit"]), f"{r['relative_cost']:.3f}"] for r in rows
+    ]
+    return _show(rows, format_table(["file", "label", "probability", "exit", "cost"], cells), as_json)
+
+
+def info(name: Positional[str], /, *, input_size: tuple[int, int, int] | None = None, as_json: Json = False) -> int:
+    """What a checkpoint holds, or where a backbone can be cut and what that costs.
+
+    Args:
+        name: A checkpoint, or a timm backbone.
+        input_size: Channels, height and width at which to look at a backbone.
+    """
+    from eenet import pipeline
+    from eenet.report import format_table
+
+    found = pipeline.info(name, input_size=input_size)
+    if "cuts" not in found:
+        return _show(found, _lines(found), as_json)
+    cuts = [
+        [c["name"], f"{c['fraction']:.3f}", "×".join(map(str, c["feature_size"]))] for c in found["cuts"]
+    ]
+    text = _lines({k: v for k, v in found.items() if k != "cuts"})
+    return _show(found, f"{text}\n\n{format_table(['cut', 'relative cost', 'features'], cuts)}", as_json)
+
+
+def list_names(*, as_json: Json = False) -> int:
+    """Known recipes, data sets and backbones."""
+    from eenet import pipeline
+
+    found = pipeline.list_names()
+    recipes = "\n".join(f"  {name:<18} {about}" for name, about in found["recipes"].items())
+    text = (
+        f"recipes\n{recipes}\n\ndata\n  {', '.join(found['data'])}, or a folder\n\n"
+        f"backbones\n  {', '.join(found['backbones'])}, and every CNN of timm"
+    )
+    return _show(found, text, as_json)
+
+
+VERBS = {"train": train, "eval": evaluate, "predict": predict, "info": info, "list": list_names}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; a user's mistake prints one line and returns 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments == ["--version"]:
+        print(f"eenet {version('eenet')}")
+        return 0
+    try:
+        return _parse_and_run(arguments)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"eenet: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        resumable = arguments[:1] == ["train"]
+        hint = "; the state is saved, continue with the same command and --resume" if resumable else ""
+        print(f"eenet: interrupted{hint}", file=sys.stderr)
+        return 130
+
+
+def _parse_and_run(arguments: list[str]) -> int:
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in VERBS:
+        near = difflib.get_close_matches(arguments[0], VERBS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(VERBS)}"
+        raise ValueError(f"unknown verb {arguments[0]!r}; {hint}")
+    boxed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(boxed):
+            action = tyro.extras.subcommand_cli_from_dict(
+                {name: _deferred(verb) for name, verb in VERBS.items()},
+                prog="eenet",
+                description="Early-exit convolutional networks: train, measure and use them.",
+                args=arguments,
+            )
+    except SystemExit as stop:  # --help, or a box with the mistake
+        if stop.code:
+            raise ValueError(_unboxed(boxed.getvalue())) from None
+        return 0
+    return action()
+
+
+def _deferred(verb: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+    """tyro calls what it has parsed; run it later, when its mistakes are no longer parsing mistakes."""
+
+    @functools.wraps(verb)
+    def parsed(*args: Any, **kwargs: Any) -> Callable[[], int]:
+        return functools.partial(verb, *args, **kwargs)
+
+    return parsed
+
+
+def _unboxed(text: str) -> str:
+    """tyro's boxed message as one line, without its last section, the hint at --help."""
+    lines = [line.strip("│╭╮╰╯ ") for line in text.splitlines()[1:]]
+    sections = re.split(r"─{3,}", " ".join(line for line in lines if line))
+    kept = [" ".join(section.split()) for section in sections if "full helptext" not in section]
+    return "; ".join(section for section in kept if section) + " (see --help)"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _show(found: Any, text: str, as_json: bool) -> int:
+    print(json.dumps(found) if as_json else text)
+    return 0
+
+
+def _lines(found: dict[str, Any]) -> str:
+    return "\n".join(f"{key:<16} {value}" for key, value in found.items())

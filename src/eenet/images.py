@@ -1,0 +1,116 @@
+"""Any image a user may hand over → the uint8 tensor a network takes."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Open an image file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not an image, truncated, or so large that decoding it is unsafe.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no image file {path}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                return image
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} has too many pixels to be decoded safely: {error}") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} is not an image in a known format") from error
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path} is a damaged image: {error}") from error
+
+
+def to_pixels(image: Any, input_size: Sequence[int]) -> Tensor:
+    """Turn an image into uint8 [C, H, W] of the wanted size.
+
+    Colour becomes grey or grey colour as the network wants, transparency is laid on
+    white, the EXIF orientation is applied, other sizes are resized.
+
+    Args:
+        image: a file, a PIL image, a numpy array [H, W] or [H, W, C], or a tensor [H, W] or
+            [C, H, W]; arrays and tensors hold 0–255 (uint8) or 0–1 (floating point).
+        input_size: (channels, height, width).
+
+    Raises:
+        FileNotFoundError, ValueError: the image can't be read or has another layout.
+    """
+    if isinstance(image, str | Path):
+        image = open_image(image)
+    if isinstance(image, Image.Image):
+        pixels = _from_pil(image)
+    elif isinstance(image, np.ndarray):
+        if image.ndim == 3:
+            image = image.transpose(2, 0, 1)
+        pixels = _from_tensor(torch.from_numpy(np.ascontiguousarray(image)))
+    elif isinstance(image, Tensor):
+        pixels = _from_tensor(image)
+    else:
+        raise ValueError(f"an image is a path, PIL image, array or tensor, not {type(image).__name__}")
+    channels, height, width = input_size
+    if pixels.shape[0] != channels:
+        if channels == 1:
+            pixels = tv.rgb_to_grayscale(pixels)
+        elif pixels.shape[0] == 1:
+            pixels = pixels.expand(channels, -1, -1)
+        else:
+            raise ValueError(f"the network takes {channels} channels, the image has {pixels.shape[0]}")
+    if pixels.shape[1:] != (height, width):
+        pixels = tv.resize(pixels, [height, width], antialias=True)
+    return pixels.contiguous()
+
+
+def normalize(pixels_BCHW: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 pixels → float32 images with the data set's mean and standard deviation taken out."""
+    scale = torch.tensor(std, device=pixels_BCHW.device)[:, None, None] * 255
+    shift = torch.tensor(mean, device=pixels_BCHW.device)[:, None, None] * 255
+    return (pixels_BCHW - shift) / scale
+
+
+def _from_pil(image: Image.Image) -> Tensor:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        values = np.asarray(image, dtype=np.float64)
+        top = 65535 if image.mode != "F" and values.max(initial=0) > 255 else max(values.max(initial=0), 1)
+        image = Image.fromarray((values * (255 / top)).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    if image.mode == "1":
+        image = image.convert("L")
+    elif image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    return tv.pil_to_tensor(image)
+
+
+def _from_tensor(pixels: Tensor) -> Tensor:
+    if pixels.ndim == 2:
+        pixels = pixels[None]
+    if pixels.ndim != 3 or pixels.shape[0] not in (1, 3) or not pixels.numel():
+        raise ValueError(
+            f"an image of shape {tuple(pixels.shape)}; expected tensors [C, H, W] or arrays [H, W, C], C = 1 or 3"
+        )
+    if pixels.is_floating_point():
+        if not bool(((pixels >= 0) & (pixels <= 1)).all()):
+            raise ValueError("a floating-point image must hold finite values from 0 to 1")
+        return (pixels * 255).round().to(torch.uint8)
+    if pixels.dtype != torch.uint8:
+        raise ValueError(f"an image must be uint8 (0–255) or floating point (0–1), not {pixels.dtype}")
+    return pixels

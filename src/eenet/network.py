@@ -1,0 +1,376 @@
+"""The early-exit network: stages and exit heads, how it is made, and its checkpoint directory."""
+
+import difflib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import timm
+import torch
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from eenet import backbones as _registered
+from eenet import cost
+from eenet.heads import create_head
+from eenet.placement import Placement, place
+from eenet.stages import TracedBackbone, checked_input_size, divide, mutates_input, trace
+
+assert _registered  # its import registers the CIFAR ResNets with timm
+
+FORMAT_VERSION = 1
+CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+
+
+class ExitOutputs(NamedTuple):
+    """What every exit says, in train and in eval mode alike."""
+
+    logits_KBN: list[Tensor]
+    """K tensors [B, N]: the classification branches, the final exit last."""
+    confidence_logits_KB: list[Tensor]
+    """K - 1 tensors [B]: the confidence branches of the early exits, before the sigmoid."""
+
+
+@dataclass
+class Config:
+    """All that a checkpoint says beside its weights. Written to `config.json`."""
+
+    backbone: str | None
+    """timm name; none for a network of a user's own class."""
+    backbone_args: dict[str, Any]
+    exits: list[str]
+    """The names of the cuts behind which the early exits sit."""
+    head: str
+    num_classes: int
+    input_size: tuple[int, int, int]
+    """Channels, height, width."""
+    backbone_macs: int
+    stage_macs: list[int]
+    head_macs: list[int]
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    class_names: list[str] | None = None
+    policy: dict[str, Any] | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+
+class EENet(nn.Module):
+    """A backbone divided into K stages, with an exit head after each stage but the last.
+
+    Made by `create_model`, `convert` or `EENet.from_pretrained`.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[nn.Module],
+        heads: Sequence[nn.Module],
+        config: Config,
+        *,
+        copies: Sequence[bool] | None = None,
+    ) -> None:
+        """`copies[k]`: the stage after exit k writes into its input and must be given a copy."""
+        super().__init__()
+        assert len(stages) == len(heads) + 1
+        self.stages = nn.ModuleList(stages)
+        self.heads = nn.ModuleList(heads)
+        self.config = config
+        self._copies = list(copies) if copies is not None else [False] * len(heads)
+
+    @property
+    def num_exits(self) -> int:
+        """Number of early exits, K - 1."""
+        return len(self.heads)
+
+    @property
+    def costs_K(self) -> list[float]:
+        """Relative cost of leaving at each exit, heads included; the final exit is above 1."""
+        return self.costs()
+
+    def costs(self, enabled: Sequence[bool] | None = None) -> list[float]:
+        """Relative cost of leaving at each exit when only the `enabled` early exits are on."""
+        c = self.config
+        return cost.relative_costs(c.stage_macs, c.head_macs, c.backbone_macs, enabled)
+
+    def forward(self, images_BCHW: Tensor) -> ExitOutputs:
+        """Run every stage and every head; leaving early is the runtime's work."""
+        features = images_BCHW
+        logits: list[Tensor] = []
+        confidence_logits: list[Tensor] = []
+        for k, head in enumerate(self.heads):
+            features = self.stages[k](features)
+            exit_logits, confidence_logit = head(features)
+            logits.append(exit_logits)
+            confidence_logits.append(confidence_logit)
+            if self._copies[k]:
+                features = features.clone()
+        logits.append(self.stages[-1](features))
+        return ExitOutputs(logits, confidence_logits)
+
+    # Checkpoints ---------------------------------------------------------------------
+
+    def save_pretrained(self, directory: str | Path, *, card: str = "") -> Path:
+        """Write `config.json`, `model.safetensors` and, if given, the model card `README.md`."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        weights = {name: t.detach().contiguous() for name, t in self.state_dict().items()}
+        config = json.dumps(asdict(self.config), indent=2) + "\n"
+        write_atomically(directory / WEIGHTS_FILE, safetensors.torch.save(weights))
+        write_atomically(directory / CONFIG_FILE, config.encode())
+        if card:
+            write_atomically(directory / CARD_FILE, card.encode())
+        return directory
+
+    @staticmethod
+    def from_pretrained(name: str | Path, *, backbone: nn.Module | None = None) -> "EENet":
+        """Load a checkpoint.
+
+        Args:
+            name: a checkpoint directory, or the id of a model on the Hugging Face hub.
+            backbone: for a network made by `convert` from a class of your own: an
+                instance of that class; its weights are overwritten.
+
+        Raises:
+            FileNotFoundError: no such directory, or a file is missing in it.
+            ValueError: the checkpoint is damaged or of an unknown format version; the
+                message names the file and the key.
+        """
+        directory = checkpoint_directory(name)
+        config = read_config(directory)
+        path = directory / WEIGHTS_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: {directory} is not a complete checkpoint")
+        if backbone is None:
+            if config.backbone is None:
+                raise ValueError(
+                    f"{directory} holds a network of a user's own class; pass an instance of it: "
+                    "EENet.from_pretrained(directory, backbone=MyNetwork())"
+                )
+            backbone = timm_backbone(config.backbone, config.backbone_args)
+        traced = trace(backbone, config.input_size)
+        chosen = _choose(traced, None, config.exits) if config.exits else []
+        network = _assemble(traced, chosen, config.head)
+        for key in ("backbone_macs", "stage_macs", "head_macs", "num_classes"):
+            if getattr(network.config, key) != getattr(config, key):
+                raise ValueError(
+                    f"{directory / CONFIG_FILE}: {key!r} is {getattr(config, key)}, "
+                    f"but this network has {getattr(network.config, key)}"
+                )
+        network.config = config
+        try:
+            weights = safetensors.torch.load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+        _check_weights(path, weights, network.state_dict())
+        network.load_state_dict(weights)
+        return network.eval()
+
+    def push_to_hub(self, repo_id: str, directory: str | Path, *, private: bool = False) -> str:
+        """Save to `directory`, upload that directory to the Hugging Face hub, return its address."""
+        self.save_pretrained(directory)
+        api = HfApi()
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        allowed = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
+        return str(api.upload_folder(repo_id=repo_id, folder_path=directory, allow_patterns=allowed))
+
+
+def create_model(
+    backbone: str,
+    *,
+    num_exits: int | None = None,
+    placement: Placement = "linear",
+    head: str = "pool",
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    input_size: Sequence[int] | None = None,
+    pretrained: bool = False,
+    **backbone_args: Any,
+) -> EENet:
+    """Build an early-exit network on a timm backbone.
+
+    Args:
+        backbone: any timm name; `eenet` adds `resnet{20,32,44,56,110}_cifar` and
+            `resnet8_w{2,4}_cifar`.
+        num_exits: number of early exits, without the final one.
+        placement: `linear`, `pareto`, `golden`, `fine` (Demir & Akbas 2024), a list of
+            fractions of the backbone's MACs, or a list of block names.
+        head: the kind of exit head, see `eenet.heads`.
+        num_classes: default: as the backbone's own configuration says.
+        in_chans: channels of the images. Default: as `input_size` says, else 3.
+        input_size: (channels, height, width), or (height, width). Default: the backbone's own.
+        pretrained: load the backbone's pretrained weights.
+        backbone_args: passed on to `timm.create_model`.
+
+    Raises:
+        ValueError: unknown name, or the backbone can't take these exits.
+    """
+    args = dict(backbone_args)
+    size = tuple(input_size) if input_size is not None else None
+    if in_chans is None and size is not None and len(size) == 3:
+        in_chans = size[0]
+    if num_classes is not None:
+        args["num_classes"] = num_classes
+    if in_chans is not None:
+        args["in_chans"] = in_chans
+    module = timm_backbone(backbone, args, pretrained=pretrained)
+    if size is None:
+        size = tuple(module.pretrained_cfg["input_size"])[1:]
+    if len(size) == 2:
+        size = (in_chans or 3, *size)
+    if in_chans is not None and size[0] != in_chans:
+        raise ValueError(f"in_chans is {in_chans}, but input_size {size} has {size[0]} channels")
+    traced = trace(module, size)
+    network = _assemble(traced, _choose(traced, num_exits, placement), head)
+    network.config.backbone, network.config.backbone_args = backbone, args
+    return network
+
+
+def convert(
+    backbone: nn.Module,
+    input_size: Sequence[int],
+    *,
+    num_exits: int | None = None,
+    placement: Placement = "linear",
+    head: str = "pool",
+) -> EENet:
+    """Give a network of your own early exits. Its modules and weights are used, not copied.
+
+    Args:
+        backbone: maps images [B, C, H, W] to logits [B, N].
+        input_size: (channels, height, width).
+        num_exits: number of early exits, without the final one.
+        placement: see `create_model`.
+        head: the kind of exit head, see `eenet.heads`.
+
+    Raises:
+        ValueError: the network can't be cut, with the reason and a way out.
+    """
+    traced = trace(backbone, input_size)
+    return _assemble(traced, _choose(traced, num_exits, placement), head)
+
+
+def without_exits(backbone: nn.Module, input_size: Sequence[int]) -> EENet:
+    """The plain backbone as an `EENet` of one stage, to be trained and measured in the same way."""
+    return _assemble(trace(backbone, input_size), [], "pool")
+
+
+def checkpoint_directory(name: str | Path) -> Path:
+    """The local directory of a checkpoint: a directory, or the id of a model on the hub.
+
+    Raises:
+        FileNotFoundError: neither a directory nor a model on the hub.
+    """
+    directory = Path(name)
+    if directory.is_dir():
+        return directory
+    if directory.exists():
+        raise FileNotFoundError(f"{name} is a file; a checkpoint is a directory with {CONFIG_FILE}")
+    hint = f"no checkpoint directory {name}"
+    if len(directory.parts) != 2 or directory.is_absolute() or str(name).startswith("."):
+        raise FileNotFoundError(f"{hint}; make one with `eenet train`, or give a hub id (owner/name)")
+    try:
+        allowed = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
+        return Path(snapshot_download(str(name), allow_patterns=allowed))
+    except (OSError, HfHubHTTPError, ValueError) as error:
+        raise FileNotFoundError(f"{hint}, and the hub has no such model or can't be reached") from error
+
+
+def read_config(directory: Path) -> Config:
+    """Read and check a checkpoint's `config.json`.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: it is not JSON, of an unknown version, or a key is missing or unknown.
+    """
+    path = directory / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: {directory} is not a checkpoint")
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold a JSON object, not {type(values).__name__}")
+    version = values.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: 'format_version' is {version!r}; this eenet reads version {FORMAT_VERSION}"
+        )
+    known = {f.name for f in fields(Config)}
+    for key in sorted(known - values.keys()):
+        raise ValueError(f"{path}: key {key!r} is missing")
+    for key in sorted(values.keys() - known):
+        raise ValueError(f"{path}: unknown key {key!r}")
+    config = Config(**values)
+    config.input_size = checked_input_size(config.input_size)
+    return config
+
+
+def _assemble(traced: TracedBackbone, chosen: Sequence[int], head: str) -> EENet:
+    stages = divide(traced, chosen)
+    sizes = [traced.cuts[i].feature_size for i in chosen]
+    parameter = next(traced.backbone.parameters())
+    heads = [create_head(head, size[0], traced.num_classes).to(parameter) for size in sizes]
+    copies = [
+        mutates_input(stage, torch.zeros(1, *size).to(parameter))
+        for stage, size in zip(stages[1:], sizes, strict=True)
+    ]
+    ends = [*(traced.cuts[i].macs for i in chosen), traced.macs]
+    config = Config(
+        backbone=None,
+        backbone_args={},
+        exits=[traced.cuts[i].name for i in chosen],
+        head=head,
+        num_classes=traced.num_classes,
+        input_size=traced.input_size,
+        backbone_macs=traced.macs,
+        stage_macs=[end - start for start, end in zip([0, *ends], ends, strict=False)],
+        head_macs=[cost.count_macs(h, (1, *size)) for h, size in zip(heads, sizes, strict=True)],
+    )
+    return EENet(stages, heads, config, copies=copies)
+
+
+def _choose(traced: TracedBackbone, num_exits: int | None, placement: Placement) -> list[int]:
+    return place([(cut.name, cut.fraction) for cut in traced.cuts], num_exits, placement)
+
+
+def timm_backbone(name: str, args: Mapping[str, Any], *, pretrained: bool = False) -> nn.Module:
+    """A timm model; for an unknown name, a `ValueError` that suggests near ones."""
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
+        raise ValueError(f"unknown backbone {name!r}; {hint}")
+    try:
+        return timm.create_model(name, pretrained=pretrained, **args)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"can't build backbone {name!r} with {dict(args)}: {error}") from error
+
+
+def _check_weights(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    for key in sorted(wanted.keys() - found.keys()):
+        raise ValueError(f"{path}: tensor {key!r} is missing")
+    for key in sorted(found.keys() - wanted.keys()):
+        raise ValueError(f"{path}: unknown tensor {key!r}")
+    for key, tensor in found.items():
+        if tensor.shape != wanted[key].shape:
+            raise ValueError(
+                f"{path}: tensor {key!r} has shape {tuple(tensor.shape)}, expected {tuple(wanted[key].shape)}"
+            )
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"{path}: tensor {key!r} holds NaN or infinity")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write under a temporary name and rename, so that a file is never half written."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,289 @@
+"""What each verb does from end to end: train, eval, predict, info, list."""
+
+import glob
+import os
+import platform
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from eenet import data
+from eenet import records as recording
+from eenet.evaluation import evaluate
+from eenet.images import IMAGE_SUFFIXES
+from eenet.network import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    EENet,
+    checkpoint_directory,
+    create_model,
+    read_config,
+    timm_backbone,
+    without_exits,
+    write_atomically,
+)
+from eenet.policies import ExitPolicy
+from eenet.recipes import RECIPES
+from eenet.report import Shown, build_report, format_table
+from eenet.runtime import Predictor
+from eenet.stages import trace
+from eenet.training import STATE_FILE, TrainConfig, choose_policy, fit
+
+RECORDS_FILE, REPORT_FILE = "records-{split}.safetensors", "report.html"
+
+
+def train(
+    config: TrainConfig, out: str | Path, *, resume: bool = False, command: str | None = None
+) -> dict[str, Any]:
+    """Train, calibrate, evaluate on the test split, and write a checkpoint with its report.
+
+    Args:
+        config: the run, from `eenet.recipes` or your own.
+        out: directory for everything the run writes.
+        resume: go on from the state in `out`.
+        command: how the run was started, for card and report.
+
+    Returns:
+        `checkpoint`, `report`, `train_seconds` and all of `eenet.evaluation.evaluate`.
+
+    Raises:
+        FileExistsError: `out` holds a run already, and `resume` isn't given.
+        FileNotFoundError, ValueError: bad names, data or configuration.
+    """
+    out = Path(out)
+    _prepare(out, resume)
+    images = {split: data.load(config.data, split) for split in ("train", "validation", "test")}
+    network = build(config, images["train"])
+    seconds = fit(
+        network,
+        images["train"],
+        images["validation"],
+        config,
+        out,
+        source=data.source_of(config.data),
+        resume=resume,
+    )
+    kept = {}
+    for split in ("validation", "test"):
+        kept[split] = recording.collect(network, images[split])
+        recording.save(kept[split], out / RECORDS_FILE.format(split=split))
+    policy = choose_policy(network, kept["validation"], config)
+    measured = evaluate(kept["test"], policy)
+    network.config.policy = policy.to_dict()
+    network.config.provenance = _provenance(config, seconds, command)
+    shown = Shown(
+        title=f"{config.model} with {network.num_exits} early exits on {config.data}",
+        subtitle=f"Trained for {config.epochs} epochs in {seconds / 60:.1f} minutes on {_hardware()}, "
+        f"seed {config.seed}, objective {config.objective}, "
+        f"budget {config.budget}; threshold set on the validation split, measured on the test split.",
+        command=network.config.provenance["command"],
+    )
+    network.save_pretrained(out, card=_card(shown, measured))
+    page = build_report(kept["test"], policy, images["test"], shown)
+    write_atomically(out / REPORT_FILE, page.encode())
+    return {
+        "checkpoint": str(out),
+        "report": str(out / REPORT_FILE),
+        "train_seconds": seconds,
+        **measured,
+    }
+
+
+def build(config: TrainConfig, images: data.ImageSet) -> EENet:
+    """The untrained network of a configuration, made for these images; the seed sets its weights."""
+    torch.manual_seed(config.seed)
+    classes, size = len(images.class_names), images.image_size
+    if config.num_exits:
+        network = create_model(
+            config.model,
+            num_exits=config.num_exits,
+            placement=config.placement,
+            head=config.head,
+            num_classes=classes,
+            input_size=size,
+            **config.model_args,
+        )
+    else:
+        args = {**config.model_args, "num_classes": classes, "in_chans": size[0]}
+        network = without_exits(timm_backbone(config.model, args), size)
+        network.config.backbone, network.config.backbone_args = config.model, args
+    network.config.mean, network.config.std = images.mean_std()
+    network.config.class_names = images.class_names
+    return network
+
+
+def evaluate_checkpoint(checkpoint: str | Path, data_name: str, *, split: str = "test") -> dict[str, Any]:
+    """Run a checkpoint's policy on a data set.
+
+    Returns:
+        All of `eenet.evaluation.evaluate`.
+
+    Raises:
+        FileNotFoundError, ValueError: checkpoint or data can't be read or don't fit each other.
+    """
+    network = EENet.from_pretrained(checkpoint)
+    images = data.load(data_name, split)
+    with _progress("evaluating", len(images)) as advance:
+        records = recording.collect(network, images, on_progress=advance)
+    policy = ExitPolicy.from_dict(network.config.policy, network.num_exits)
+    return evaluate(records, policy)
+
+
+def predict(checkpoint: str | Path, inputs: Sequence[str]) -> list[dict[str, Any]]:
+    """Label image files, directories of images, and globs.
+
+    Returns:
+        For each image `file`, `label`, `probability`, `exit`, `relative_cost`.
+
+    Raises:
+        FileNotFoundError, ValueError: the checkpoint or an image can't be read.
+    """
+    files = _image_files(inputs)
+    predictor = Predictor(checkpoint)
+    rows = []
+    with _progress("predicting", len(files)) as advance:
+        for path in files:
+            answer = asdict(predictor.predict(path))
+            del answer["class_index"]
+            rows.append({"file": str(path), **answer})
+            advance(1)
+    return rows
+
+
+def info(name: str, *, input_size: Sequence[int] | None = None) -> dict[str, Any]:
+    """What a checkpoint holds, or where a backbone can be cut.
+
+    Args:
+        name: a checkpoint, or a timm backbone.
+        input_size: (channels, height, width) at which to look at a backbone.
+
+    Raises:
+        FileNotFoundError, ValueError: neither a checkpoint nor a backbone.
+    """
+    if not Path(name).exists() and "/" not in name:
+        module = timm_backbone(name, {"in_chans": input_size[0]} if input_size else {})
+        traced = trace(module, input_size or module.pretrained_cfg["input_size"])
+        return {
+            "backbone": name,
+            "input_size": list(traced.input_size),
+            "num_classes": traced.num_classes,
+            "macs": traced.macs,
+            "parameters": sum(p.numel() for p in module.parameters()),
+            "cuts": [asdict(cut) for cut in traced.cuts],
+        }
+    config = read_config(checkpoint_directory(name))
+    return {"checkpoint": name, **asdict(config)}
+
+
+def list_names() -> dict[str, Any]:
+    """Known recipes, data sets and this package's own backbones."""
+    return {
+        "recipes": {name: recipe.about for name, recipe in RECIPES.items()},
+        "data": list(data.SOURCES),
+        "backbones": timm.list_models("*_cifar"),
+    }
+
+
+def table(measured: dict[str, Any]) -> str:
+    """An evaluation as text, an exit a line."""
+    final = len(measured["costs"]) - 1
+    rows = [
+        [
+            "final" if k == final else str(k),
+            f"{measured['costs'][k]:.3f}",
+            f"{count / measured['num_examples']:.1%}",
+            "–" if measured["leaving_accuracy"][k] is None else f"{measured['leaving_accuracy'][k]:.2%}",
+            f"{measured['exit_accuracy'][k]:.2%}",
+        ]
+        for k, count in enumerate(measured["exit_counts"])
+    ]
+    dead = ", ".join(map(str, measured["dead_exits"])) or "none"
+    summary = (
+        f"accuracy {measured['accuracy']:.2%} at relative cost {measured['relative_cost']:.3f} "
+        f"on {measured['num_examples']} images; without leaving early {measured['full_accuracy']:.2%}; "
+        f"dead exits: {dead}"
+    )
+    header = ["exit", "cost", "images", "accuracy of these", "accuracy on all"]
+    return f"{format_table(header, rows)}\n\n{summary}"
+
+
+def _prepare(out: Path, resume: bool) -> None:
+    """Find out before hours are spent whether the run may and can write to its directory."""
+    taken = [name for name in (STATE_FILE, CONFIG_FILE, WEIGHTS_FILE) if (out / name).exists()]
+    if taken and not resume:
+        raise FileExistsError(
+            f"{out} already holds a run ({taken[0]}); continue it with --resume, or choose another --out"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / ".writable", b"")
+        (out / ".writable").unlink()
+    except OSError as error:
+        raise ValueError(f"can't write to {out}: {error.strerror}") from error
+
+
+def _provenance(config: TrainConfig, seconds: float, command: str | None) -> dict[str, Any]:
+    return {
+        "command": command or f"eenet.pipeline.train({config})",
+        "train_config": asdict(config),
+        "train_seconds": round(seconds, 1),
+        "hardware": _hardware(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": {name: version(name) for name in ("eenet", "torch", "timm")},
+    }
+
+
+def _hardware() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    names = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    processor = names.get("cpu_name") or platform.processor() or platform.machine()
+    return f"{os.cpu_count()} cores of {processor}"
+
+
+def _card(shown: Shown, measured: dict[str, Any]) -> str:
+    return (
+        f"---\nlibrary_name: eenet\ntags: [early-exit, image-classification]\n---\n\n"
+        f"# {shown.title}\n\n{shown.subtitle}\n\n"
+        f"## Measured on the test split\n\n{table(measured)}\n\n"
+        f"Relative cost is MACs spent per image, exit heads included, divided by those of the plain "
+        f"backbone.\n\n## How to reproduce\n\n```\n{shown.command}\n```\n"
+    )
+
+
+def _image_files(inputs: Sequence[str]) -> list[Path]:
+    files: list[Path] = []
+    for given in inputs:
+        path = Path(given)
+        if path.is_dir():
+            found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            if not found:
+                raise FileNotFoundError(f"no image in the directory {path}")
+        elif path.exists() or not glob.has_magic(given):
+            found = [path]
+        else:
+            found = [Path(name) for name in sorted(glob.glob(given, recursive=True))]
+            if not found:
+                raise FileNotFoundError(f"no file matches {given}")
+        files += found
+    if not files:
+        raise ValueError("give at least one image file, directory or glob")
+    return files
+
+
+@contextmanager
+def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda count: bar.advance(task, count)

@@ -1,0 +1,129 @@
+"""One pass over a data set: what every exit says about every image, and the label."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from eenet import cost
+from eenet.data import ImageSet
+from eenet.images import normalize
+from eenet.network import Config, EENet, write_atomically
+
+_TENSORS = ("logits_KBN", "confidence_logits_KB", "labels_B")
+_COSTS = ("stage_macs", "head_macs", "backbone_macs")
+
+
+@dataclass(frozen=True)
+class Records:
+    """The outputs of K exits on B labelled images, with what each exit costs."""
+
+    logits_KBN: Tensor
+    confidence_logits_KB: Tensor
+    """K - 1 rows."""
+    labels_B: Tensor
+    stage_macs: list[int]
+    head_macs: list[int]
+    backbone_macs: int
+
+    def __len__(self) -> int:
+        return len(self.labels_B)
+
+    @property
+    def correct_KB(self) -> Tensor:
+        """Whether each exit's own answer is right: bool [K, B]."""
+        return self.logits_KBN.argmax(2) == self.labels_B
+
+    def costs(self, enabled: tuple[bool, ...] | None = None) -> list[float]:
+        """Relative cost of leaving at each exit."""
+        return cost.relative_costs(self.stage_macs, self.head_macs, self.backbone_macs, enabled)
+
+
+def collect(
+    network: EENet,
+    images: ImageSet,
+    *,
+    batch_size: int = 256,
+    on_progress: Callable[[int], None] | None = None,
+) -> Records:
+    """Run all exits of `network` on every image, in eval mode and float32.
+
+    Args:
+        network: its `config` must hold the `mean` and `std` of its training images.
+        images: of the network's input size.
+        batch_size: images at a time.
+        on_progress: called with the number of images done since its last call.
+
+    Raises:
+        ValueError: image size or number of classes don't fit the network.
+    """
+    check_fit(network.config, images)
+    config = network.config
+    assert config.mean is not None and config.std is not None
+    parameter = next(network.parameters())
+    logits, confidences = [], []
+    with cost.eval_mode(network), torch.inference_mode():
+        for start in range(0, len(images), batch_size):
+            pixels = images.pixels_BCHW[start : start + batch_size].to(parameter.device)
+            inputs = normalize(pixels, config.mean, config.std)
+            outputs = network(inputs.contiguous(memory_format=torch.channels_last))
+            logits.append(torch.stack(outputs.logits_KBN).float().cpu())
+            confidences.append(_stack(outputs.confidence_logits_KB, len(pixels)))
+            if on_progress is not None:
+                on_progress(len(pixels))
+    return Records(
+        torch.cat(logits, 1).clone(),
+        torch.cat(confidences, 1).clone(),
+        images.labels_B,
+        config.stage_macs,
+        config.head_macs,
+        config.backbone_macs,
+    )
+
+
+def check_fit(config: Config, images: ImageSet) -> None:
+    """Whether images and labels are what the network was made for, else a `ValueError`."""
+    if images.image_size != tuple(config.input_size):
+        raise ValueError(
+            f"the network takes images of size {tuple(config.input_size)} (C, H, W), "
+            f"the data set has {images.image_size}"
+        )
+    if len(images.class_names) != config.num_classes:
+        raise ValueError(
+            f"the network has {config.num_classes} classes, the data set {len(images.class_names)}"
+        )
+    if config.mean is None or config.std is None:
+        raise ValueError("the network's config has no mean and std; set them from its training images")
+
+
+def _stack(confidences: list[Tensor], count: int) -> Tensor:
+    return torch.stack(confidences).float().cpu() if confidences else torch.empty(0, count)
+
+
+def save(records: Records, path: Path) -> None:
+    """Write records as one safetensors file."""
+    tensors = {name: getattr(records, name).contiguous() for name in _TENSORS}
+    costs = {name: getattr(records, name) for name in _COSTS}
+    write_atomically(path, safetensors.torch.save(tensors, {"costs": json.dumps(costs)}))
+
+
+def load(path: str | Path) -> Records:
+    """Read records written by `save`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a file of records.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no records file {path}")
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in _TENSORS}
+            return Records(**tensors, **json.loads(file.metadata()["costs"]))
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a file of records: {error}") from error
