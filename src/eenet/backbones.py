@@ -23,10 +23,8 @@ _CFG: dict[str, Any] = {
 _DEPTHS = (20, 32, 44, 56, 110)
 _TINY_WIDTHS = (2, 4)
 
-default_cfgs = generate_default_cfgs(
-    {f"resnet{depth}_cifar": _CFG for depth in _DEPTHS}
-    | {f"resnet8_w{width}_cifar": _CFG for width in _TINY_WIDTHS}
-)
+_NAMES = [*(f"resnet{depth}_cifar" for depth in _DEPTHS), *(f"resnet8_w{w}_cifar" for w in _TINY_WIDTHS)]
+default_cfgs = generate_default_cfgs(dict.fromkeys(_NAMES, _CFG))
 
 
 class BasicBlock(nn.Module):
@@ -54,9 +52,7 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """ResNet of depth `6 * blocks + 2` for small images, widths `width`, `2 * width`, `4 * width`."""
 
-    def __init__(
-        self, blocks: int = 3, width: int = 16, num_classes: int = 10, in_chans: int = 3
-    ) -> None:
+    def __init__(self, blocks: int = 3, width: int = 16, num_classes: int = 10, in_chans: int = 3) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = 4 * width
@@ -75,7 +71,7 @@ class CifarResNet(nn.Module):
     def get_classifier(self) -> nn.Module:
         return self.fc
 
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:  # noqa: ARG002
         self.num_classes = num_classes
         self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 

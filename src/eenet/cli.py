@@ -16,7 +16,9 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-Json = Annotated[bool, FlagCreatePairsOff, arg(name="json", help="Print one JSON object, and nothing else, on stdout.")]
+Json = Annotated[
+    bool, FlagCreatePairsOff, arg(name="json", help="Print one JSON object, and nothing else, on stdout.")
+]
 
 
 def train(
@@ -32,7 +34,7 @@ def train(
     out: Path | None = None,
     resume: Annotated[bool, FlagCreatePairsOff] = False,
     plain: Annotated[bool, FlagCreatePairsOff] = False,
-    as_as_json: Json = False,
+    as_json: Json = False,
 ) -> int:
     """Train by a recipe, evaluate, and write a checkpoint directory with report.html.
 
@@ -77,7 +79,9 @@ def evaluate(checkpoint: Positional[str], /, *, data: str, split: str = "test", 
     return _show(measured, pipeline.table(measured), as_json)
 
 
-def predict(checkpoint: Positional[str], images: Positional[tuple[str, ...]], /, *, as_json: Json = False) -> int:
+def predict(
+    checkpoint: Positional[str], images: Positional[tuple[str, ...]], /, *, as_json: Json = False
+) -> int:
     """Label images; each leaves the network at the first exit that is sure enough.
 
     Args:
@@ -89,12 +93,15 @@ def predict(checkpoint: Positional[str], images: Positional[tuple[str, ...]], /,
 
     rows = pipeline.predict(checkpoint, images)
     cells = [
-        [r["file"], r["label"], f"{r['probability']:.3f}", str(r["exit"]), f"{r['relative_cost']:.3f}"] for r in rows
+        [r["file"], r["label"], f"{r['probability']:.3f}", str(r["exit"]), f"{r['relative_cost']:.3f}"]
+        for r in rows
     ]
     return _show(rows, format_table(["file", "label", "probability", "exit", "cost"], cells), as_json)
 
 
-def info(name: Positional[str], /, *, input_size: tuple[int, int, int] | None = None, as_json: Json = False) -> int:
+def info(
+    name: Positional[str], /, *, input_size: tuple[int, int, int] | None = None, as_json: Json = False
+) -> int:
     """What a checkpoint holds, or where a backbone can be cut and what that costs.
 
     Args:
@@ -107,9 +114,7 @@ def info(name: Positional[str], /, *, input_size: tuple[int, int, int] | None = 
     found = pipeline.info(name, input_size=input_size)
     if "cuts" not in found:
         return _show(found, _lines(found), as_json)
-    cuts = [
-        [c["name"], f"{c['fraction']:.3f}", "×".join(map(str, c["feature_size"]))] for c in found["cuts"]
-    ]
+    cuts = [[c["name"], f"{c['fraction']:.3f}", "×".join(map(str, c["feature_size"]))] for c in found["cuts"]]
     text = _lines({k: v for k, v in found.items() if k != "cuts"})
     return _show(found, f"{text}\n\n{format_table(['cut', 'relative cost', 'features'], cuts)}", as_json)
 

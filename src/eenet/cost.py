@@ -51,10 +51,9 @@ def count_macs(module: nn.Module, *input_shapes: Sequence[int]) -> int:
 
 def trace_costs(traced: fx.GraphModule, input_shape: Sequence[int]) -> dict[fx.Node, tuple[int, Any]]:
     """For every node of a traced network: its own MACs and the value (fake tensors) it puts out."""
-    with eval_mode(traced), _fake_tensors():
-        with FlopCounterMode(display=False) as counter:
-            recorder = _Recorder(traced, counter)
-            recorder.run(torch.empty(tuple(input_shape), device=_device(traced)))
+    with eval_mode(traced), _fake_tensors(), FlopCounterMode(display=False) as counter:
+        recorder = _Recorder(traced, counter)
+        recorder.run(torch.empty(tuple(input_shape), device=_device(traced)))
     return recorder.seen
 
 

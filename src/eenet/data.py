@@ -174,13 +174,13 @@ def _hugging_face(name: str, official: str) -> ImageSet:
     datasets.disable_progress_bars()
     folder = _local_folder(name)
     if folder is not None:
-        files = sorted(str(path) for path in folder.glob(f"{official}*.parquet"))
+        files: list[Any] = sorted(folder.glob(f"{official}*.parquet"))
         if not files:
             raise FileNotFoundError(f"{folder} holds no {official}*.parquet")
         table = datasets.Dataset.from_parquet(files)
-    elif name in SOURCES:
+    elif (hub_id := source_of(name).hub_id) is not None:
         try:
-            table = datasets.load_dataset(SOURCES[name].hub_id, split=official)
+            table: Any = datasets.load_dataset(hub_id, split=official)
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
                 f"data set {name!r} is not under $EENET_DATA ({os.environ.get('EENET_DATA', 'not set')}) "
@@ -195,8 +195,8 @@ def _hugging_face(name: str, official: str) -> ImageSet:
     label_column = next((c for c, kind in kinds if isinstance(kind, datasets.ClassLabel)), None)
     if image_column is None or label_column is None:
         raise ValueError(f"data set {name!r} needs an Image and a ClassLabel column, it has {table.features}")
-    column = table.with_format("arrow")[:].column(image_column)
-    encoded = [row["bytes"] for row in column.to_pylist()]
+    arrow: Any = table.with_format("arrow")[:]
+    encoded = [row["bytes"] for row in arrow.column(image_column).to_pylist()]
     first = table[0][image_column]
     size = (1 if first.mode == "L" else 3, first.height, first.width)
     pixels = [_decode(image, size) for image in encoded]  # threads are slower: Python's lock

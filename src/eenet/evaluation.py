@@ -1,6 +1,5 @@
 """Records and a policy → accuracy, cost, where inputs left, dead exits, curves."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -48,7 +47,8 @@ def evaluate(records: Records, policy: ExitPolicy) -> dict[str, Any]:
         "exit_counts": counts_K.tolist(),
         "exit_accuracy": accuracy_K.tolist(),
         "leaving_accuracy": [
-            right / count if count else None for right, count in zip(left_right, counts_K.tolist(), strict=True)
+            right / count if count else None
+            for right, count in zip(left_right, counts_K.tolist(), strict=True)
         ],
         "full_accuracy": accuracy_K[-1].item(),
         "dead_exits": dead,

@@ -105,7 +105,8 @@ def _from_tensor(pixels: Tensor) -> Tensor:
         pixels = pixels[None]
     if pixels.ndim != 3 or pixels.shape[0] not in (1, 3) or not pixels.numel():
         raise ValueError(
-            f"an image of shape {tuple(pixels.shape)}; expected tensors [C, H, W] or arrays [H, W, C], C = 1 or 3"
+            f"an image of shape {tuple(pixels.shape)}; expected tensors [C, H, W] or arrays [H, W, C], "
+            "with C = 1 or 3"
         )
     if pixels.is_floating_point():
         if not bool(((pixels >= 0) & (pixels <= 1)).all()):

@@ -220,7 +220,7 @@ def create_model(
         args["in_chans"] = in_chans
     module = timm_backbone(backbone, args, pretrained=pretrained)
     if size is None:
-        size = tuple(module.pretrained_cfg["input_size"])[1:]
+        size = default_input_size(module)[1:]
     if len(size) == 2:
         size = (in_chans or 3, *size)
     if in_chans is not None and size[0] != in_chans:
@@ -350,6 +350,12 @@ def timm_backbone(name: str, args: Mapping[str, Any], *, pretrained: bool = Fals
         return timm.create_model(name, pretrained=pretrained, **args)
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"can't build backbone {name!r} with {dict(args)}: {error}") from error
+
+
+def default_input_size(module: nn.Module) -> tuple[int, int, int]:
+    """(channels, height, width) that a timm model is configured for."""
+    configured: Any = module.pretrained_cfg
+    return checked_input_size(configured["input_size"])
 
 
 def _check_weights(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

@@ -48,9 +48,7 @@ def v2(
     return losses_KB.mean(1).sum() + cost_weight * spent_KB.mean(1).sum()
 
 
-def mixtures(
-    outputs: ExitOutputs, targets_B: Tensor, costs_K: Sequence[float]
-) -> tuple[Tensor, Tensor]:
+def mixtures(outputs: ExitOutputs, targets_B: Tensor, costs_K: Sequence[float]) -> tuple[Tensor, Tensor]:
     """`-log P_k[target]` and `C_k` for every exit and input, both [K, B], in float32 or wider."""
     logits_KBN = [_wide(logits) for logits in outputs.logits_KBN]
     log_p_KB = [F.log_softmax(z, 1).gather(1, targets_B[:, None])[:, 0] for z in logits_KBN]

@@ -3,7 +3,6 @@
 import glob
 import os
 import platform
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -27,6 +26,7 @@ from eenet.network import (
     EENet,
     checkpoint_directory,
     create_model,
+    default_input_size,
     read_config,
     timm_backbone,
     without_exits,
@@ -172,7 +172,7 @@ def info(name: str, *, input_size: Sequence[int] | None = None) -> dict[str, Any
     """
     if not Path(name).exists() and "/" not in name:
         module = timm_backbone(name, {"in_chans": input_size[0]} if input_size else {})
-        traced = trace(module, input_size or module.pretrained_cfg["input_size"])
+        traced = trace(module, input_size or default_input_size(module))
         return {
             "backbone": name,
             "input_size": list(traced.input_size),
@@ -272,7 +272,7 @@ def _image_files(inputs: Sequence[str]) -> list[Path]:
         elif path.exists() or not glob.has_magic(given):
             found = [path]
         else:
-            found = [Path(name) for name in sorted(glob.glob(given, recursive=True))]
+            found = [Path(name) for name in sorted(glob.glob(given, recursive=True))]  # noqa: PTH207
             if not found:
                 raise FileNotFoundError(f"no file matches {given}")
         files += found

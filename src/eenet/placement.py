@@ -89,9 +89,7 @@ def place(
         return _by_name(cuts, names)
     fractions = [w for w in wanted if not isinstance(w, str)]
     if names or not all(0 < f < 1 for f in fractions):
-        raise ValueError(
-            f"placement {wanted} must hold fractions between 0 and 1, or block names, not both"
-        )
+        raise ValueError(f"placement {wanted} must hold fractions between 0 and 1, or block names, not both")
     chosen = _first_free(cuts, sorted(fractions))
     if chosen is None:
         raise ValueError(

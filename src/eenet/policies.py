@@ -97,6 +97,7 @@ class ExitPolicy:
             raise ValueError(f"the policy in the checkpoint is damaged: {error!r}") from error
         if len(policy.thresholds) != num_exits:
             raise ValueError(
-                f"the policy in the checkpoint has {len(policy.thresholds)} thresholds for {num_exits} early exits"
+                f"the policy in the checkpoint has {len(policy.thresholds)} thresholds, "
+                f"the network {num_exits} early exits"
             )
         return policy

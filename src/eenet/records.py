@@ -64,7 +64,8 @@ def collect(
     """
     check_fit(network.config, images)
     config = network.config
-    assert config.mean is not None and config.std is not None
+    assert config.mean is not None
+    assert config.std is not None
     parameter = next(network.parameters())
     logits, confidences = [], []
     with cost.eval_mode(network), torch.inference_mode():

@@ -87,6 +87,9 @@ def divide(traced: TracedBackbone, chosen: Sequence[int]) -> list[fx.GraphModule
         for start, end in zip([None, *ends], [*ends, len(nodes) - 1], strict=True)
     ]
     _prove_exact(traced.backbone, stages, traced.input_size)
+    own = set(traced.backbone.modules())
+    for wrapper in {part for stage in stages for part in stage.modules()} - own:
+        wrapper.training = traced.backbone.training
     return stages
 
 
@@ -116,7 +119,7 @@ class _BlockTracer(fx.Tracer):
         super().__init__()
         self.opens = opens
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
         return not self.opens(m)
 
 
@@ -149,7 +152,7 @@ def _trace_graphs(backbone: nn.Module) -> list[fx.GraphModule]:
     Neither is always the better one: ConvNeXt's stages must be opened, GhostNet's blocks must not.
     """
     inner = [m for m in backbone.modules() if m is not backbone and not _is_plain_container(m)]
-    openings = [_is_plain_container]
+    openings: list[Callable[[nn.Module], bool]] = [_is_plain_container]
     if any(map(_holds_repeated_blocks, inner)):
         openings.append(lambda m: _is_plain_container(m) or _holds_repeated_blocks(m))
     traces, problem = [], None
@@ -191,9 +194,7 @@ def _replace_functional_dropout(graph_module: fx.GraphModule) -> None:
 # Cuts --------------------------------------------------------------------------------
 
 
-def _measure(
-    graph_module: fx.GraphModule, backbone: nn.Module, size: tuple[int, int, int]
-) -> TracedBackbone:
+def _measure(graph_module: fx.GraphModule, backbone: nn.Module, size: tuple[int, int, int]) -> TracedBackbone:
     try:
         seen = trace_costs(graph_module, (1, *size))
     except Exception as error:
@@ -317,9 +318,7 @@ def _buffers_kept(module: nn.Module) -> Iterator[None]:
                 buffer.copy_(value)
 
 
-def _prove_exact(
-    backbone: nn.Module, stages: Sequence[nn.Module], input_size: tuple[int, int, int]
-) -> None:
+def _prove_exact(backbone: nn.Module, stages: Sequence[nn.Module], input_size: tuple[int, int, int]) -> None:
     parameter = next(backbone.parameters())
     devices = [parameter.device] if parameter.device.type == "cuda" else []
 

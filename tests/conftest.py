@@ -1,0 +1,34 @@
+"""Tests run on two threads, without the network, and always from the same random numbers."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+import pytest
+import torch
+
+from eenet import data
+from eenet.network import EENet, create_model
+
+
+CUTS = ["conv1", "layer1.0", "layer2.0"]
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def digits() -> data.ImageSet:
+    return data.load("digits", "validation")
+
+
+@pytest.fixture
+def network(digits: data.ImageSet) -> EENet:
+    """Untrained, three early exits, ready for digits."""
+    network = create_model("resnet8_w4_cifar", num_classes=10, input_size=(1, 8, 8), placement=CUTS)
+    network.config.mean, network.config.std = digits.mean_std()
+    network.config.class_names = digits.class_names
+    return network.eval()

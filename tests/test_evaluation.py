@@ -1,0 +1,98 @@
+"""Metrics and thresholds from records: against counting in plain Python."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eenet.calibration import policy_for_budget
+from eenet.evaluation import accuracy_cost_curve, decide, evaluate, recorded_scores
+from eenet.policies import ExitPolicy
+from eenet.records import Records
+
+
+def make_records(count: int = 200, exits: int = 4, classes: int = 5, seed: int = 0) -> Records:
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, classes, (count,), generator=random)
+    logits = torch.randn(exits, count, classes, generator=random)
+    logits += 2 * torch.nn.functional.one_hot(labels, classes) * torch.arange(1, exits + 1)[:, None, None] / exits
+    confidence = torch.randn(exits - 1, count, generator=random)
+    return Records(logits, confidence, labels, [100] * exits, [3] * (exits - 1), 100 * exits)
+
+
+def test_evaluate_against_counting() -> None:
+    records, policy = make_records(), ExitPolicy("max_softmax", (0.8, 0.7, 0.6), (True, False, True))
+    measured = evaluate(records, policy)
+    right, spent, counts = 0, 0.0, [0] * 4
+    for b in range(len(records)):
+        left = 3
+        for k in (0, 2):
+            if records.logits_KBN[k, b].softmax(0).max() > policy.thresholds[k]:
+                left = k
+                break
+        right += int(records.logits_KBN[left, b].argmax() == records.labels_B[b])
+        counts[left] += 1
+        spent += [103, 203, 306, 406][left] / 400  # the head of exit 1 is switched off
+    assert measured["accuracy"] == pytest.approx(right / 200)
+    assert measured["relative_cost"] == pytest.approx(spent / 200)
+    assert measured["exit_counts"] == counts
+    assert measured["full_accuracy"] == measured["exit_accuracy"][-1]
+    assert measured["leaving_accuracy"][1] is None
+    left_right = [a * c for a, c in zip(measured["leaving_accuracy"], counts, strict=True) if a is not None]
+    assert sum(left_right) == pytest.approx(right)
+
+
+def test_dead_exits() -> None:
+    records = make_records(1000)
+    never = evaluate(records, ExitPolicy("max_softmax", (2.0, 0.0, 0.0)))
+    assert never["dead_exits"] == [0, 2]  # 0: nobody leaves; 2: everybody has left at 1
+    records.logits_KBN[0] = torch.randn(1000, 5)  # at chance, though inputs leave there
+    assert evaluate(records, ExitPolicy("max_softmax", (0.5, 0.5, 0.5)))["dead_exits"] == [0]
+    switched_off = ExitPolicy("max_softmax", (0.5, 0.5, 0.5), (False, True, True))
+    assert evaluate(records, switched_off)["dead_exits"] == []
+
+
+def test_no_inputs() -> None:
+    with pytest.raises(ValueError, match="no inputs"):
+        evaluate(make_records(0), ExitPolicy("max_softmax", (0.5,) * 3))
+    with pytest.raises(ValueError, match="no inputs"):
+        policy_for_budget(make_records(0), 0.5)
+
+
+def test_curve_is_the_policy_at_every_threshold() -> None:
+    records = make_records()
+    curve = accuracy_cost_curve(records, "margin", points=20)
+    for threshold, cost, accuracy in curve[1:]:
+        measured = evaluate(records, ExitPolicy("margin", (threshold,) * 3))
+        assert (cost, accuracy) == pytest.approx((measured["relative_cost"], measured["accuracy"]))
+    costs = [cost for _, cost, _ in curve]
+    assert costs == sorted(costs)
+    assert costs[0] == pytest.approx(records.costs()[0])
+    assert costs[-1] == pytest.approx(records.costs()[-1])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    budget=st.floats(0.26, 1.2),
+    seed=st.integers(0, 1000),
+    count=st.integers(1, 30),
+    score=st.sampled_from(["max_softmax", "confidence", "entropy", "margin"]),
+)
+def test_budget_is_kept_and_used(budget: float, seed: int, count: int, score: str) -> None:
+    """Against trying every threshold: the highest mean cost within the budget."""
+    records = make_records(count, seed=seed)
+    costs = torch.tensor(records.costs(), dtype=torch.float64)
+
+    def spent(policy: ExitPolicy) -> float:
+        return costs[decide(records, policy)].mean().item()
+
+    tried = [-100.0, *recorded_scores(records, score).flatten().tolist()]
+    within = [s for t in tried if (s := spent(ExitPolicy(score, (t,) * 3))) <= budget]
+    assert spent(policy_for_budget(records, budget, score=score)) == pytest.approx(max(within))
+
+
+def test_impossible_budget_names_the_cheapest() -> None:
+    with pytest.raises(ValueError, match="costs 0.258"):
+        policy_for_budget(make_records(), 0.1)
+    with pytest.raises(ValueError, match="impossible"):
+        policy_for_budget(make_records(), float("nan"))

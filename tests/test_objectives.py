@@ -1,0 +1,104 @@
+"""Losses: value and gradient against a float64 brute-force expectation over the exits."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from eenet.network import ExitOutputs
+from eenet.objectives import OBJECTIVES, get_objective, joint_cross_entropy, mixtures, v1, v2
+
+Brute = tuple[list[Tensor], list[Tensor]]
+
+
+def brute_force(logits_KBN: Tensor, confidence_KB: Tensor, targets_B: Tensor, costs: list[float]) -> Brute:
+    """`P_k[target]` and `C_k` as sums over all exits j ≥ k of "leaves at j" × value, in float64."""
+    K = len(logits_KBN)
+    p_KB = torch.stack([z.softmax(1)[torch.arange(len(targets_B)), targets_B] for z in logits_KBN])
+    mixed, spent = [], []
+    for k in range(K):
+        p, c, stay = torch.zeros_like(p_KB[0]), torch.zeros_like(p_KB[0]), torch.ones_like(p_KB[0])
+        for j in range(k, K):
+            leave = stay * torch.sigmoid(confidence_KB[j]) if j < K - 1 else stay
+            p, c = p + leave * p_KB[j], c + leave * costs[j]
+            if j < K - 1:
+                stay = stay * torch.sigmoid(-confidence_KB[j])
+        mixed.append(p)
+        spent.append(c)
+    return mixed, spent
+
+
+def brute_v1(brute: Brute, weight: float) -> Tensor:
+    return -brute[0][0].log().mean() + weight * brute[1][0].mean()
+
+
+def brute_v2(brute: Brute, weight: float) -> Tensor:
+    terms = [-p.log().mean() + weight * c.mean() for p, c in zip(*brute, strict=True)]
+    return torch.stack(terms).sum()
+
+
+@pytest.mark.parametrize(("objective", "oracle"), [(v1, brute_v1), (v2, brute_v2)], ids=["v1", "v2"])
+@settings(max_examples=150, deadline=None)
+@given(K=st.integers(2, 6), scale=st.sampled_from([0.1, 3.0, 30.0, 100.0]), seed=st.integers(0, 2**31), data=st.data())
+def test_value_and_gradient(
+    objective: Callable[..., Tensor], oracle: Callable[..., Tensor], K: int, scale: float, seed: int, data: Any
+) -> None:
+    B, N = data.draw(st.integers(1, 4)), data.draw(st.integers(2, 5))
+    weight = data.draw(st.floats(0, 3))
+    random = torch.Generator().manual_seed(seed)
+    logits = (torch.rand(K, B, N, generator=random) * 2 - 1) * scale
+    confidence = (torch.rand(K - 1, B, generator=random) * 2 - 1) * scale
+    targets = torch.randint(0, N, (B,), generator=random)
+    costs = torch.rand(K, generator=random).sort().values.tolist()
+
+    ours = [t.clone().requires_grad_() for t in (*logits, *confidence)]
+    value = objective(ExitOutputs(ours[:K], ours[K:]), targets, costs, cost_weight=weight)
+    value.backward()
+
+    exact = [t.double().requires_grad_() for t in (logits, confidence)]
+    expected = oracle(brute_force(exact[0], exact[1], targets, costs), weight)
+    expected.backward()
+
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value.double(), expected, rtol=2e-5, atol=2e-5)
+    gradients = [torch.stack([t.grad for t in part if t.grad is not None]) for part in (ours[:K], ours[K:])]
+    for gradient, wanted in zip(gradients, exact, strict=True):
+        assert wanted.grad is not None
+        torch.testing.assert_close(gradient.double(), wanted.grad, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_finite_at_the_extremes_in_bf16(name: str, sign: int) -> None:
+    """Every logit at ±100, wrong and sure of it."""
+    logits = [torch.tensor([[-100.0, 100.0]], dtype=torch.bfloat16, requires_grad=True) for _ in range(4)]
+    sure = [torch.full((1,), 100.0 * sign, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = OBJECTIVES[name](ExitOutputs(logits, sure), torch.tensor([0]), [0.2, 0.5, 0.8, 1.0])
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert math.isfinite(loss.item())
+    assert all(bool(t.grad.isfinite().all()) for t in [*logits, *sure] if t.grad is not None)
+
+
+def test_gate_that_always_leaves_pays_for_the_first_exit_only() -> None:
+    outputs = ExitOutputs([torch.zeros(3, 4)] * 3, [torch.full((3,), 100.0)] * 2)
+    _, spent_KB = mixtures(outputs, torch.tensor([0, 1, 2]), [0.2, 0.6, 1.1])
+    assert spent_KB[:, 0].tolist() == pytest.approx([0.2, 0.6, 1.1])
+
+
+def test_joint_cross_entropy_by_hand() -> None:
+    """Uniform answers: every exit loses log N, weighted by its cost."""
+    outputs = ExitOutputs([torch.zeros(5, 4)] * 3, [torch.zeros(5)] * 2)
+    loss = joint_cross_entropy(outputs, torch.tensor([0, 1, 2, 3, 0]), [0.25, 0.5, 1.0])
+    assert loss.item() == pytest.approx(1.75 * math.log(4))
+
+
+def test_unknown_objective() -> None:
+    with pytest.raises(ValueError, match="unknown objective 'v7'"):
+        get_objective("v7")

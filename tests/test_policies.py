@@ -1,0 +1,68 @@
+"""Scores and decisions against one input at a time, in plain Python."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eenet.policies import SCORES, ExitPolicy
+
+LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0]])
+
+
+def test_scores_by_hand() -> None:
+    p = [[math.exp(z) / sum(map(math.exp, row)) for z in row] for row in LOGITS.tolist()]
+    confidence = torch.tensor([0.0, math.log(3)])
+    expected = {
+        "max_softmax": [max(row) for row in p],
+        "confidence": [0.5, 0.75],
+        "entropy": [sum(q * math.log(q) for q in row) for row in p],
+        "margin": [sorted(row)[-1] - sorted(row)[-2] for row in p],
+    }
+    for name, score in SCORES.items():
+        assert score(LOGITS, confidence).tolist() == pytest.approx(expected[name], abs=1e-6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_leaves_at_the_first_enabled_exit_above_its_threshold(data: Any) -> None:
+    K, B, N = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 6)), 3
+    score = data.draw(st.sampled_from(sorted(SCORES)))
+    torch.manual_seed(data.draw(st.integers(0, 10**6)))
+    logits, confidence = torch.randn(K, B, N) * 2, torch.randn(K - 1, B)
+    thresholds = data.draw(st.lists(st.floats(-1, 1), min_size=K - 1, max_size=K - 1))
+    enabled = data.draw(st.lists(st.booleans(), min_size=K - 1, max_size=K - 1))
+    policy = ExitPolicy(score, tuple(thresholds), tuple(enabled))
+    for b, decided in enumerate(policy.decide(list(logits), list(confidence)).tolist()):
+        scores = [SCORES[score](logits[k, b : b + 1], confidence[k, b : b + 1]) for k in range(K - 1)]
+        leaving = [k for k in range(K - 1) if enabled[k] and scores[k] > thresholds[k]]
+        assert decided == (leaving[0] if leaving else K - 1)
+
+
+def test_round_trip_and_default() -> None:
+    policy = ExitPolicy("margin", (0.25, 0.5), (True, False))
+    assert ExitPolicy.from_dict(policy.to_dict(), 2) == policy
+    assert ExitPolicy.from_dict(None, 2) == ExitPolicy("confidence", (0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"score": "luck", "thresholds": [1, 1], "enabled": [True, True]}, "unknown score 'luck'"),
+        ({"score": "margin", "thresholds": [1, 1]}, "damaged"),
+        ({"score": "margin", "thresholds": [1], "enabled": [True]}, "1 thresholds, the network 2"),
+        ({"score": "margin", "thresholds": [1, 1], "enabled": [True]}, "1 on/off flags"),
+        ({"score": "margin", "thresholds": [1, math.nan], "enabled": [True, True]}, "NaN"),
+    ],
+)
+def test_damaged_policies(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ExitPolicy.from_dict(values, 2)
+
+
+def test_policy_of_another_network() -> None:
+    with pytest.raises(ValueError, match="2 early exits, the network has 1"):
+        ExitPolicy("margin", (0.1, 0.2)).decide([LOGITS, LOGITS], [torch.zeros(2)])
