@@ -10,7 +10,9 @@ from eenet.cost import count_macs
 NAMES = list(eenet.backbones.default_cfgs)
 
 
-@pytest.mark.parametrize(("depth", "million_parameters"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7)])
+@pytest.mark.parametrize(
+    ("depth", "million_parameters"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7)]
+)
 def test_size_as_in_he_et_al(depth: int, million_parameters: float) -> None:
     """He et al. 2016, table 6; the projection shortcuts add under 1 %."""
     model = timm.create_model(f"resnet{depth}_cifar")

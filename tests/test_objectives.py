@@ -44,9 +44,19 @@ def brute_v2(brute: Brute, weight: float) -> Tensor:
 
 @pytest.mark.parametrize(("objective", "oracle"), [(v1, brute_v1), (v2, brute_v2)], ids=["v1", "v2"])
 @settings(max_examples=150, deadline=None)
-@given(K=st.integers(2, 6), scale=st.sampled_from([0.1, 3.0, 30.0, 100.0]), seed=st.integers(0, 2**31), data=st.data())
+@given(
+    K=st.integers(2, 6),
+    scale=st.sampled_from([0.1, 3.0, 30.0, 100.0]),
+    seed=st.integers(0, 2**31),
+    data=st.data(),
+)
 def test_value_and_gradient(
-    objective: Callable[..., Tensor], oracle: Callable[..., Tensor], K: int, scale: float, seed: int, data: Any
+    objective: Callable[..., Tensor],
+    oracle: Callable[..., Tensor],
+    K: int,
+    scale: float,
+    seed: int,
+    data: Any,
 ) -> None:
     B, N = data.draw(st.integers(1, 4)), data.draw(st.integers(2, 5))
     weight = data.draw(st.floats(0, 3))

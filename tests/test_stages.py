@@ -161,8 +161,6 @@ class Branching(nn.Module):
         return x if x.sum() > 0 else -x
 
 
-
-
 class ModeDependent(nn.Module):
     def __init__(self) -> None:
         super().__init__()

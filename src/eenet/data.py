@@ -174,7 +174,7 @@ def _hugging_face(name: str, official: str) -> ImageSet:
     datasets.disable_progress_bars()
     folder = _local_folder(name)
     if folder is not None:
-        files: list[Any] = sorted(folder.glob(f"{official}*.parquet"))
+        files: list[Any] = [str(path) for path in sorted(folder.glob(f"{official}*.parquet"))]
         if not files:
             raise FileNotFoundError(f"{folder} holds no {official}*.parquet")
         table = datasets.Dataset.from_parquet(files)

@@ -89,7 +89,7 @@ def _from_pil(image: Image.Image) -> Tensor:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         values = np.asarray(image, dtype=np.float64)
         top = 65535 if image.mode != "F" and values.max(initial=0) > 255 else max(values.max(initial=0), 1)
-        image = Image.fromarray((values * (255 / top)).clip(0, 255).astype(np.uint8))
+        image = Image.fromarray(np.rint(values * (255 / top)).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

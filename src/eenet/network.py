@@ -98,6 +98,21 @@ class EENet(nn.Module):
         c = self.config
         return cost.relative_costs(c.stage_macs, c.head_macs, c.backbone_macs, enabled)
 
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The faster layout of images and weights: channels last, where that is safe.
+
+        On a CPU, oneDNN's backward pass writes past its buffers for strided 1×1 convolutions
+        of fewer than 8 channels in channels-last layout (seen with torch 2.14.1 on AVX2).
+        """
+        convolutions = [m for m in self.modules() if isinstance(m, nn.Conv2d)]
+        narrow = (
+            max(c.kernel_size) == 1 and max(c.stride) > 1 and c.in_channels // c.groups < 8
+            for c in convolutions
+            if c.weight.device.type == "cpu"
+        )
+        return torch.contiguous_format if any(narrow) else torch.channels_last
+
     def forward(self, images_BCHW: Tensor) -> ExitOutputs:
         """Run every stage and every head; leaving early is the runtime's work."""
         features = images_BCHW
@@ -333,7 +348,10 @@ def _assemble(traced: TracedBackbone, chosen: Sequence[int], head: str) -> EENet
         stage_macs=[end - start for start, end in zip([0, *ends], ends, strict=False)],
         head_macs=[cost.count_macs(h, (1, *size)) for h, size in zip(heads, sizes, strict=True)],
     )
-    return EENet(stages, heads, config, copies=copies)
+    network = EENet(stages, heads, config, copies=copies)
+    network.training = network.stages.training = traced.backbone.training
+    network.heads.train(network.training)
+    return network
 
 
 def _choose(traced: TracedBackbone, num_exits: int | None, placement: Placement) -> list[int]:

@@ -72,7 +72,7 @@ def collect(
         for start in range(0, len(images), batch_size):
             pixels = images.pixels_BCHW[start : start + batch_size].to(parameter.device)
             inputs = normalize(pixels, config.mean, config.std)
-            outputs = network(inputs.contiguous(memory_format=torch.channels_last))
+            outputs = network(inputs.contiguous(memory_format=network.memory_format))
             logits.append(torch.stack(outputs.logits_KBN).float().cpu())
             confidences.append(_stack(outputs.confidence_logits_KB, len(pixels)))
             if on_progress is not None:

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -117,8 +118,11 @@ def fit(
     steps = len(train) // config.batch_size
     if not steps:
         raise ValueError(f"{len(train)} training images are fewer than one batch of {config.batch_size}")
-    accelerator = Accelerator(mixed_precision="bf16" if _use_bf16(config.precision) else "no")
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    accelerator = Accelerator()
+    use_bf16 = _use_bf16(config.precision)
+    network.to(accelerator.device)
+    layout = network.memory_format
+    network.to(memory_format=layout)  # type: ignore[call-overload]
     optimizer = create_optimizer_v2(
         network,
         opt="sgd",
@@ -145,8 +149,8 @@ def fit(
         pixels = pixels.to(accelerator.device, non_blocking=True)
         if source is not None:
             pixels = augment(pixels, source, generator)
-        images = normalize(pixels, mean, std).contiguous(memory_format=torch.channels_last)
-        with accelerator.autocast():
+        images = normalize(pixels, mean, std).contiguous(memory_format=layout)
+        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=use_bf16):
             outputs = model(images)
         loss = objective(outputs, labels_B, costs_K)
         accelerator.backward(loss)
@@ -253,7 +257,10 @@ class _Run:
         path = self.out / STATE_FILE
         if not path.is_file():
             raise FileNotFoundError(f"nothing to resume: {path} does not exist")
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        try:
+            state = torch.load(path, weights_only=True, map_location="cpu")
+        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+            raise ValueError(f"{path} is not a training state: {str(error).splitlines()[0]}") from error
         before, now = json.loads(state["config"]), json.loads(json.dumps(asdict(self.config)))
         changed = [k for k in now if k != "save_every" and before.get(k) != now[k]]
         if changed:
