@@ -11,7 +11,6 @@ import torch
 from eenet import data
 from eenet.network import EENet, create_model
 
-
 CUTS = ["conv1", "layer1.0", "layer2.0"]
 
 

@@ -94,7 +94,7 @@ def test_budget_is_kept_and_used(budget: float, seed: int, count: int, score: st
 
 
 def test_impossible_budget_names_the_cheapest() -> None:
-    with pytest.raises(ValueError, match="costs 0.258"):
+    with pytest.raises(ValueError, match=r"costs 0\.258"):
         policy_for_budget(make_records(), 0.1)
     with pytest.raises(ValueError, match="impossible"):
         policy_for_budget(make_records(), float("nan"))

@@ -16,7 +16,7 @@ RED = (200, 10, 30)
     "mode", ["RGB", "RGBA", "P", "CMYK", "L", "LA", "1", "I;16", "I", "F", "YCbCr", "HSV"]
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_mode_works(mode: str, channels: int, tmp_path: Path) -> None:
+def test_every_mode_works(mode: str, channels: int) -> None:
     image = Image.new("RGB", (5, 7), RED)
     if mode == "I;16":
         image = Image.fromarray(np.full((7, 5), 40000, np.uint16))

@@ -83,7 +83,7 @@ def train(
     network.config.provenance = _provenance(config, seconds, command)
     shown = Shown(
         title=f"{config.model} with {network.num_exits} early exits on {config.data}",
-        subtitle=f"Trained for {config.epochs} epochs in {seconds / 60:.1f} minutes on {_hardware()}, "
+        subtitle=f"Trained for {config.epochs} epochs in {seconds / 60:.1f} minutes on {hardware()}, "
         f"seed {config.seed}, objective {config.objective}, "
         f"budget {config.budget}; threshold set on the validation split, measured on the test split.",
         command=network.config.provenance["command"],
@@ -237,13 +237,14 @@ def _provenance(config: TrainConfig, seconds: float, command: str | None) -> dic
         "command": command or f"eenet.pipeline.train({config})",
         "train_config": asdict(config),
         "train_seconds": round(seconds, 1),
-        "hardware": _hardware(),
+        "hardware": hardware(),
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {name: version(name) for name in ("eenet", "torch", "timm")},
     }
 
 
-def _hardware() -> str:
+def hardware() -> str:
+    """What this runs on, in words."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     names = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
