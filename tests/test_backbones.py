@@ -1,5 +1,7 @@
 """The registered backbones: sizes known from the literature, and timm's contract."""
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -22,7 +24,7 @@ def test_size_as_in_he_et_al(depth: int, million_parameters: float) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_timm_contract(name: str) -> None:
-    model = timm.create_model(name, num_classes=7, in_chans=1).eval()
+    model: Any = timm.create_model(name, num_classes=7, in_chans=1).eval()
     images = torch.randn(2, 1, 16, 12)
     assert model(images).shape == (2, 7)
     assert torch.equal(model.forward_head(model.forward_features(images)), model(images))

@@ -131,7 +131,7 @@ def test_head_keeps_its_features_from_an_in_place_activation() -> None:
     images = torch.randn(2, 3, 8, 8)
     outputs = network(images)
     assert all((features < 0).any() for features in kept)
-    sum(logits.sum() for logits in outputs.logits_KBN).backward()
+    torch.stack([logits.sum() for logits in outputs.logits_KBN]).sum().backward()
     features = backbone[0](images)
     assert torch.equal(outputs.logits_KBN[0], network.heads[0](features)[0])
 

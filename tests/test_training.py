@@ -1,6 +1,8 @@
 """Training: it learns, it can be interrupted and resumed to the same weights, it stops on NaN."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,16 +52,16 @@ def test_interrupted_and_resumed_equals_unbroken(
     """Ctrl-C in the middle of an epoch (71 steps each) and at its end."""
     taken = 0
 
-    def interrupted(self: object) -> None:
+    def interrupted(self: training._Run) -> None:
         nonlocal taken
         advance(self)
         taken += 1
         if taken == stop_at:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
 
     advance = training._Run.advance
     monkeypatch.setattr(training._Run, "advance", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="--resume"):
         run(tmp_path)
     monkeypatch.undo()
     torch.manual_seed(123)

@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -55,11 +56,13 @@ def train(
 
     if num_exits is not None and num_exits < 1:
         raise ValueError(f"num_exits is {num_exits}; give at least 1, or --plain for no early exits")
-    given = {"seed": seed, "data": data, "model": model, "budget": budget, "epochs": epochs}
-    given["num_exits"] = 0 if plain else num_exits
-    config = replace(get_recipe(recipe), **{k: v for k, v in given.items() if v is not None})
+    asked = {"seed": seed, "data": data, "model": model, "num_exits": num_exits}
+    asked |= {"budget": budget, "epochs": epochs}
+    given: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+    flags = [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    command = shlex.join(["eenet", "train", recipe, *flags, *(["--plain"] if plain else [])])
+    config = replace(get_recipe(recipe), **(given | ({"num_exits": 0} if plain else {})))
     out = out or Path("runs") / f"{recipe}{'-plain' if plain else ''}-seed{config.seed}"
-    command = "eenet " + " ".join(a for a in sys.argv[1:] if a not in ("--resume", "--json"))
     result = pipeline.train(config, out, resume=resume, command=command)
     text = f"{pipeline.table(result)}\n\ncheckpoint {result['checkpoint']}\nreport     {result['report']}"
     return _show(result, text, as_json)
@@ -146,10 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"eenet: {_one_line(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        resumable = arguments[:1] == ["train"]
-        hint = "; the state is saved, continue with the same command and --resume" if resumable else ""
-        print(f"eenet: interrupted{hint}", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(f"eenet: interrupted; {stopped}".rstrip("; "), file=sys.stderr)
         return 130
 
 
@@ -186,8 +187,8 @@ def _deferred(verb: Callable[..., int]) -> Callable[..., Callable[[], int]]:
 
 def _unboxed(text: str) -> str:
     """tyro's boxed message as one line, without its last section, the hint at --help."""
-    lines = [line.strip("│╭╮╰╯ ") for line in text.splitlines()[1:]]
-    sections = re.split(r"─{3,}", " ".join(line for line in lines if line))
+    lines = [line.strip("│╭╮╰╯|+ ") for line in text.splitlines()[1:]]
+    sections = re.split(r"[─-]{4,}", " ".join(line for line in lines if line))
     kept = [" ".join(section.split()) for section in sections if "full helptext" not in section]
     return "; ".join(section for section in kept if section) + " (see --help)"
 

@@ -331,7 +331,7 @@ def _assemble(traced: TracedBackbone, chosen: Sequence[int], head: str) -> EENet
     stages = divide(traced, chosen)
     sizes = [traced.cuts[i].feature_size for i in chosen]
     parameter = next(traced.backbone.parameters())
-    heads = [create_head(head, size[0], traced.num_classes).to(parameter) for size in sizes]
+    heads = [create_head(head, size, traced.num_classes).to(parameter) for size in sizes]
     copies = [
         mutates_input(stage, torch.zeros(1, *size).to(parameter))
         for stage, size in zip(stages[1:], sizes, strict=True)

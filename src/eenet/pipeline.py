@@ -83,7 +83,7 @@ def train(
     network.config.provenance = _provenance(config, seconds, command)
     shown = Shown(
         title=f"{config.model} with {network.num_exits} early exits on {config.data}",
-        subtitle=f"Trained for {config.epochs} epochs in {seconds / 60:.1f} minutes on {hardware()}, "
+        subtitle=f"Trained for {config.epochs} epochs in {_duration(seconds)} on {hardware()}, "
         f"seed {config.seed}, objective {config.objective}, "
         f"budget {config.budget}; threshold set on the validation split, measured on the test split.",
         command=network.config.provenance["command"],
@@ -230,6 +230,10 @@ def _prepare(out: Path, resume: bool) -> None:
         (out / ".writable").unlink()
     except OSError as error:
         raise ValueError(f"can't write to {out}: {error.strerror}") from error
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
 
 
 def _provenance(config: TrainConfig, seconds: float, command: str | None) -> dict[str, Any]:

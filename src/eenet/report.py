@@ -140,7 +140,7 @@ def _curve(records: Records, policy: ExitPolicy, measured: dict[str, Any]) -> go
         name="this policy",
     )
     figure.update_xaxes(title="mean relative cost", rangemode="tozero")
-    figure.update_yaxes(title="accuracy", tickformat=".1%")
+    figure.update_yaxes(title={"text": "accuracy", "standoff": 12}, tickformat=".1%")
     return _styled(figure, height=430)
 
 
@@ -157,6 +157,7 @@ def _shares(measured: dict[str, Any]) -> go.Figure:
             text=[f"{count / total:.0%}"],
             textposition="inside",
             insidetextanchor="middle",
+            insidetextfont={"color": "white"},
             marker={"color": EXIT_COLOURS[k % len(EXIT_COLOURS)]},
             hovertemplate=f"{name}: {count} images",
         )
@@ -170,11 +171,11 @@ def _styled(figure: go.Figure, *, height: int) -> go.Figure:
     grey = "#7d8894"
     figure.update_layout(
         height=height,
-        margin={"l": 55, "r": 15, "t": 10, "b": 45},
+        margin={"l": 75, "r": 15, "t": 10, "b": 45},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"color": grey, "size": 13},
-        legend={"orientation": "h", "y": -0.25, "yanchor": "top"},
+        legend={"orientation": "h", "y": -0.25, "yanchor": "top", "traceorder": "normal"},
         template="none",
     )
     figure.update_xaxes(gridcolor="rgba(125,136,148,.25)", zerolinecolor="rgba(125,136,148,.5)")

@@ -4,11 +4,14 @@ import io
 import json
 import math
 import pickle
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -96,7 +99,7 @@ def fit(
     """Train `network` in place.
 
     Every epoch ends with a look at the validation images, written to `metrics.jsonl`,
-    and with a save of the training state. On Ctrl-C the state is saved too.
+    and with a save of the training state. Ctrl-C and SIGTERM save it too.
 
     Args:
         network: with `mean` and `std` in its `config`.
@@ -110,14 +113,21 @@ def fit(
         Seconds spent training, over all resumed parts.
 
     Raises:
-        ValueError: data that don't fit the network, or a state of another configuration.
+        ValueError: data that don't fit the network, a budget below the cheapest exit, or a
+            state of another configuration.
         FloatingPointError: the loss became NaN or infinite.
+        KeyboardInterrupt: stopped by a signal, the state saved.
     """
     check_fit(network.config, train)
     check_fit(network.config, validation)
     steps = len(train) // config.batch_size
     if not steps:
         raise ValueError(f"{len(train)} training images are fewer than one batch of {config.batch_size}")
+    if network.num_exits and config.budget < network.costs_K[0]:
+        raise ValueError(
+            f"budget {config.budget} is impossible: leaving at the first exit already costs "
+            f"{network.costs_K[0]:.3f}; give a larger budget, or more exits so that the first comes earlier"
+        )
     accelerator = Accelerator()
     use_bf16 = _use_bf16(config.precision)
     network.to(accelerator.device)
@@ -159,7 +169,7 @@ def fit(
         optimizer.zero_grad()
         return outputs, loss.detach()
 
-    with _progress(config, steps) as show, run.saved_on_interrupt():
+    with _progress(config, steps) as show, _stop_signals() as stop_asked:
         while run.epoch < config.epochs:
             network.train()
             watch = _Watch(network, run.policy)
@@ -175,6 +185,9 @@ def fit(
                     watch.look(outputs, labels_B, loss.item())
                     show(run.epoch, run.step, watch.text())
                     run.save_if_due()
+                if stop_asked():
+                    run.save()
+                    raise KeyboardInterrupt(f"the state is saved in {out}; continue with --resume")
             seconds = time.perf_counter() - began
             records = collect(network, validation)
             policy = choose_policy(network, records, config)
@@ -199,7 +212,7 @@ def choose_policy(network: EENet, records: Records, config: TrainConfig) -> Exit
     if not network.num_exits:
         return ExitPolicy("max_softmax", ())
     if config.objective == "joint":
-        return policy_for_budget(records, max(config.budget, network.costs_K[0]))
+        return policy_for_budget(records, config.budget)
     return ExitPolicy("confidence", (0.5,) * network.num_exits)
 
 
@@ -275,14 +288,6 @@ class _Run:
         self.lines = json.loads(state["lines"])
         self.clock = time.perf_counter()
 
-    @contextmanager
-    def saved_on_interrupt(self) -> Iterator[None]:
-        try:
-            yield
-        except KeyboardInterrupt:
-            self.save()
-            raise
-
 
 class _Watch:
     """Running means over the epoch for the progress bar."""
@@ -313,6 +318,28 @@ class _Watch:
             shares = "/".join(f"{100 * share:.0f}" for share in self.shares_K.tolist())
             text += f"  cost {float(self.costs_K @ self.shares_K):.2f}  exits {shares} %"
         return text
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C or SIGTERM came: a step is finished first, so that the state is whole."""
+    asked = False
+
+    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

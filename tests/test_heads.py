@@ -1,0 +1,67 @@
+"""Every kind of head: shapes, MACs by hand, both branches trained, and saved with the network."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from eenet.cost import count_macs
+from eenet.heads import HEADS, create_head
+from eenet.network import EENet, create_model
+
+C, H, W, N = 6, 5, 4, 3
+MACS = {
+    "pool": C * (N + 1),
+    "bnpool": C * (N + 1),
+    "plain": C * H * W * (N + 1),
+    "conv": 3 * 2 * C * C * 9 + C * (N + 1),
+    "mlp": C * 2 * C + 2 * C * (N + 1),
+}
+
+
+@pytest.mark.parametrize("name", sorted(HEADS))
+def test_head(name: str) -> None:
+    head = create_head(name, (C, H, W), N)
+    logits, confidence = head(torch.randn(2, C, H, W))
+    assert logits.shape == (2, N)
+    assert confidence.shape == (2,)
+    assert count_macs(head, (1, C, H, W)) == MACS[name]
+    (logits.square().sum() + confidence.square().sum()).backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in head.classifier.parameters())
+    assert all(p.grad is not None for p in head.parameters())
+
+
+def test_pool_by_hand() -> None:
+    head, features = create_head("pool", (C, H, W), N), torch.randn(2, C, H, W)
+    pooled = features.flatten(2).mean(2)
+    torch.testing.assert_close(head(features)[0], pooled @ head.classifier.weight.T + head.classifier.bias)
+    torch.testing.assert_close(
+        head(features)[1], (pooled @ head.confidence.weight.T + head.confidence.bias)[:, 0]
+    )
+
+
+def test_the_norm_of_bnpool_is_trained() -> None:
+    """In the authors' code it is neither registered nor trained."""
+    network = create_model(
+        "resnet8_w4_cifar", num_exits=2, head="bnpool", num_classes=N, input_size=(3, 8, 8)
+    )
+    norms = [name for name, _ in network.heads.named_buffers() if name.endswith("running_mean")]
+    assert len(norms) == 2
+    before = network.heads.get_buffer(norms[0]).clone()
+    network.train()(torch.randn(8, 3, 8, 8))
+    assert not torch.equal(network.heads.get_buffer(norms[0]), before)
+
+
+@pytest.mark.parametrize("name", sorted(HEADS))
+def test_round_trip(name: str, tmp_path: Path) -> None:
+    network = create_model("resnet8_w4_cifar", num_exits=2, head=name, num_classes=N, input_size=(3, 8, 12))
+    network.eval().save_pretrained(tmp_path)
+    images = torch.randn(2, 3, 8, 12)
+    loaded = EENet.from_pretrained(tmp_path)
+    assert torch.equal(loaded(images).logits_KBN[0], network(images).logits_KBN[0])
+    assert loaded.costs_K == network.costs_K
+
+
+def test_unknown_head() -> None:
+    with pytest.raises(ValueError, match="choose from bnpool"):
+        create_head("bnpol", (C, H, W), N)
