@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import eenet
+from eenet.backbones import ALIASES
 from eenet.network import EENet, convert, create_model
 
 IMAGES = torch.randn(2, 1, 8, 8)
@@ -63,6 +64,13 @@ def test_round_trip(network: EENet, tmp_path: Path) -> None:
     assert loaded.config == network.config
     assert loaded.costs_K == network.costs_K
     assert (tmp_path / "new" / "place" / "README.md").read_text() == "# a card"
+
+
+@pytest.mark.parametrize(("alias", "name"), [("eenet8", "resnet8_w4_cifar"), ("eenet20", "resnet20_cifar")])
+def test_the_papers_names(alias: str, name: str) -> None:
+    network = create_model(alias, num_exits=2, num_classes=10)
+    assert network.config.backbone == name
+    assert timm.is_model(ALIASES["eenet152"])
 
 
 class OwnNetwork(nn.Module):

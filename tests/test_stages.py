@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import eenet.backbones  # noqa: F401
 from eenet.network import convert
-from eenet.stages import divide, trace
+from eenet.stages import check_backbone, divide, trace
 
 FAMILIES = [
     "resnet20_cifar",
@@ -154,6 +154,14 @@ def test_functional_dropout_follows_the_mode() -> None:
     assert not torch.equal(stages(images), stages(images))
     stages.eval()
     assert torch.equal(stages(images), stages(images))
+
+
+def test_check_backbone_says_where_exits_can_go() -> None:
+    cuts = check_backbone(Dropping(), (3, 8, 8))
+    assert [(cut.name, cut.feature_size) for cut in cuts] == [("a", (8, 6, 6))]
+    assert cuts[0].macs == 3 * 8 * 9 * 36
+    with pytest.raises(ValueError, match="train mode"):
+        check_backbone(ModeDependent(), (3, 8, 8))
 
 
 class Branching(nn.Module):

@@ -19,15 +19,18 @@ if TYPE_CHECKING:
     from eenet.policies import ExitPolicy
     from eenet.recipes import get_recipe
     from eenet.runtime import Prediction, Predictor
+    from eenet.stages import Cut, check_backbone
     from eenet.training import TrainConfig
 
 __all__ = [
+    "Cut",
     "EENet",
     "ExitOutputs",
     "ExitPolicy",
     "Prediction",
     "Predictor",
     "TrainConfig",
+    "check_backbone",
     "convert",
     "create_model",
     "get_recipe",
@@ -39,6 +42,7 @@ _HOMES = {
     "policies": ("ExitPolicy",),
     "recipes": ("get_recipe",),
     "runtime": ("Prediction", "Predictor"),
+    "stages": ("Cut", "check_backbone"),
     "training": ("TrainConfig",),
 }
 

@@ -9,6 +9,13 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+ALIASES = (
+    {"eenet8": "resnet8_w4_cifar"}
+    | {f"eenet{depth}": f"resnet{depth}_cifar" for depth in (20, 32, 44, 56, 110)}
+    | {f"eenet{depth}": f"resnet{depth}" for depth in (18, 34, 50, 101, 152)}
+)
+"""The paper's names. Demir & Akbas 2024, section 4."""
+
 _CFG: dict[str, Any] = {
     "url": "",
     "num_classes": 10,

@@ -16,13 +16,11 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from eenet import backbones as _registered
 from eenet import cost
+from eenet.backbones import ALIASES
 from eenet.heads import create_head
 from eenet.placement import Placement, place
 from eenet.stages import TracedBackbone, checked_input_size, divide, mutates_input, trace
-
-assert _registered  # its import registers the CIFAR ResNets with timm
 
 FORMAT_VERSION = 1
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
@@ -211,7 +209,8 @@ def create_model(
 
     Args:
         backbone: any timm name; `eenet` adds `resnet{20,32,44,56,110}_cifar` and
-            `resnet8_w{2,4}_cifar`.
+            `resnet8_w{2,4}_cifar`, and the paper's names `eenet8`, `eenet18` … `eenet152`,
+            `eenet20` … `eenet110` for the ResNets of that depth.
         num_exits: number of early exits, without the final one.
         placement: `linear`, `pareto`, `golden`, `fine` (Demir & Akbas 2024), a list of
             fractions of the backbone's MACs, or a list of block names.
@@ -225,7 +224,7 @@ def create_model(
     Raises:
         ValueError: unknown name, or the backbone can't take these exits.
     """
-    args = dict(backbone_args)
+    backbone, args = ALIASES.get(backbone, backbone), dict(backbone_args)
     size = tuple(input_size) if input_size is not None else None
     if in_chans is None and size is not None and len(size) == 3:
         in_chans = size[0]

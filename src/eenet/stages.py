@@ -93,6 +93,24 @@ def divide(traced: TracedBackbone, chosen: Sequence[int]) -> list[fx.GraphModule
     return stages
 
 
+def check_backbone(backbone: nn.Module, input_size: Sequence[int]) -> list[Cut]:
+    """Whether a network of your own can be given exits: trace it, cut it everywhere, prove it exact.
+
+    Args:
+        backbone: maps images [B, C, H, W] to logits [B, N].
+        input_size: (channels, height, width).
+
+    Returns:
+        Every place where an exit can go: its name, cumulative MACs and feature size.
+
+    Raises:
+        ValueError: the network can't be cut, with the reason and a way out.
+    """
+    traced = trace(backbone, input_size)
+    divide(traced, range(len(traced.cuts)))
+    return traced.cuts
+
+
 def mutates_input(stage: nn.Module, features: Tensor) -> bool:
     """Whether a stage writes into the features it is given (an in-place activation comes first)."""
     with eval_mode(stage), torch.no_grad():
