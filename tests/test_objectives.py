@@ -107,6 +107,8 @@ def test_joint_cross_entropy_by_hand() -> None:
     outputs = ExitOutputs([torch.zeros(5, 4)] * 3, [torch.zeros(5)] * 2)
     loss = joint_cross_entropy(outputs, torch.tensor([0, 1, 2, 3, 0]), [0.25, 0.5, 1.0])
     assert loss.item() == pytest.approx(1.75 * math.log(4))
+    light = joint_cross_entropy(outputs, torch.tensor([0, 1, 2, 3, 0]), [0.25, 0.5, 1.0], early_weight=0.2)
+    assert light.item() == pytest.approx(1.15 * math.log(4))
 
 
 def test_unknown_objective() -> None:

@@ -21,15 +21,18 @@ from eenet.network import ExitOutputs
 Objective = Callable[[ExitOutputs, Tensor, Sequence[float]], Tensor]
 
 
-def joint_cross_entropy(outputs: ExitOutputs, targets_B: Tensor, costs_K: Sequence[float]) -> Tensor:
-    """Cross-entropy of every exit, each weighted by its relative cost.
+def joint_cross_entropy(
+    outputs: ExitOutputs, targets_B: Tensor, costs_K: Sequence[float], *, early_weight: float = 1.0
+) -> Tensor:
+    """Cross-entropy of the final exit, plus `early_weight * c_k` times that of each early exit.
 
-    The weights favour late exits (Kaya et al. 2019 let them grow with the exit's cost
-    too): early classifiers stay alive, and the final exit keeps about weight 1.
-    The confidence branches get no gradient.
+    Weights that grow with the exit's cost (as in Kaya et al. 2019) favour late exits. With
+    a small `early_weight` the shared layers serve the final exit first; the early
+    classifiers stay alive with any. The confidence branches get no gradient.
     """
     losses = [F.cross_entropy(logits.float(), targets_B) for logits in outputs.logits_KBN]
-    return torch.stack([c * loss for c, loss in zip(costs_K, losses, strict=True)]).sum()
+    early = [early_weight * c * loss for c, loss in zip(costs_K, losses[:-1], strict=False)]
+    return torch.stack([*early, losses[-1]]).sum()
 
 
 def v1(

@@ -24,11 +24,11 @@ RECIPES: dict[str, Recipe] = {
         "MNIST; about 10 minutes on two cores",
     ),
     "cifar10-resnet20": Recipe(
-        TrainConfig("cifar10", "resnet20_cifar", budget=0.65, epochs=15),
+        TrainConfig("cifar10", "resnet20_cifar", budget=0.65, epochs=15, early_weight=0.2),
         "CIFAR-10, the small network; about 40 minutes on two cores",
     ),
     "cifar10-resnet56": Recipe(
-        TrainConfig("cifar10", "resnet56_cifar", num_exits=5, budget=0.5, epochs=30),
+        TrainConfig("cifar10", "resnet56_cifar", num_exits=5, budget=0.5, epochs=30, early_weight=0.2),
         "CIFAR-10, the middle network; not run here",
     ),
 }

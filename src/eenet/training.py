@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,7 +28,7 @@ from eenet.data import ImageSet, Source, augment, batches
 from eenet.evaluation import evaluate
 from eenet.images import normalize
 from eenet.network import EENet, write_atomically
-from eenet.objectives import get_objective
+from eenet.objectives import get_objective, joint_cross_entropy
 from eenet.placement import Placement
 from eenet.policies import ExitPolicy
 from eenet.records import Records, check_fit, collect
@@ -54,6 +55,8 @@ class TrainConfig:
     """Wanted mean relative cost; sets the exit threshold, on the validation split."""
     objective: str = "joint"
     """Training loss, see `eenet.objectives`."""
+    early_weight: float = 1.0
+    """Weight of the early exits in the objective `joint`, beside their relative cost."""
     epochs: int = 15
     """Passes over the training images."""
     batch_size: int = 128
@@ -81,6 +84,8 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
         if self.num_exits < 0:
             raise ValueError(f"num_exits is {self.num_exits}; it must not be negative")
+        if not self.early_weight >= 0:
+            raise ValueError(f"early_weight is {self.early_weight}; it must not be negative")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ValueError(f"precision is {self.precision!r}; choose from auto, fp32, bf16")
         get_objective(self.objective)
@@ -152,6 +157,8 @@ def fit(
     if resume:
         run.load()
     objective = get_objective(config.objective)
+    if config.objective == "joint":
+        objective = partial(joint_cross_entropy, early_weight=config.early_weight)
     costs_K = network.costs_K
     mean, std = network.config.mean or [], network.config.std or []
 
