@@ -66,13 +66,13 @@ def collect(
     config = network.config
     assert config.mean is not None
     assert config.std is not None
-    parameter = next(network.parameters())
+    parameter, layout = next(network.parameters()), network.memory_format
     logits, confidences = [], []
     with cost.eval_mode(network), torch.inference_mode():
         for start in range(0, len(images), batch_size):
             pixels = images.pixels_BCHW[start : start + batch_size].to(parameter.device)
             inputs = normalize(pixels, config.mean, config.std)
-            outputs = network(inputs.contiguous(memory_format=network.memory_format))
+            outputs = network(inputs.contiguous(memory_format=layout))
             logits.append(torch.stack(outputs.logits_KBN).float().cpu())
             confidences.append(_stack(outputs.confidence_logits_KB, len(pixels)))
             if on_progress is not None:
