@@ -17,7 +17,8 @@ import torch
 import tyro
 from timm.optim import create_optimizer_v2
 
-from eenet.data import ImageSet, Source, augment, batches
+from eenet.image_sets import ImageSet
+from eenet.loading import AUGMENTATIONS, augment, batches
 from eenet.objectives import joint_cross_entropy
 from eenet.pipeline import build, hardware
 from eenet.training import TrainConfig
@@ -45,8 +46,9 @@ def main(model: str = "resnet20_cifar", num_exits: int = 3, batch_size: int = 12
     ratios = [b / a for a, b in zip(plain, exits, strict=True)]
 
     began, count = time.perf_counter(), 0
-    for chosen, _, generator in batches(images, batch_size, seed=0, epoch=0):
-        count += len(augment(chosen, Source(crop_padding=4, flip=True), generator))
+    varied = AUGMENTATIONS["shift-flip"]
+    for batch in batches(images, batch_size, varied, seed=0, epoch=0):
+        count += len(augment(batch, varied))
     loader = count / (time.perf_counter() - began)
     consumed = batch_size / statistics.median(exits)
     row = {

@@ -9,9 +9,16 @@ import pytest
 import torch
 
 from eenet import data
+from eenet.image_sets import ImageSet
 from eenet.network import EENet, create_model
 
 CUTS = ["conv1", "layer1.0", "layer2.0"]
+
+
+def in_memory(name: str, split: str) -> ImageSet:
+    images = data.load(name, split)
+    assert isinstance(images, ImageSet)
+    return images
 
 
 @pytest.fixture(autouse=True)
@@ -20,12 +27,12 @@ def _seeded() -> None:
 
 
 @pytest.fixture
-def digits() -> data.ImageSet:
-    return data.load("digits", "validation")
+def digits() -> ImageSet:
+    return in_memory("digits", "validation")
 
 
 @pytest.fixture
-def network(digits: data.ImageSet) -> EENet:
+def network(digits: ImageSet) -> EENet:
     """Untrained, three early exits, ready for digits."""
     network = create_model("resnet8_w4_cifar", num_classes=10, input_size=(1, 8, 8), placement=CUTS)
     network.config.mean, network.config.std = digits.mean_std()

@@ -1,4 +1,4 @@
-"""Data: splits that never overlap, exact augmentation, batches that can be taken up anywhere."""
+"""Data sets by name: splits that never overlap, the same in every run; clear refusals."""
 
 import io
 from pathlib import Path
@@ -10,52 +10,85 @@ import torch
 from PIL import Image
 
 from eenet import data
-from eenet.data import ImageSet, Source, augment, batches
+from eenet.image_sets import ImageSet, LazyImageSet
 
 NAMES = ["cat", "dog", "bird"]
 
 
+def write_parquet(path: Path, numbers: range, *, columns: tuple[str, str] = ("image", "label")) -> None:
+    """6×5 colour images whose first pixel is their number; label number % 3."""
+    image_column, label_column = columns
+    features = datasets.Features(
+        {image_column: datasets.Image(), label_column: datasets.ClassLabel(names=NAMES)}
+    )
+    rows = []
+    for i in numbers:
+        array = np.random.default_rng(i).integers(0, 255, (5, 6, 3), dtype=np.uint8)
+        array[0, 0] = i
+        buffer = io.BytesIO()
+        Image.fromarray(array).save(buffer, "PNG")
+        rows.append({image_column: {"bytes": buffer.getvalue(), "path": None}, label_column: i % 3})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    datasets.Dataset.from_list(rows, features=features).to_parquet(path)
+
+
 @pytest.fixture
 def parquet(tmp_path: Path) -> Path:
-    """A folder in the Hugging Face layout, 5×6 colour images whose first pixel is their number."""
-    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)})
-    for split, count, parts in (("train", 60, 2), ("test", 9, 1)):
-        for part in range(parts):
-            rows = []
-            for i in range(part, count, parts):
-                array = np.random.default_rng(i).integers(0, 255, (5, 6, 3), dtype=np.uint8)
-                array[0, 0] = i
-                buffer = io.BytesIO()
-                Image.fromarray(array).save(buffer, "PNG")
-                rows.append({"img": {"bytes": buffer.getvalue(), "path": None}, "label": i % 3})
-            table = datasets.Dataset.from_list(rows, features=features)
-            table.to_parquet(tmp_path / f"{split}-{part}.parquet")
+    write_parquet(tmp_path / "train-0.parquet", range(0, 30))
+    write_parquet(tmp_path / "train-1.parquet", range(30, 60))
+    write_parquet(tmp_path / "test-0.parquet", range(9))
     return tmp_path
 
 
-def numbers(images: ImageSet) -> set[int]:
-    return set(images.pixels_BCHW[:, 0, 0, 0].tolist())
+def numbers(images: data.Images) -> set[int]:
+    return set(images.pixels(torch.arange(len(images)))[:, 0, 0, 0].tolist())
 
 
-def test_parquet_folder(parquet: Path) -> None:
-    train, validation, test = (data.load(str(parquet), split) for split in data.SPLITS)
+@pytest.mark.parametrize(("in_memory", "kind"), [(data.IN_MEMORY, ImageSet), (0, LazyImageSet)])
+def test_parquet_folder(parquet: Path, in_memory: int, kind: type) -> None:
+    train, validation, test = (data.load(str(parquet), split, in_memory=in_memory) for split in data.SPLITS)
+    assert isinstance(train, kind)
     assert numbers(train) | numbers(validation) == set(range(60))
     assert not numbers(train) & numbers(validation)
     assert numbers(test) == set(range(9))
     assert train.image_size == (3, 5, 6)
     assert train.class_names == NAMES
-    assert all(
-        label == pixel % 3 for label, pixel in zip(train.labels_B, train.pixels_BCHW[:, 0, 0, 0], strict=True)
-    )
+    for images in (train, validation, test):
+        firsts = images.pixels(torch.arange(len(images)))[:, 0, 0, 0]
+        assert torch.equal(firsts % 3, images.labels_B)
+
+
+@pytest.mark.parametrize(
+    ("splits", "expected"),
+    [
+        ({"train": range(60), "valid": range(60, 90)}, {"test": range(60, 90)}),
+        (
+            {"train": range(60), "val": range(60, 90), "test": range(90, 99)},
+            {"train": range(60), "validation": range(60, 90), "test": range(90, 99)},
+        ),
+        ({"train": range(60)}, {}),
+    ],
+    ids=["without test", "with all three", "train alone"],
+)
+def test_official_splits(
+    splits: dict[str, range], expected: dict[str, range], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has no split of its own is a part of the training images; nothing overlaps, nothing is lost."""
+    for word, members in splits.items():
+        write_parquet(tmp_path / "some" / "data" / f"{word}-00000-of-00001.parquet", members)
+    monkeypatch.setenv("EENET_DATA", str(tmp_path))
+    found = {split: numbers(data.load("some", split)) for split in data.SPLITS}
+    assert all(found[split] == set(members) for split, members in expected.items())
+    assert sum(map(len, found.values())) == len(set().union(*found.values()))
+    assert set().union(*found.values()) == set().union(*splits.values())
+    assert min(map(len, found.values())) >= 6
 
 
 def test_name_is_looked_up_in_the_data_folder_first(parquet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data._official_split.cache_clear()
     (parquet / "root").mkdir()
     (parquet / "root" / "mnist").symlink_to(parquet)
     monkeypatch.setenv("EENET_DATA", str(parquet / "root"))
     assert len(data.load("mnist", "test")) == 9
-    data._official_split.cache_clear()
 
 
 def test_digits_are_stratified_and_disjoint() -> None:
@@ -64,8 +97,57 @@ def test_digits_are_stratified_and_disjoint() -> None:
     for part in parts:
         shares = torch.bincount(part.labels_B) / len(part)
         assert (shares - 0.1).abs().max() < 0.01
-    again = data.load("digits", "validation")
-    assert torch.equal(again.labels_B, parts[1].labels_B)
+    assert torch.equal(data.load("digits", "validation").labels_B, parts[1].labels_B)
+
+
+def test_other_sizes() -> None:
+    images = data.load("digits", "test", size=(12, 10))
+    assert images.image_size == (1, 12, 10)
+    assert isinstance(images, ImageSet)
+
+
+@pytest.mark.parametrize(
+    ("name", "hub_id", "config", "columns"),
+    [
+        ("cifar100", "uoft-cs/cifar100", None, ("img", "fine_label")),
+        ("svhn", "ufldl-stanford/svhn", "cropped_digits", ("image", "label")),
+        ("tiny-imagenet", "zh-plus/tiny-imagenet", None, ("image", "label")),
+        ("someone/anything", "someone/anything", None, ("picture", "target")),
+        ("someone/anything:small", "someone/anything", "small", ("image", "label")),
+    ],
+)
+def test_the_hub(
+    name: str,
+    hub_id: str,
+    config: str | None,
+    columns: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The hub stands in as local files: what is asked of it, and what is made of its answer."""
+    for split, members in (("train", range(60)), ("test", range(60, 80))):
+        write_parquet(tmp_path / f"{split}.parquet", members, columns=columns)
+
+    def names(asked: str, given: str | None) -> list[str]:
+        assert (asked, given) == (hub_id, config)
+        return ["train", "test", "extra"]
+
+    def load(asked: str, given: str | None, *, split: str) -> datasets.Dataset:
+        assert (asked, given) == (hub_id, config)
+        table = datasets.Dataset.from_parquet(str(tmp_path / f"{split}.parquet"))
+        assert isinstance(table, datasets.Dataset)
+        extra = datasets.ClassLabel(names=["coarse"])
+        return table.add_column("coarse_label", [0] * len(table)).cast_column("coarse_label", extra)
+
+    monkeypatch.delenv("EENET_DATA", raising=False)
+    monkeypatch.setattr(datasets, "get_dataset_split_names", names)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    data._load.cache_clear()
+    assert numbers(data.load(name, "test")) == set(range(60, 80))
+    train = data.load(name, "train")
+    assert len(train) + len(data.load(name, "validation")) == 60
+    assert train.class_names == NAMES
+    data._load.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -73,79 +155,33 @@ def test_digits_are_stratified_and_disjoint() -> None:
     [
         ("digits", "valid", ValueError, "unknown split"),
         ("mnits", "test", ValueError, "did you mean mnist"),
-        ("/no/where", "test", ValueError, "neither a known name nor a folder"),
+        ("/no/where", "test", ValueError, "neither a known name nor a folder nor a hub id"),
+        ("cifar10", "test", FileNotFoundError, "not under .EENET_DATA .* could not be fetched"),
+        ("no/such-thing", "test", FileNotFoundError, "could not be fetched"),
     ],
 )
-def test_refusals(name: str, split: str, error: type[Exception], message: str) -> None:
+def test_refusals(
+    name: str,
+    split: str,
+    error: type[Exception],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EENET_DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=message):
         data.load(name, split)
 
 
-def test_unreachable_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("EENET_DATA", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    data._official_split.cache_clear()
-    with pytest.raises(FileNotFoundError, match="could not be fetched"):
-        data.load("cifar10", "test")
+def test_test_images_alone(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "test.parquet", range(30))
+    assert len(data.load(str(tmp_path), "test")) == 30
+    with pytest.raises(FileNotFoundError, match="has no training images, only test"):
+        data.load(str(tmp_path), "train")
 
 
-def test_folder_without_parquet(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="holds no test"):
-        data.load(str(tmp_path), "test")
-
-
-def test_augment_is_a_shift_and_a_flip() -> None:
-    """Against looking for each result among all crops of the padded image and its mirror image."""
-    pixels = torch.randint(1, 255, (40, 2, 5, 6), dtype=torch.uint8)
-    result = augment(pixels, Source(crop_padding=2, flip=True), torch.Generator().manual_seed(0))
-    seen = set()
-    for image, changed in zip(pixels, result, strict=True):
-        matches = [
-            (flip, dy, dx)
-            for flip in (False, True)
-            for dy in range(5)
-            for dx in range(5)
-            if torch.equal(
-                torch.nn.functional.pad(image, (2,) * 4)[:, dy : dy + 5, dx : dx + 6].flip(2 if flip else ()),
-                changed,
-            )
-        ]
-        assert len(matches) == 1
-        seen.update(matches)
-    assert len(seen) > 20
-    assert {flip for flip, _, _ in seen} == {True, False}
-
-
-def test_digits_are_never_mirrored() -> None:
-    assert not data.SOURCES["digits"].flip
-    assert not data.SOURCES["mnist"].flip
-    pixels = torch.randint(0, 255, (50, 1, 4, 4), dtype=torch.uint8)
-    assert torch.equal(augment(pixels, Source(), torch.Generator()), pixels)
-
-
-def test_batches_can_be_taken_up_anywhere(digits: ImageSet) -> None:
-    def epoch(start: int, epoch: int = 3, seed: int = 1) -> list[torch.Tensor]:
-        source = data.SOURCES["digits"]
-        return [
-            augment(pixels, source, generator)
-            for pixels, _, generator in batches(digits, 32, seed=seed, epoch=epoch, start=start)
-        ]
-
-    whole, rest = epoch(0), epoch(5)
-    assert len(whole) == len(digits) // 32
-    assert all(torch.equal(a, b) for a, b in zip(whole[5:], rest, strict=True))
-    assert not torch.equal(whole[0], epoch(0, epoch=4)[0])
-    assert not torch.equal(whole[0], epoch(0, seed=2)[0])
-
-
-def test_an_epoch_shows_every_image_at_most_once(digits: ImageSet) -> None:
-    numbered = ImageSet(digits.pixels_BCHW, torch.arange(len(digits)), digits.class_names)
-    shown = torch.cat([labels for _, labels, _ in batches(numbered, 10, seed=0, epoch=0)])
-    assert len(shown) == len(set(shown.tolist())) == len(digits) // 10 * 10
-
-
-def test_mean_and_std(digits: ImageSet) -> None:
-    mean, std = digits.mean_std()
-    values = digits.pixels_BCHW.double() / 255
-    assert mean == pytest.approx([values.mean().item()])
-    assert std == pytest.approx([values.std(correction=0).item()])
+def test_too_few_images_to_split(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train.parquet", range(4))
+    with pytest.raises(ValueError, match="4 images can't be split by class"):
+        data.load(str(tmp_path), "train")

@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from eenet import data, records
+from eenet import records
 from eenet.evaluation import decide
+from eenet.image_sets import ImageSet
 from eenet.network import EENet, create_model
 from eenet.policies import ExitPolicy
 from eenet.runtime import Prediction, Predictor
@@ -16,7 +17,7 @@ from eenet.runtime import Prediction, Predictor
 HALF = ExitPolicy("max_softmax", (0.14, 0.14, 0.14), (True, False, True))
 
 
-def test_agrees_with_the_records(network: EENet, digits: data.ImageSet) -> None:
+def test_agrees_with_the_records(network: EENet, digits: ImageSet) -> None:
     """One image at a time and stopping, against all exits of all images at once."""
     recorded = records.collect(network, digits, batch_size=50)
     exits = decide(recorded, HALF).tolist()
@@ -80,7 +81,7 @@ def test_refusals(network: EENet) -> None:
         Predictor(create_model("resnet8_w2_cifar", num_exits=1))
 
 
-def test_records_round_trip(network: EENet, digits: data.ImageSet, tmp_path: Path) -> None:
+def test_records_round_trip(network: EENet, digits: ImageSet, tmp_path: Path) -> None:
     recorded = records.collect(network, digits)
     records.save(recorded, tmp_path / "r.safetensors")
     loaded = records.load(tmp_path / "r.safetensors")
@@ -95,6 +96,6 @@ def test_records_round_trip(network: EENet, digits: data.ImageSet, tmp_path: Pat
         records.load(tmp_path / "none.safetensors")
 
 
-def test_batch_size_does_not_matter(network: EENet, digits: data.ImageSet) -> None:
+def test_batch_size_does_not_matter(network: EENet, digits: ImageSet) -> None:
     one, many = (records.collect(network, digits, batch_size=size) for size in (7, 500))
     torch.testing.assert_close(one.logits_KBN, many.logits_KBN, rtol=1e-5, atol=1e-5)

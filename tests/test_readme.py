@@ -11,8 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 ORDER = [
-    "cost", "backbones", "stages", "placement", "heads", "network", "objectives", "policies",
-    "images", "data", "records", "evaluation", "calibration", "training", "recipes",
+    "console", "cost", "backbones", "stages", "placement", "heads", "network", "objectives", "policies",
+    "images", "image_sets", "loading", "readers", "data", "records", "evaluation", "calibration",
+    "training_state", "training", "recipes",
     "runtime", "report", "pipeline", "cli",
 ]  # fmt: skip
 

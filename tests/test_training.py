@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import in_memory
 
 from eenet import data, training
+from eenet.image_sets import ImageSet
 from eenet.network import EENet
 from eenet.pipeline import build
 from eenet.training import METRICS_FILE, STATE_FILE, TrainConfig, fit
@@ -17,12 +19,20 @@ from eenet.training import METRICS_FILE, STATE_FILE, TrainConfig, fit
 CONFIG = TrainConfig(
     "digits", "resnet8_w4_cifar", num_exits=2, epochs=3, batch_size=16, learning_rate=0.05, warmup_epochs=0.5
 )
-TRAIN, VALIDATION = data.load("digits", "train"), data.load("digits", "validation")
+TRAIN, VALIDATION = in_memory("digits", "train"), in_memory("digits", "validation")
 
 
 def run(out: Path, config: TrainConfig = CONFIG, *, resume: bool = False) -> EENet:
     network = build(config, TRAIN)
-    fit(network, TRAIN, VALIDATION, config, out, source=data.source_of("digits"), resume=resume)
+    fit(
+        network,
+        TRAIN,
+        VALIDATION,
+        config,
+        out,
+        augmentation=data.source_of("digits").augmentation,
+        resume=resume,
+    )
     return network
 
 
@@ -52,15 +62,15 @@ def test_interrupted_and_resumed_equals_unbroken(
     """Ctrl-C in the middle of an epoch (71 steps each) and at its end."""
     taken = 0
 
-    def interrupted(self: training._Run) -> None:
+    def interrupted(self: training.TrainingState) -> None:
         nonlocal taken
         advance(self)
         taken += 1
         if taken == stop_at:
             os.kill(os.getpid(), signal.SIGINT)
 
-    advance = training._Run.advance
-    monkeypatch.setattr(training._Run, "advance", interrupted)
+    advance = training.TrainingState.advance
+    monkeypatch.setattr(training.TrainingState, "advance", interrupted)
     with pytest.raises(KeyboardInterrupt, match="--resume"):
         run(tmp_path)
     monkeypatch.undo()
@@ -133,9 +143,9 @@ def test_bad_data(tmp_path: Path) -> None:
     network = build(CONFIG, TRAIN)
     with pytest.raises(ValueError, match="fewer than one batch"):
         fit(network, TRAIN.subset(range(9)), VALIDATION, CONFIG, tmp_path)
-    wide = data.ImageSet(TRAIN.pixels_BCHW.repeat(1, 1, 1, 2), TRAIN.labels_B, TRAIN.class_names)
+    wide = ImageSet(TRAIN.pixels_BCHW.repeat(1, 1, 1, 2), TRAIN.labels_B, TRAIN.class_names)
     with pytest.raises(ValueError, match=r"the data set has \(1, 8, 16\)"):
         fit(network, wide, VALIDATION, CONFIG, tmp_path)
-    fewer = data.ImageSet(TRAIN.pixels_BCHW, TRAIN.labels_B, TRAIN.class_names[:5])
+    fewer = ImageSet(TRAIN.pixels_BCHW, TRAIN.labels_B, TRAIN.class_names[:5])
     with pytest.raises(ValueError, match="10 classes, the data set 5"):
         fit(network, fewer, VALIDATION, CONFIG, tmp_path)

@@ -21,6 +21,8 @@ Json = Annotated[
     bool, FlagCreatePairsOff, arg(name="json", help="Print one JSON object, and nothing else, on stdout.")
 ]
 
+Flag = Annotated[bool, FlagCreatePairsOff]
+
 
 def train(
     recipe: Positional[str],
@@ -32,9 +34,15 @@ def train(
     num_exits: int | None = None,
     budget: float | None = None,
     epochs: int | None = None,
+    batch_size: int | None = None,
+    accumulate: int | None = None,
+    image_size: int | None = None,
+    augmentation: str | None = None,
+    pretrained: Flag = False,
+    freeze_backbone: Flag = False,
+    plain: Flag = False,
     out: Path | None = None,
-    resume: Annotated[bool, FlagCreatePairsOff] = False,
-    plain: Annotated[bool, FlagCreatePairsOff] = False,
+    resume: Flag = False,
     as_json: Json = False,
 ) -> int:
     """Train by a recipe, evaluate, and write a checkpoint directory with report.html.
@@ -42,28 +50,40 @@ def train(
     Args:
         recipe: Name of the recipe, see `eenet list`.
         seed: Of the weights, the order of the images and their augmentation.
-        data: Data set: a known name, or a folder.
-        model: timm name of the backbone.
+        data: Data set: a known name, a folder, or owner/name on the Hugging Face hub.
+        model: timm name of the backbone, or a checkpoint whose trained backbone is taken.
         num_exits: Number of early exits.
         budget: Wanted mean relative cost.
         epochs: Passes over the training images.
+        batch_size: Images per step, over all processes.
+        accumulate: Parts that a step is divided into, for less memory.
+        image_size: Height and width that images are brought to.
+        augmentation: none, shift, shift-flip or crop-flip.
+        pretrained: Start from timm's pretrained weights.
+        freeze_backbone: Train the exit heads only, on a trained backbone that stays as it is.
+        plain: Train the backbone without exits, for comparison.
         out: Directory for all that is written. Default: runs/RECIPE-seedS.
         resume: Continue an interrupted run.
-        plain: Train the backbone without exits, for comparison.
     """
     from eenet import pipeline
     from eenet.recipes import get_recipe
 
     if num_exits is not None and num_exits < 1:
         raise ValueError(f"num_exits is {num_exits}; give at least 1, or --plain for no early exits")
-    asked = {"seed": seed, "data": data, "model": model, "num_exits": num_exits}
-    asked |= {"budget": budget, "epochs": epochs}
+    asked = {"seed": seed, "data": data, "model": model, "num_exits": num_exits, "budget": budget}
+    asked |= {"epochs": epochs, "batch_size": batch_size, "accumulate": accumulate}
+    asked |= {"image_size": image_size, "augmentation": augmentation}
+    asked |= {"pretrained": pretrained or None, "freeze_backbone": freeze_backbone or None}
     given: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
-    flags = [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", str(value))]
-    command = shlex.join(["eenet", "train", recipe, *flags, *(["--plain"] if plain else [])])
+    words = [("--plain", True)] * plain + [(f"--{k.replace('_', '-')}", v) for k, v in given.items()]
+    flags = [word for flag, value in words for word in ([flag] if value is True else [flag, str(value)])]
+    command = shlex.join(["eenet", "train", recipe, *flags])
     config = replace(get_recipe(recipe), **(given | ({"num_exits": 0} if plain else {})))
-    out = out or Path("runs") / f"{recipe}{'-plain' if plain else ''}-seed{config.seed}"
+    kind = "-plain" if plain else "-heads" if freeze_backbone else ""
+    out = out or Path("runs") / f"{recipe}{kind}-seed{config.seed}"
     result = pipeline.train(config, out, resume=resume, command=command)
+    if not result:  # not the first of several processes
+        return 0
     text = f"{pipeline.table(result)}\n\ncheckpoint {result['checkpoint']}\nreport     {result['report']}"
     return _show(result, text, as_json)
 
@@ -73,7 +93,7 @@ def evaluate(checkpoint: Positional[str], /, *, data: str, split: str = "test", 
 
     Args:
         checkpoint: A checkpoint directory, or a model on the Hugging Face hub.
-        data: Data set: a known name, or a folder.
+        data: Data set: a known name, a folder, or owner/name on the Hugging Face hub.
         split: train, validation or test.
     """
     from eenet import pipeline
@@ -129,7 +149,8 @@ def list_names(*, as_json: Json = False) -> int:
     found = pipeline.list_names()
     recipes = "\n".join(f"  {name:<18} {about}" for name, about in found["recipes"].items())
     text = (
-        f"recipes\n{recipes}\n\ndata\n  {', '.join(found['data'])}, or a folder\n\n"
+        f"recipes\n{recipes}\n\n"
+        f"data\n  {', '.join(found['data'])}, a folder, or owner/name on the Hugging Face hub\n\n"
         f"backbones\n  {', '.join(found['backbones'])}, and every CNN of timm"
     )
     return _show(found, text, as_json)

@@ -1,25 +1,22 @@
-"""Data sets by name or folder, held in memory as uint8; splits, batches, augmentation."""
+"""Data sets by name, folder or hub id, and their train, validation and test splits."""
 
 import difflib
-import io
+import math
 import os
-from collections.abc import Iterator
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from PIL import Image
-from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torch import Tensor
 
-from eenet.images import to_pixels
+from eenet import readers
+from eenet.image_sets import Images, LazyImageSet
+from eenet.loading import AUGMENTATIONS, Augmentation
 
 SPLITS = ("train", "validation", "test")
+IN_MEMORY = 2 * 2**30  # bytes: larger splits stay on disk
 
 
 @dataclass(frozen=True)
@@ -27,192 +24,136 @@ class Source:
     """What a name stands for, and how its training images may be varied."""
 
     hub_id: str | None = None
-    crop_padding: int = 0
-    """Random shifts by up to this many pixels."""
-    flip: bool = False
-    """Mirror images left to right; never for digits."""
-    validation_share: float = 0.1
-    """Part of the training images held out for validation."""
+    hub_config: str | None = None
+    label_column: str | None = None
+    """Where there are several."""
+    class_names: tuple[str, ...] | None = None
+    """Where the files hold none."""
+    augmentation: Augmentation = AUGMENTATIONS["shift"]
+    held_out: float = 0.1
+    """Part of the images held out for validation, and for test, where the data set has none of its own."""
 
+
+_CLOTHES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+_SHIFT_FLIP, _CROP_FLIP = AUGMENTATIONS["shift-flip"], AUGMENTATIONS["crop-flip"]
 
 SOURCES: dict[str, Source] = {
-    "digits": Source(crop_padding=1, validation_share=0.2),
-    "mnist": Source("ylecun/mnist", crop_padding=2),
-    "cifar10": Source("uoft-cs/cifar10", crop_padding=4, flip=True),
+    "digits": Source(held_out=0.2),
+    "mnist": Source("ylecun/mnist", augmentation=Augmentation(shift=1 / 14)),
+    "fashion-mnist": Source(
+        "zalando-datasets/fashion_mnist",
+        class_names=_CLOTHES,
+        augmentation=Augmentation(shift=1 / 14, flip=True),
+    ),
+    "cifar10": Source("uoft-cs/cifar10", augmentation=_SHIFT_FLIP),
+    "cifar100": Source("uoft-cs/cifar100", label_column="fine_label", augmentation=_SHIFT_FLIP),
+    "svhn": Source("ufldl-stanford/svhn", "cropped_digits"),
+    "tiny-imagenet": Source("zh-plus/tiny-imagenet", augmentation=_SHIFT_FLIP),
+    "tiny-imagenet-50": Source(augmentation=_SHIFT_FLIP),
+    "imagenet": Source("ILSVRC/imagenet-1k", augmentation=_CROP_FLIP),
 }
 
 
-@dataclass(frozen=True)
-class ImageSet:
-    """Labelled images in memory."""
-
-    pixels_BCHW: Tensor
-    """uint8."""
-    labels_B: Tensor
-    """int64."""
-    class_names: list[str]
-
-    def __len__(self) -> int:
-        return len(self.labels_B)
-
-    @property
-    def image_size(self) -> tuple[int, int, int]:
-        """(channels, height, width)."""
-        _, channels, height, width = self.pixels_BCHW.shape
-        return channels, height, width
-
-    def subset(self, indices: Any) -> "ImageSet":
-        """The images at these indices."""
-        return ImageSet(self.pixels_BCHW[indices], self.labels_B[indices], self.class_names)
-
-    def mean_std(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each channel, on a scale of 0 to 1."""
-        channels = self.pixels_BCHW.transpose(0, 1).flatten(1)
-        histograms = torch.stack([torch.bincount(c, minlength=256) for c in channels]).double()
-        weights, values = histograms / histograms.sum(1, keepdim=True), torch.arange(256) / 255
-        mean = weights @ values.double()
-        std = (weights @ values.double() ** 2 - mean**2).clamp_min(0).sqrt().clamp_min(1e-3)
-        return mean.tolist(), std.tolist()
-
-
-def load(name: str, split: str) -> ImageSet:
+def load(name: str, split: str, *, size: tuple[int, int] | None = None, in_memory: int = IN_MEMORY) -> Images:
     """Load one split of a data set.
 
-    `train` and `validation` are disjoint parts of the training images, stratified by
-    class and the same in every run.
+    A data set's own test split is the test split; if it has none, its validation split
+    is, and if it has neither, a fixed part of its images. Validation images are the data
+    set's own if they aren't needed for that, else a fixed part of the training images.
+    Splits are disjoint, parts are stratified by class and the same in every run.
 
     Args:
-        name: `digits` (bundled with scikit-learn), `mnist`, `cifar10`, or a folder with
-            `train*.parquet` and `test*.parquet` in the Hugging Face layout. A name is
-            looked up under `$EENET_DATA` before the Hugging Face hub.
+        name: one of `SOURCES`; a folder under `$EENET_DATA`, or any other, with parquet files
+            in the Hugging Face layout, class folders, IDX or MAT files; or the id of a data set
+            on the Hugging Face hub (`owner/name` or `owner/name:configuration`).
         split: `train`, `validation` or `test`.
+        size: (height, width) that images are brought to. Default: their own.
+        in_memory: bytes of pixels up to which a split is held in memory; a larger one is
+            decoded from disk batch by batch.
 
     Raises:
         FileNotFoundError: no such data set here, and the hub can't be reached.
-        ValueError: unknown split or name, or images and labels not as expected.
+        ValueError: unknown split or name, images of different sizes without `size`, labels
+            outside the classes, or splits with different classes.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
-    official = "test" if split == "test" else "train"
-    images = _official_split(name, official)
-    if split == "test":
-        return images
-    kept, held_out = train_test_split(
-        np.arange(len(images)),
-        test_size=source_of(name).validation_share,
-        stratify=images.labels_B.numpy(),
-        random_state=0,
-    )
-    return images.subset(np.sort(kept if split == "train" else held_out))
+    return _load(name, split, size, in_memory, os.environ.get("EENET_DATA"))
+
+
+@lru_cache(maxsize=4)
+def _load(name: str, split: str, size: readers.Size, in_memory: int, root: str | None) -> Images:
+    images = _split(name, split, size, root)
+    if images.class_names != (expected := list(source_of(name).class_names or images.class_names)):
+        images = LazyImageSet(
+            images.read, images.labels_B, expected, images.image_size, images.name, images.indices_B
+        )
+    channels, height, width = images.image_size
+    return images.in_memory() if len(images) * channels * height * width <= in_memory else images
 
 
 def source_of(name: str) -> Source:
-    """The settings of a named data set; the defaults for a folder."""
+    """The settings of a named data set; the defaults for any other."""
     return SOURCES.get(name, Source())
 
 
-def augment(pixels_BCHW: Tensor, source: Source, generator: torch.Generator) -> Tensor:
-    """Shift and mirror every image at random, on whatever device the images are.
-
-    torchvision's transforms draw once per call, so a batch would share one shift;
-    calling them per image costs more than a training step on a GPU.
-    """
-    count, channels, height, width = pixels_BCHW.shape
-    device, pad = pixels_BCHW.device, source.crop_padding
-    flips = torch.rand(count, generator=generator) < 0.5
-    columns = torch.arange(width).expand(count, width)
-    if source.flip:
-        columns = torch.where(flips[:, None], columns.flip(1), columns)
-    offsets = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator)
-    rows = (torch.arange(height) + offsets[0]).to(device)
-    columns = (columns + offsets[1]).to(device)
-    padded = F.pad(pixels_BCHW, (pad, pad, pad, pad))
-    image = torch.arange(count, device=device)[:, None, None, None]
-    channel = torch.arange(channels, device=device)[None, :, None, None]
-    return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
-
-
-def batches(
-    images: ImageSet, batch_size: int, *, seed: int, epoch: int, start: int = 0
-) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:
-    """The shuffled batches of one epoch from step `start` on; the last, smaller one is left out.
-
-    Order and randomness depend on seed, epoch and step alone, so a run can be taken up
-    anywhere. Yields pixels uint8 [B, C, H, W], labels [B] and a generator for `augment`.
-    """
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(_mix(seed, epoch)))
-    for step in range(start, len(images) // batch_size):
-        chosen = order[step * batch_size : (step + 1) * batch_size]
-        generator = torch.Generator().manual_seed(_mix(seed, epoch, step + 1))
-        yield images.pixels_BCHW[chosen], images.labels_B[chosen], generator
+def _split(name: str, split: str, size: readers.Size, root: str | None) -> LazyImageSet:
+    official = _official_splits(name, size, root)
+    own_test = next((word for word in ("test", "validation") if word in official), None)
+    if split == "test" and own_test:
+        return official[own_test]()
+    if split == "validation" and "validation" in official and own_test == "test":
+        return official["validation"]()
+    if "train" not in official:
+        raise FileNotFoundError(f"data set {name!r} has no training images, only {', '.join(official)}")
+    images = official["train"]()
+    if own_test is None:
+        rest, test = _parts(images, source_of(name).held_out)
+        if split == "test":
+            return test
+        images = rest
+    if split == "train" and "validation" in official and own_test == "test":
+        return images
+    train, validation = _parts(images, source_of(name).held_out)
+    return train if split == "train" else validation
 
 
-def _mix(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-@lru_cache(maxsize=2)
-def _official_split(name: str, official: str) -> ImageSet:
-    return _digits(official) if name == "digits" else _hugging_face(name, official)
-
-
-def _digits(official: str) -> ImageSet:
-    """scikit-learn's 1,797 handwritten digits, 8×8; a fixed fifth of them is the test split."""
-    bunch: Any = load_digits()
-    pixels = torch.from_numpy(np.rint(bunch.images * 255 / 16).astype(np.uint8))[:, None]
-    labels = torch.from_numpy(bunch.target).long()
-    train, test = train_test_split(
-        np.arange(len(labels)), test_size=0.2, stratify=bunch.target, random_state=0
-    )
-    everything = ImageSet(pixels, labels, [str(name) for name in bunch.target_names])
-    return everything.subset(np.sort(test if official == "test" else train))
-
-
-def _hugging_face(name: str, official: str) -> ImageSet:
-    import datasets  # slow to import, and not needed for the bundled digits
-
-    datasets.disable_progress_bars()
-    folder = _local_folder(name)
-    if folder is not None:
-        files: list[Any] = [str(path) for path in sorted(folder.glob(f"{official}*.parquet"))]
-        if not files:
-            raise FileNotFoundError(f"{folder} holds no {official}*.parquet")
-        table = datasets.Dataset.from_parquet(files)
-    elif (hub_id := source_of(name).hub_id) is not None:
+def _official_splits(name: str, size: readers.Size, root: str | None) -> readers.Splits:
+    if name == "digits":
+        return readers.digits(size)
+    source = source_of(name)
+    directory = _local_folder(name, root)
+    if directory is not None:
+        return readers.folder(directory, source.hub_config, source.label_column, size)
+    if source.hub_id is not None:
         try:
-            table: Any = datasets.load_dataset(hub_id, split=official)
-        except (OSError, ValueError) as error:
+            return readers.hub(source.hub_id, source.hub_config, source.label_column, size)
+        except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"data set {name!r} is not under $EENET_DATA ({os.environ.get('EENET_DATA', 'not set')}) "
-                f"and could not be fetched from the Hugging Face hub: {str(error).splitlines()[0]}"
+                f"data set {name!r} is not under $EENET_DATA ({root or 'not set'}), and {error}"
             ) from error
-    else:
-        near = difflib.get_close_matches(name, SOURCES, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known names: {', '.join(SOURCES)}"
-        raise ValueError(f"unknown data set {name!r}, neither a known name nor a folder; {hint}")
-    kinds = table.features.items()
-    image_column = next((c for c, kind in kinds if isinstance(kind, datasets.Image)), None)
-    label_column = next((c for c, kind in kinds if isinstance(kind, datasets.ClassLabel)), None)
-    if image_column is None or label_column is None:
-        raise ValueError(f"data set {name!r} needs an Image and a ClassLabel column, it has {table.features}")
-    arrow: Any = table.with_format("arrow")[:]
-    encoded = [row["bytes"] for row in arrow.column(image_column).to_pylist()]
-    first = table[0][image_column]
-    size = (1 if first.mode == "L" else 3, first.height, first.width)
-    pixels = [_decode(image, size) for image in encoded]  # threads are slower: Python's lock
-    labels = torch.tensor(table[label_column][:], dtype=torch.int64)
-    return ImageSet(torch.stack(pixels), labels, table.features[label_column].names)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name) and not name.startswith("."):
+        hub_id, _, config = name.partition(":")
+        return readers.hub(hub_id, config or None, None, size)
+    near = difflib.get_close_matches(name, SOURCES, n=2)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known names: {', '.join(SOURCES)}"
+    raise ValueError(f"unknown data set {name!r}, neither a known name nor a folder nor a hub id; {hint}")
 
 
-def _local_folder(name: str) -> Path | None:
-    root = os.environ.get("EENET_DATA")
+def _local_folder(name: str, root: str | None) -> Path | None:
     candidates = [Path(root) / name] if root else []
     return next((path for path in [*candidates, Path(name)] if path.is_dir()), None)
 
 
-def _decode(encoded: bytes, size: tuple[int, int, int]) -> Tensor:
-    image = Image.open(io.BytesIO(encoded))
-    if (image.mode, image.height, image.width) == ("L" if size[0] == 1 else "RGB", *size[1:]):
-        pixels = torch.from_numpy(np.array(image))  # as it is: five times faster than the general way
-        return pixels[None] if size[0] == 1 else pixels.permute(2, 0, 1).contiguous()
-    return to_pixels(image, size)
+def _parts(images: LazyImageSet, held_out: float) -> tuple[LazyImageSet, LazyImageSet]:
+    labels_B = images.labels_B.numpy()
+    count = max(math.ceil(held_out * len(images)), len(np.unique(labels_B)))  # one of every class at least
+    try:
+        kept, out = train_test_split(
+            np.arange(len(images)), test_size=count, stratify=labels_B, random_state=0
+        )
+    except ValueError as error:
+        raise ValueError(f"{images.name}: {len(images)} images can't be split by class: {error}") from error
+    return images.subset(np.sort(kept)), images.subset(np.sort(out))

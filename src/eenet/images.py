@@ -1,5 +1,7 @@
 """Any image a user may hand over → the uint8 tensor a network takes."""
 
+import io
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,72 +11,107 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+ORIENTATION = 0x0112  # its EXIF tag
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """Open an image file.
+def open_image(file: str | Path | bytes) -> Image.Image:
+    """Open an image file, or its bytes.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not an image, truncated, or so large that decoding it is unsafe.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no image file {path}")
+    name = "the image" if isinstance(file, bytes) else str(file)
+    if not isinstance(file, bytes) and not Path(file).is_file():
+        raise FileNotFoundError(f"no image file {file}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
                 image.load()
                 return image
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} has too many pixels to be decoded safely: {error}") from error
+        raise ValueError(f"{name} has too many pixels to be decoded safely: {error}") from error
     except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is not an image in a known format") from error
+        raise ValueError(f"{name} is not an image in a known format") from error
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is a damaged image: {error}") from error
+        raise ValueError(f"{name} is a damaged image: {error}") from error
 
 
 def to_pixels(image: Any, input_size: Sequence[int]) -> Tensor:
     """Turn an image into uint8 [C, H, W] of the wanted size.
 
     Colour becomes grey or grey colour as the network wants, transparency is laid on
-    white, the EXIF orientation is applied, other sizes are resized.
+    white, the EXIF orientation is applied. An image of another size is scaled until it
+    covers the wanted one, then its centre is taken.
 
     Args:
-        image: a file, a PIL image, a numpy array [H, W] or [H, W, C], or a tensor [H, W] or
-            [C, H, W]; arrays and tensors hold 0–255 (uint8) or 0–1 (floating point).
+        image: a file or its bytes, a PIL image, a numpy array [H, W] or [H, W, C], or a tensor
+            [H, W] or [C, H, W]; arrays and tensors hold 0–255 (uint8) or 0–1 (floating point).
         input_size: (channels, height, width).
 
     Raises:
         FileNotFoundError, ValueError: the image can't be read or has another layout.
     """
-    if isinstance(image, str | Path):
+    channels, *wanted = input_size
+    pixels = _whole(image, channels)
+    size = pixels.shape[1:]
+    if list(size) != wanted:
+        scale = max(new / old for new, old in zip(wanted, size, strict=True))
+        scaled = [max(new, math.ceil(old * scale - 1e-6)) for new, old in zip(wanted, size, strict=True)]
+        pixels = tv.center_crop(tv.resize(pixels, scaled, antialias=True), wanted)
+    return pixels.contiguous()
+
+
+def to_cropped_pixels(image: Any, input_size: Sequence[int], seed: int) -> Tensor:
+    """A random part of an image (8 to 100 % of its area) as uint8 [C, H, W]: ImageNet's augmentation.
+
+    Szegedy et al. 2015. Arguments and errors as in `to_pixels`; `seed` decides the part.
+    """
+    channels, *wanted = input_size
+    pixels = _whole(image, channels)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        part = RandomResizedCrop.get_params(pixels, [0.08, 1.0], [3 / 4, 4 / 3])
+    return tv.resized_crop(pixels, *part, wanted, antialias=True).contiguous()
+
+
+def image_size(image: Any) -> tuple[int, int, int]:
+    """(channels, height, width) of an image as it is; channels are 1 or 3.
+
+    Raises:
+        FileNotFoundError, ValueError: as `to_pixels`.
+    """
+    channels, height, width = _whole(image).shape
+    return channels, height, width
+
+
+def _whole(image: Any, channels: int | None = None) -> Tensor:
+    """The whole image as uint8 [C, H, W]."""
+    if isinstance(image, str | Path | bytes):
         image = open_image(image)
     if isinstance(image, Image.Image):
         pixels = _from_pil(image)
     elif isinstance(image, np.ndarray):
         if image.ndim == 3:
             image = image.transpose(2, 0, 1)
-        pixels = _from_tensor(torch.from_numpy(np.ascontiguousarray(image)))
+        image = image if image.flags.writeable and image.flags.c_contiguous else image.copy(order="C")
+        pixels = _from_tensor(torch.from_numpy(image))
     elif isinstance(image, Tensor):
         pixels = _from_tensor(image)
     else:
         raise ValueError(f"an image is a path, PIL image, array or tensor, not {type(image).__name__}")
-    channels, height, width = input_size
-    if pixels.shape[0] != channels:
-        if channels == 1:
-            pixels = tv.rgb_to_grayscale(pixels)
-        elif pixels.shape[0] == 1:
-            pixels = pixels.expand(channels, -1, -1)
-        else:
-            raise ValueError(f"the network takes {channels} channels, the image has {pixels.shape[0]}")
-    if pixels.shape[1:] != (height, width):
-        pixels = tv.resize(pixels, [height, width], antialias=True)
-    return pixels.contiguous()
+    if channels in (None, pixels.shape[0]):
+        return pixels
+    if channels == 1:
+        return tv.rgb_to_grayscale(pixels)
+    if pixels.shape[0] == 1:
+        return pixels.expand(channels, -1, -1)
+    raise ValueError(f"the network takes {channels} channels, the image has {pixels.shape[0]}")
 
 
 def normalize(pixels_BCHW: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -85,7 +122,8 @@ def normalize(pixels_BCHW: Tensor, mean: Sequence[float], std: Sequence[float]) 
 
 
 def _from_pil(image: Image.Image) -> Tensor:
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(ORIENTATION, 1) != 1:  # it would copy the image in any case
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         values = np.asarray(image, dtype=np.float64)
         top = 65535 if image.mode != "F" and values.max(initial=0) > 255 else max(values.max(initial=0), 1)

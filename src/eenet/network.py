@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -242,6 +243,12 @@ def create_model(
     traced = trace(module, size)
     network = _assemble(traced, _choose(traced, num_exits, placement), head)
     network.config.backbone, network.config.backbone_args = backbone, args
+    if pretrained:
+        configured: Any = module.pretrained_cfg
+        network.config.mean, network.config.std = (
+            list(v) if len(v) == size[0] else [sum(v) / len(v)] * size[0]
+            for v in (configured["mean"], configured["std"])
+        )
     return network
 
 
@@ -272,6 +279,22 @@ def convert(
 def without_exits(backbone: nn.Module, input_size: Sequence[int]) -> EENet:
     """The plain backbone as an `EENet` of one stage, to be trained and measured in the same way."""
     return _assemble(trace(backbone, input_size), [], "pool")
+
+
+def trained_backbone(name: str | Path) -> tuple[nn.Module, Config]:
+    """The backbone of a checkpoint as an ordinary network with its trained weights, and the configuration.
+
+    Raises:
+        FileNotFoundError, ValueError: as `EENet.from_pretrained`.
+    """
+    network = EENet.from_pretrained(name)
+    config = network.config
+    assert config.backbone is not None
+    backbone = timm_backbone(config.backbone, config.backbone_args)
+    prefix = re.compile(r"stages\.\d+\.")
+    stages = {key: value for key, value in network.state_dict().items() if prefix.match(key)}
+    backbone.load_state_dict({prefix.sub("", key, count=1): value for key, value in stages.items()})
+    return backbone.eval(), config
 
 
 def checkpoint_directory(name: str | Path) -> Path:
@@ -392,8 +415,12 @@ def _check_weights(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str,
 def write_atomically(path: Path, content: bytes) -> None:
     """Write under a temporary name and rename, so that a file is never half written."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"can't write {path}: {error.strerror or error}") from error

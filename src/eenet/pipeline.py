@@ -3,8 +3,8 @@
 import glob
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,22 +13,25 @@ from typing import Any
 
 import timm
 import torch
-from rich.console import Console
-from rich.progress import Progress
+from accelerate import PartialState
 
 from eenet import data
 from eenet import records as recording
+from eenet.console import progress
 from eenet.evaluation import evaluate
+from eenet.image_sets import Images
 from eenet.images import IMAGE_SUFFIXES
 from eenet.network import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     EENet,
     checkpoint_directory,
+    convert,
     create_model,
     default_input_size,
     read_config,
     timm_backbone,
+    trained_backbone,
     without_exits,
     write_atomically,
 )
@@ -40,10 +43,16 @@ from eenet.stages import trace
 from eenet.training import STATE_FILE, TrainConfig, choose_policy, fit
 
 RECORDS_FILE, REPORT_FILE = "records-{split}.safetensors", "report.html"
+REPORT_BYTES = 10e6  # most of it is the plotting library
 
 
 def train(
-    config: TrainConfig, out: str | Path, *, resume: bool = False, command: str | None = None
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    command: str | None = None,
+    images: Mapping[str, Images] | None = None,
 ) -> dict[str, Any]:
     """Train, calibrate, evaluate on the test split, and write a checkpoint with its report.
 
@@ -52,27 +61,37 @@ def train(
         out: directory for everything the run writes.
         resume: go on from the state in `out`.
         command: how the run was started, for card and report.
+        images: data of your own for `train`, `validation` and `test`, see
+            `eenet.readers.from_dataset`. Default: the data set that `config` names.
 
     Returns:
-        `checkpoint`, `report`, `train_seconds` and all of `eenet.evaluation.evaluate`.
+        `checkpoint`, `report`, `train_seconds` and all of `eenet.evaluation.evaluate`; nothing
+        in processes beside the first under `accelerate launch`.
 
     Raises:
         FileExistsError: `out` holds a run already, and `resume` isn't given.
         FileNotFoundError, ValueError: bad names, data or configuration.
+        OSError: `out` can't be written to, or its disk has too little room.
     """
     out = Path(out)
-    _prepare(out, resume)
-    images = {split: data.load(config.data, split) for split in ("train", "validation", "test")}
+    if first := PartialState().is_main_process:
+        _prepare(out, resume)
+    if images is None:
+        size = _image_size(config)
+        images = {split: data.load(config.data, split, size=size) for split in data.SPLITS}
     network = build(config, images["train"])
+    _check_room(out, network, len(images["validation"]) + len(images["test"]))
     seconds = fit(
         network,
         images["train"],
         images["validation"],
         config,
         out,
-        source=data.source_of(config.data),
+        augmentation=data.source_of(config.data).augmentation,
         resume=resume,
     )
+    if not first:
+        return {}
     kept = {}
     for split in ("validation", "test"):
         kept[split] = recording.collect(network, images[split])
@@ -82,8 +101,9 @@ def train(
     network.config.policy = policy.to_dict()
     network.config.provenance = _provenance(config, seconds, command)
     shown = Shown(
-        title=f"{config.model} with {network.num_exits} early exits on {config.data}",
-        subtitle=f"Trained for {config.epochs} epochs in {_duration(seconds)} on {hardware()}, "
+        title=f"{network.config.backbone} with {network.num_exits} early exits on {config.data}",
+        subtitle=f"{'Exit heads trained' if config.freeze_backbone else 'Trained'} "
+        f"for {config.epochs} epochs in {_duration(seconds)} on {hardware()}, "
         f"seed {config.seed}, objective {config.objective}, "
         f"budget {config.budget}; threshold set on the validation split, measured on the test split.",
         command=network.config.provenance["command"],
@@ -99,11 +119,17 @@ def train(
     }
 
 
-def build(config: TrainConfig, images: data.ImageSet) -> EENet:
-    """The untrained network of a configuration, made for these images; the seed sets its weights."""
+def build(config: TrainConfig, images: Images) -> EENet:
+    """The network of a configuration before training, made for these images; the seed sets new weights.
+
+    Raises:
+        ValueError: unknown names; a backbone to be frozen that isn't trained, or is for other images.
+    """
     torch.manual_seed(config.seed)
     classes, size = len(images.class_names), images.image_size
-    if config.num_exits:
+    if Path(config.model).is_dir():
+        network = _on_trained_backbone(config, images)
+    elif config.num_exits:
         network = create_model(
             config.model,
             num_exits=config.num_exits,
@@ -111,15 +137,64 @@ def build(config: TrainConfig, images: data.ImageSet) -> EENet:
             head=config.head,
             num_classes=classes,
             input_size=size,
+            pretrained=config.pretrained,
             **config.model_args,
         )
+        if config.freeze_backbone:
+            _check_is_trained(config, classes)
     else:
         args = {**config.model_args, "num_classes": classes, "in_chans": size[0]}
-        network = without_exits(timm_backbone(config.model, args), size)
+        backbone = timm_backbone(config.model, args, pretrained=config.pretrained)
+        network = without_exits(backbone, size)
         network.config.backbone, network.config.backbone_args = config.model, args
-    network.config.mean, network.config.std = images.mean_std()
+    if network.config.mean is None:
+        network.config.mean, network.config.std = images.mean_std()
     network.config.class_names = images.class_names
     return network
+
+
+def _image_size(config: TrainConfig) -> tuple[int, int] | None:
+    if config.image_size is None and Path(config.model).is_dir():
+        return read_config(Path(config.model)).input_size[1:]
+    return (config.image_size, config.image_size) if config.image_size else None
+
+
+def _on_trained_backbone(config: TrainConfig, images: Images) -> EENet:
+    """New exits on the backbone of a checkpoint, which keeps its weights and its normalisation."""
+    backbone, before = trained_backbone(config.model)
+    expected, given = (before.input_size, before.num_classes), (images.image_size, len(images.class_names))
+    if expected != given:
+        raise ValueError(
+            f"{config.model} takes images of size {expected[0]} (C, H, W) in {expected[1]} classes, "
+            f"the data set has {given[0]} in {given[1]}"
+        )
+    network = (
+        convert(
+            backbone,
+            before.input_size,
+            num_exits=config.num_exits,
+            placement=config.placement,
+            head=config.head,
+        )
+        if config.num_exits
+        else without_exits(backbone, before.input_size)
+    )
+    network.config.backbone, network.config.backbone_args = before.backbone, before.backbone_args
+    network.config.mean, network.config.std = before.mean, before.std
+    return network
+
+
+def _check_is_trained(config: TrainConfig, classes: int) -> None:
+    if not config.pretrained:
+        raise ValueError(
+            f"freeze_backbone needs a trained backbone, and {config.model} starts from random weights; "
+            "give a checkpoint directory as model, or pretrained"
+        )
+    if (known := timm.get_pretrained_cfg_value(config.model, "num_classes")) != classes:
+        raise ValueError(
+            f"freeze_backbone keeps the classifier of {config.model}, which knows {known} classes; "
+            f"the data set has {classes}. Train the backbone on it first (--plain)"
+        )
 
 
 def evaluate_checkpoint(checkpoint: str | Path, data_name: str, *, split: str = "test") -> dict[str, Any]:
@@ -132,8 +207,8 @@ def evaluate_checkpoint(checkpoint: str | Path, data_name: str, *, split: str = 
         FileNotFoundError, ValueError: checkpoint or data can't be read or don't fit each other.
     """
     network = EENet.from_pretrained(checkpoint)
-    images = data.load(data_name, split)
-    with _progress("evaluating", len(images)) as advance:
+    images = data.load(data_name, split, size=network.config.input_size[1:])
+    with progress("evaluating", len(images)) as advance:
         records = recording.collect(network, images, on_progress=advance)
     policy = ExitPolicy.from_dict(network.config.policy, network.num_exits)
     return evaluate(records, policy)
@@ -151,7 +226,7 @@ def predict(checkpoint: str | Path, inputs: Sequence[str]) -> list[dict[str, Any
     files = _image_files(inputs)
     predictor = Predictor(checkpoint)
     rows = []
-    with _progress("predicting", len(files)) as advance:
+    with progress("predicting", len(files)) as advance:
         for path in files:
             answer = asdict(predictor.predict(path))
             del answer["class_index"]
@@ -232,6 +307,18 @@ def _prepare(out: Path, resume: bool) -> None:
         raise ValueError(f"can't write to {out}: {error.strerror}") from error
 
 
+def _check_room(out: Path, network: EENet, recorded: int) -> None:
+    """A full disk is found before hours are spent: state twice while it is replaced, records, report."""
+    weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+    records = 4 * recorded * (network.num_exits + 1) * (network.config.num_classes + 1)
+    needed = 8 * weights + records + REPORT_BYTES
+    free = shutil.disk_usage(out).free
+    if free < needed:
+        raise OSError(
+            f"the disk of {out} has {free / 1e6:.0f} MB left; this run needs up to {needed / 1e6:.0f} MB"
+        )
+
+
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
 
@@ -284,11 +371,3 @@ def _image_files(inputs: Sequence[str]) -> list[Path]:
     if not files:
         raise ValueError("give at least one image file, directory or glob")
     return files
-
-
-@contextmanager
-def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=total)
-        yield lambda count: bar.advance(task, count)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from eenet import cost
-from eenet.data import ImageSet
+from eenet.image_sets import Images
 from eenet.images import normalize
+from eenet.loading import in_order
 from eenet.network import Config, EENet, write_atomically
 
 _TENSORS = ("logits_KBN", "confidence_logits_KB", "labels_B")
@@ -46,7 +47,7 @@ class Records:
 
 def collect(
     network: EENet,
-    images: ImageSet,
+    images: Images,
     *,
     batch_size: int = 256,
     on_progress: Callable[[int], None] | None = None,
@@ -69,8 +70,8 @@ def collect(
     parameter, layout = next(network.parameters()), network.memory_format
     logits, confidences = [], []
     with cost.eval_mode(network), torch.inference_mode():
-        for start in range(0, len(images), batch_size):
-            pixels = images.pixels_BCHW[start : start + batch_size].to(parameter.device)
+        for chunk in in_order(images, batch_size):
+            pixels = chunk.to(parameter.device)
             inputs = normalize(pixels, config.mean, config.std)
             outputs = network(inputs.contiguous(memory_format=layout))
             logits.append(torch.stack(outputs.logits_KBN).float().cpu())
@@ -87,7 +88,7 @@ def collect(
     )
 
 
-def check_fit(config: Config, images: ImageSet) -> None:
+def check_fit(config: Config, images: Images) -> None:
     """Whether images and labels are what the network was made for, else a `ValueError`."""
     if images.image_size != tuple(config.input_size):
         raise ValueError(

@@ -13,8 +13,8 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 from torch import Tensor
 
-from eenet.data import ImageSet
 from eenet.evaluation import accuracy_cost_curve, decide, evaluate, recorded_scores
+from eenet.image_sets import Images
 from eenet.policies import ExitPolicy
 from eenet.records import Records
 
@@ -54,7 +54,7 @@ class Shown:
     """How to make the network again."""
 
 
-def build_report(records: Records, policy: ExitPolicy, images: ImageSet, shown: Shown) -> str:
+def build_report(records: Records, policy: ExitPolicy, images: Images, shown: Shown) -> str:
     """The page as one string of HTML, scripts included; it needs no network access.
 
     Args:
@@ -205,7 +205,7 @@ def _table(measured: dict[str, Any]) -> str:
     return f"<div class=scroll><table>{head}{''.join(rows)}</table></div>"
 
 
-def _strips(records: Records, policy: ExitPolicy, images: ImageSet) -> str:
+def _strips(records: Records, policy: ExitPolicy, images: Images) -> str:
     exits_B = decide(records, policy)
     answers_B = records.logits_KBN.argmax(2).gather(0, exits_B[None])[0]
     scores_KB = recorded_scores(records, policy.score) if len(policy.thresholds) else None
@@ -221,15 +221,15 @@ def _strips(records: Records, policy: ExitPolicy, images: ImageSet) -> str:
     return "".join(parts)
 
 
-def _figures(members: Tensor, answers_B: Tensor, images: ImageSet) -> str:
+def _figures(members: Tensor, answers_B: Tensor, images: Images) -> str:
     names = images.class_names
     figures = []
-    for i in members.tolist():
+    for i, pixels_CHW in zip(members.tolist(), images.pixels(members), strict=True):
         said, true = names[int(answers_B[i])], names[int(images.labels_B[i])]
         caption = html.escape(said if said == true else f"{said}, is {true}")
         wrong = "" if said == true else " class=wrong"
         figures.append(
-            f'<figure{wrong}><img alt="{caption}" src="{_data_uri(images.pixels_BCHW[i])}">'
+            f'<figure{wrong}><img alt="{caption}" src="{_data_uri(pixels_CHW)}">'
             f"<figcaption>{caption}</figcaption></figure>"
         )
     return "".join(figures) or "<span class=soft>no image left here</span>"

@@ -1,39 +1,36 @@
 """The training loop: one stage, interruptible at any moment, resumed to the same weights."""
 
-import io
-import json
 import math
-import pickle
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from accelerate.utils import DistributedDataParallelKwargs
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from eenet.calibration import policy_for_budget
-from eenet.data import ImageSet, Source, augment, batches
+from eenet.console import training_progress
 from eenet.evaluation import evaluate
+from eenet.image_sets import Images
 from eenet.images import normalize
-from eenet.network import EENet, write_atomically
+from eenet.loading import AUGMENTATIONS, Augmentation, Batch, augment, batches, derived_seed
+from eenet.network import EENet
 from eenet.objectives import get_objective, joint_cross_entropy
 from eenet.placement import Placement
 from eenet.policies import ExitPolicy
 from eenet.records import Records, check_fit, collect
+from eenet.training_state import METRICS_FILE, STATE_FILE, TrainingState, stop_signals
 
-STATE_FILE, METRICS_FILE = "training_state.pt", "metrics.jsonl"
+__all__ = ["METRICS_FILE", "STATE_FILE", "TrainConfig", "choose_policy", "fit"]
+
 LOG_EVERY = 10  # steps between looks at the loss: each look waits for the device
 
 
@@ -44,7 +41,11 @@ class TrainConfig:
     data: str
     """Data set, see `eenet.data.load`."""
     model: str
-    """timm name of the backbone."""
+    """timm name of the backbone, or a checkpoint whose trained backbone is taken."""
+    pretrained: bool = False
+    """Start from timm's pretrained weights."""
+    freeze_backbone: bool = False
+    """Train the exit heads only; the backbone, already trained, stays as it is to the bit."""
     num_exits: int = 3
     """Number of early exits; 0 trains the plain backbone, for comparison."""
     placement: Placement = "linear"
@@ -60,7 +61,9 @@ class TrainConfig:
     epochs: int = 15
     """Passes over the training images."""
     batch_size: int = 128
-    """Images per step."""
+    """Images per step, over all processes."""
+    accumulate: int = 1
+    """Parts that a process divides its images into, for less memory; gradients are summed up."""
     learning_rate: float = 0.1
     """Peak of the one warm-up and cosine decay."""
     warmup_epochs: float = 1
@@ -69,23 +72,40 @@ class TrainConfig:
     """Not applied to biases and norms."""
     momentum: float = 0.9
     """Nesterov momentum of SGD."""
+    ema: float | None = None
+    """Decay of the weights' moving average, such as 0.999, which is then what is kept."""
+    image_size: int | None = None
+    """Height and width that images are brought to. Default: their own."""
+    augmentation: str | None = None
+    """`none`, `shift`, `shift-flip` or `crop-flip`. Default: what suits the named data set."""
     seed: int = 0
     """Of the initial weights, the order of the images and their augmentation."""
     precision: str = "auto"
     """`fp32`, `bf16`, or `auto`: bf16 where the hardware computes in it."""
     save_every: float = 300
     """Seconds between saves of the training state within an epoch."""
+    workers: int | None = None
+    """Processes that decode images ahead, see `eenet.loading.batches`."""
     model_args: dict[str, Any] = field(default_factory=dict)
     """Passed on to `timm.create_model`."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate"):
+        for name in ("epochs", "batch_size", "learning_rate", "accumulate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
         if self.num_exits < 0:
             raise ValueError(f"num_exits is {self.num_exits}; it must not be negative")
         if not self.early_weight >= 0:
             raise ValueError(f"early_weight is {self.early_weight}; it must not be negative")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema is {self.ema}; it must lie between 0 and 1, such as 0.999")
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(f"image_size is {self.image_size}; it must be at least 1")
+        if self.augmentation is not None and self.augmentation not in AUGMENTATIONS:
+            known = ", ".join(AUGMENTATIONS)
+            raise ValueError(f"augmentation is {self.augmentation!r}; choose from {known}")
+        if self.freeze_backbone and not self.num_exits:
+            raise ValueError("freeze_backbone without early exits leaves nothing to train")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ValueError(f"precision is {self.precision!r}; choose from auto, fp32, bf16")
         get_objective(self.objective)
@@ -93,25 +113,26 @@ class TrainConfig:
 
 def fit(
     network: EENet,
-    train: ImageSet,
-    validation: ImageSet,
+    train: Images,
+    validation: Images,
     config: TrainConfig,
     out: Path,
     *,
-    source: Source | None = None,
+    augmentation: Augmentation | None = None,
     resume: bool = False,
 ) -> float:
     """Train `network` in place.
 
     Every epoch ends with a look at the validation images, written to `metrics.jsonl`,
-    and with a save of the training state. Ctrl-C and SIGTERM save it too.
+    and with a save of the training state. Ctrl-C and SIGTERM save it too. Under
+    `accelerate launch`, the processes share every batch.
 
     Args:
         network: with `mean` and `std` in its `config`.
         train, validation: of the network's input size.
         config: `data`, `model`, `placement` and `head` are taken as done.
         out: directory for state and metrics; must exist.
-        source: how training images may be varied. Default: not at all.
+        augmentation: how training images are varied. Default: as `config` says, else not at all.
         resume: go on from the state in `out`, to the same weights as an unbroken run.
 
     Returns:
@@ -125,6 +146,9 @@ def fit(
     """
     check_fit(network.config, train)
     check_fit(network.config, validation)
+    if config.augmentation is not None:
+        augmentation = AUGMENTATIONS[config.augmentation]
+    varied = augmentation or AUGMENTATIONS["none"]
     steps = len(train) // config.batch_size
     if not steps:
         raise ValueError(f"{len(train)} training images are fewer than one batch of {config.batch_size}")
@@ -133,11 +157,21 @@ def fit(
             f"budget {config.budget} is impossible: leaving at the first exit already costs "
             f"{network.costs_K[0]:.3f}; give a larger budget, or more exits so that the first comes earlier"
         )
-    accelerator = Accelerator()
+    # confidence branches that an objective doesn't use get no gradient: processes must not wait for it
+    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    if config.batch_size % (processes * config.accumulate):
+        raise ValueError(
+            f"batch_size {config.batch_size} can't be shared evenly by {processes} processes "
+            f"× {config.accumulate} accumulated parts"
+        )
     use_bf16 = _use_bf16(config.precision)
     network.to(accelerator.device)
     layout = network.memory_format
     network.to(memory_format=layout)  # type: ignore[call-overload]
+    trained_before = [parameter.requires_grad for parameter in network.stages.parameters()]
+    if config.freeze_backbone:
+        network.stages.requires_grad_(False)
     optimizer = create_optimizer_v2(
         network,
         opt="sgd",
@@ -145,6 +179,8 @@ def fit(
         weight_decay=config.weight_decay,
         momentum=config.momentum,
     )
+    average = ModelEmaV3(network, decay=config.ema, use_warmup=True) if config.ema else None
+    judged = average.module if average else network
     model, optimizer = accelerator.prepare(network, optimizer)
     schedule = CosineLRScheduler(
         optimizer.optimizer,
@@ -153,63 +189,105 @@ def fit(
         warmup_lr_init=0.0,
         t_in_epochs=False,
     )
-    run = _Run(accelerator.unwrap_model(model), optimizer.optimizer, config, out)
+    parts = {"network": network, "optimizer": optimizer.optimizer}
+    if average:
+        parts["average"] = average.module
+    run = TrainingState(parts, asdict(config), out, writes=accelerator.is_main_process)
     if resume:
-        run.load()
+        run.load(network.num_exits)
     objective = get_objective(config.objective)
     if config.objective == "joint":
         objective = partial(joint_cross_entropy, early_weight=config.early_weight)
     costs_K = network.costs_K
     mean, std = network.config.mean or [], network.config.std or []
 
-    def step(pixels: Tensor, labels_B: Tensor, generator: torch.Generator, update: int) -> tuple[Any, Tensor]:
-        pixels = pixels.to(accelerator.device, non_blocking=True)
-        if source is not None:
-            pixels = augment(pixels, source, generator)
-        images = normalize(pixels, mean, std).contiguous(memory_format=layout)
-        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=use_bf16):
-            outputs = model(images)
-        loss = objective(outputs, labels_B, costs_K)
-        accelerator.backward(loss)
+    def step(whole: Batch) -> tuple[Any, Tensor, Tensor]:
+        update = run.epoch * steps + run.step
+        torch.manual_seed(derived_seed(config.seed, run.epoch, run.step, 1 + rank))  # dropout and the like
+        losses, outputs, labels_B = [], None, whole.labels_B
+        shares = [part.chunk(config.accumulate) for part in whole]
+        for i, share in enumerate(zip(*shares, strict=True)):
+            batch = Batch(*share)
+            pixels = batch.pixels_BCHW.to(accelerator.device, non_blocking=True)
+            labels_B = batch.labels_B.to(accelerator.device, non_blocking=True)
+            images = normalize(augment(batch._replace(pixels_BCHW=pixels), varied), mean, std)
+            last = i + 1 == config.accumulate
+            with nullcontext() if last else accelerator.no_sync(model):
+                with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=use_bf16):
+                    outputs = model(images.contiguous(memory_format=layout))
+                loss = objective(outputs, labels_B, costs_K) / config.accumulate
+                accelerator.backward(loss)
+            losses.append(loss.detach())
         schedule.step_update(update)
         optimizer.step()
         optimizer.zero_grad()
-        return outputs, loss.detach()
+        if average:
+            average.update(network, step=update)
+        return outputs, labels_B, torch.stack(losses).sum()
 
-    with _progress(config, steps) as show, _stop_signals() as stop_asked:
+    def mean_of_processes(value: Tensor) -> float:
+        reduced: Any = accelerator.reduce(value, "mean")
+        return reduced.item()
+
+    def stop_agreed(asked: bool) -> bool:
+        """All processes must stop after the same step, or they would wait for each other."""
+        if processes == 1:
+            return asked
+        if run.step % LOG_EVERY and run.step != steps:
+            return False
+        return mean_of_processes(torch.tensor(float(asked), device=accelerator.device)) > 0
+
+    def look_at_validation(watch: _Watch, images_per_second: float) -> None:
+        policy, line = None, {}
+        if accelerator.is_main_process:
+            records = collect(judged, validation)
+            policy = choose_policy(judged, records, config)
+            line = {
+                "epoch": run.epoch + 1,
+                "learning_rate": optimizer.param_groups[0]["lr"],
+                "loss": watch.loss,
+                "images_per_second": images_per_second,
+                "train_seconds": run.seconds,
+                "validation": evaluate(records, policy),
+            }
+        accelerator.wait_for_everyone()
+        run.end_epoch(policy, line)
+
+    shown = accelerator.is_main_process
+    with training_progress(config.epochs, steps, shown=shown) as show, stop_signals() as stop_asked:
         while run.epoch < config.epochs:
             network.train()
+            if config.freeze_backbone:
+                network.stages.eval()
             watch = _Watch(network, run.policy)
-            images_before, began = run.step * config.batch_size, time.perf_counter()
-            for pixels, labels, generator in batches(
-                train, config.batch_size, seed=config.seed, epoch=run.epoch, start=run.step
+            steps_before, began = run.step, time.perf_counter()
+            for batch in batches(
+                train,
+                config.batch_size,
+                varied,
+                seed=config.seed,
+                epoch=run.epoch,
+                start=run.step,
+                part=(rank, processes),
+                workers=config.workers,
             ):
-                labels_B = labels.to(accelerator.device, non_blocking=True)
-                outputs, loss = step(pixels, labels_B, generator, run.epoch * steps + run.step)
+                outputs, labels_B, loss = step(batch)
                 run.advance()
                 if run.step % LOG_EVERY == 0 or run.step == steps:
-                    _check_finite(loss.item(), run)
-                    watch.look(outputs, labels_B, loss.item())
+                    mean_loss = mean_of_processes(loss)
+                    _check_finite(mean_loss, run, config)
+                    watch.look(outputs, labels_B, mean_loss)
                     show(run.epoch, run.step, watch.text())
                     run.save_if_due()
-                if stop_asked():
+                if stop_agreed(stop_asked()):
                     run.save()
                     raise KeyboardInterrupt(f"the state is saved in {out}; continue with --resume")
             seconds = time.perf_counter() - began
-            records = collect(network, validation)
-            policy = choose_policy(network, records, config)
-            measured = evaluate(records, policy)
-            run.end_epoch(
-                policy,
-                {
-                    "epoch": run.epoch + 1,
-                    "learning_rate": optimizer.param_groups[0]["lr"],
-                    "loss": watch.loss,
-                    "images_per_second": (steps * config.batch_size - images_before) / seconds,
-                    "train_seconds": run.seconds,
-                    "validation": measured,
-                },
-            )
+            look_at_validation(watch, (steps - steps_before) * config.batch_size / seconds)
+    if average:
+        network.load_state_dict(average.module.state_dict())
+    for parameter, trained in zip(network.stages.parameters(), trained_before, strict=True):
+        parameter.requires_grad_(trained)
     network.eval()
     return run.seconds
 
@@ -221,79 +299,6 @@ def choose_policy(network: EENet, records: Records, config: TrainConfig) -> Exit
     if config.objective == "joint":
         return policy_for_budget(records, config.budget)
     return ExitPolicy("confidence", (0.5,) * network.num_exits)
-
-
-class _Run:
-    """Where a run is, and its state on disk."""
-
-    def __init__(
-        self, network: EENet, optimizer: torch.optim.Optimizer, config: TrainConfig, out: Path
-    ) -> None:
-        self.network, self.optimizer, self.config, self.out = network, optimizer, config, out
-        self.epoch = self.step = 0
-        self.seconds = 0.0
-        self.policy: ExitPolicy | None = None
-        self.lines: list[dict[str, Any]] = []
-        self.clock = self.saved = time.perf_counter()
-
-    def advance(self) -> None:
-        now = time.perf_counter()
-        self.seconds, self.clock = self.seconds + now - self.clock, now
-        self.step += 1
-
-    def end_epoch(self, policy: ExitPolicy, line: dict[str, Any]) -> None:
-        self.policy = policy
-        self.lines.append(line)
-        self.epoch, self.step = self.epoch + 1, 0
-        self.save()
-        text = "".join(json.dumps(entry) + "\n" for entry in self.lines)
-        write_atomically(self.out / METRICS_FILE, text.encode())
-        self.clock = time.perf_counter()
-
-    def save_if_due(self) -> None:
-        if time.perf_counter() - self.saved > self.config.save_every:
-            self.save()
-
-    def save(self) -> None:
-        buffer = io.BytesIO()
-        torch.save(
-            {
-                "config": json.dumps(asdict(self.config)),
-                "network": self.network.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "random": torch.get_rng_state(),
-                "epoch": self.epoch,
-                "step": self.step,
-                "seconds": self.seconds,
-                "policy": json.dumps(self.policy.to_dict() if self.policy else None),
-                "lines": json.dumps(self.lines),
-            },
-            buffer,
-        )
-        write_atomically(self.out / STATE_FILE, buffer.getvalue())
-        self.saved = time.perf_counter()
-
-    def load(self) -> None:
-        path = self.out / STATE_FILE
-        if not path.is_file():
-            raise FileNotFoundError(f"nothing to resume: {path} does not exist")
-        try:
-            state = torch.load(path, weights_only=True, map_location="cpu")
-        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-            raise ValueError(f"{path} is not a training state: {str(error).splitlines()[0]}") from error
-        before, now = json.loads(state["config"]), json.loads(json.dumps(asdict(self.config)))
-        changed = [k for k in now if k != "save_every" and before.get(k) != now[k]]
-        if changed:
-            told = ", ".join(f"{k} was {before.get(k)}, is {now[k]}" for k in changed)
-            raise ValueError(f"can't resume {path} with another configuration: {told}")
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random"])
-        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
-        policy = json.loads(state["policy"])
-        self.policy = ExitPolicy.from_dict(policy, self.network.num_exits) if policy else None
-        self.lines = json.loads(state["lines"])
-        self.clock = time.perf_counter()
 
 
 class _Watch:
@@ -327,62 +332,12 @@ class _Watch:
         return text
 
 
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C or SIGTERM came: a step is finished first, so that the state is whole."""
-    asked = False
-
-    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _progress(config: TrainConfig, steps: int) -> Iterator[Callable[[int, int, str], None]]:
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-        BarColumn(20),
-        MofNCompleteColumn(),
-        TextColumn("{task.description}"),
-        TimeRemainingColumn(),
-        console=console,
-    )
-    task = bar.add_task("", total=config.epochs * steps, epoch=1, epochs=config.epochs)
-    printed = -1
-
-    def show(epoch: int, step: int, text: str) -> None:
-        nonlocal printed
-        bar.update(task, completed=epoch * steps + step, description=text, epoch=epoch + 1)
-        if not console.is_terminal and step == steps and epoch != printed:  # a log file: a line an epoch
-            printed = epoch
-            console.print(f"epoch {epoch + 1}/{config.epochs}  {text}", highlight=False)
-
-    if console.is_terminal:
-        with bar:
-            yield show
-    else:
-        yield show
-
-
-def _check_finite(loss: float, run: _Run) -> None:
+def _check_finite(loss: float, run: TrainingState, config: TrainConfig) -> None:
     if not math.isfinite(loss):
         raise FloatingPointError(
             f"the loss became {loss} in epoch {run.epoch + 1}, step {run.step}; the state saved last in "
             f"{run.out / STATE_FILE} is from before. Try a smaller learning rate than "
-            f"{run.config.learning_rate}, a longer warm-up, or precision fp32"
+            f"{config.learning_rate}, a longer warm-up, or precision fp32"
         )
 
 
