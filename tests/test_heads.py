@@ -15,6 +15,7 @@ MACS = {
     "bnpool": C * (N + 1),
     "plain": C * H * W * (N + 1),
     "conv": 3 * 2 * C * C * 9 + C * (N + 1),
+    "deep": 3 * 2 * C * 2 * C * 9 + 2 * 1 * 2 * C * 4 * C * 9 + 4 * C * (N + 1),
     "mlp": C * 2 * C + 2 * C * (N + 1),
 }
 

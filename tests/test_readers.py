@@ -68,7 +68,9 @@ def test_class_folders_that_differ(tmp_path: Path) -> None:
         (tmp_path / name).mkdir(parents=True)
         Image.new("L", (4, 4)).save(tmp_path / name / "0.png")
     for split in data.SPLITS:
-        with pytest.raises(ValueError, match=r"class folders .* differ: only one of them has dgo, dog"):
+        with pytest.raises(
+            ValueError, match=r"class folders in train and test of .* differ: only one of them has dgo, dog"
+        ):
             data.load(str(tmp_path), split)
 
 

@@ -3,18 +3,24 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import in_memory
+from safetensors.torch import load_file
+from torch import nn
 
-from eenet import data, training
+from eenet import data
 from eenet.image_sets import ImageSet
-from eenet.network import EENet
+from eenet.network import EENet, convert
 from eenet.pipeline import build
 from eenet.training import METRICS_FILE, STATE_FILE, TrainConfig, fit
+from eenet.training_state import TrainingState
 
 CONFIG = TrainConfig(
     "digits", "resnet8_w4_cifar", num_exits=2, epochs=3, batch_size=16, learning_rate=0.05, warmup_epochs=0.5
@@ -62,15 +68,15 @@ def test_interrupted_and_resumed_equals_unbroken(
     """Ctrl-C in the middle of an epoch (71 steps each) and at its end."""
     taken = 0
 
-    def interrupted(self: training.TrainingState) -> None:
+    def interrupted(self: TrainingState) -> None:
         nonlocal taken
         advance(self)
         taken += 1
         if taken == stop_at:
             os.kill(os.getpid(), signal.SIGINT)
 
-    advance = training.TrainingState.advance
-    monkeypatch.setattr(training.TrainingState, "advance", interrupted)
+    advance = TrainingState.advance
+    monkeypatch.setattr(TrainingState, "advance", interrupted)
     with pytest.raises(KeyboardInterrupt, match="--resume"):
         run(tmp_path)
     monkeypatch.undo()
@@ -107,6 +113,97 @@ def test_nan_stops_with_advice(tmp_path: Path) -> None:
     assert not (tmp_path / STATE_FILE).exists()
 
 
+class NoNorm(nn.Module):
+    """BatchNorm's statistics depend on how a batch is divided; without it nothing may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(
+            *(nn.Sequential(nn.Conv2d(i, 8, 3, padding=1), nn.ReLU()) for i in (1, 8, 8))
+        )
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.blocks(x).mean((2, 3)))
+
+
+def run_without_norm(out: Path, **changes: Any) -> EENet:
+    torch.manual_seed(0)
+    network = convert(NoNorm(), (1, 8, 8), num_exits=1)
+    network.config.mean, network.config.std = TRAIN.mean_std()
+    config = replace(CONFIG, epochs=1, num_exits=1, budget=0.9, **changes)
+    fit(network, TRAIN, VALIDATION, config, out)
+    return network
+
+
+def test_accumulated_gradients_equal_the_whole_batch(tmp_path: Path) -> None:
+    whole, parts = (weights(run_without_norm(tmp_path, accumulate=n)) for n in (1, 4))
+    for key, value in whole.items():
+        torch.testing.assert_close(parts[key], value, rtol=1e-4, atol=1e-5)
+
+
+def test_moving_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the mean computed here from the weights after every step; timm warms the decay up."""
+    plain = weights(run_without_norm(tmp_path))
+    expected: dict[str, torch.Tensor] = {}
+
+    def note(self: TrainingState) -> None:
+        now = weights(self.parts["network"])
+        decay = min(0.99, 1 - (1 + self.step) ** (-2 / 3)) if self.step else 0.0
+        for key, value in now.items():
+            expected[key] = value if key not in expected else decay * expected[key] + (1 - decay) * value
+        advance(self)
+
+    advance = TrainingState.advance
+    monkeypatch.setattr(TrainingState, "advance", note)
+    averaged = weights(run_without_norm(tmp_path, ema=0.99))
+    for key, value in averaged.items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-4, atol=1e-5)
+    assert not torch.equal(averaged["stages.0.blocks.0.0.weight"], plain["stages.0.blocks.0.0.weight"])
+
+
+def test_frozen_backbone(tmp_path: Path) -> None:
+    """Nothing of the backbone changes by a bit, BatchNorm statistics included; the heads learn."""
+    network = build(CONFIG, TRAIN)
+    before, images = weights(network), torch.randn(4, 1, 8, 8)
+    final = network.eval()(images).logits_KBN[-1]
+    config = replace(CONFIG, freeze_backbone=True, epochs=2)
+    fit(network, TRAIN, VALIDATION, config, tmp_path)
+    assert torch.equal(network(images).logits_KBN[-1], final)
+    for key, value in weights(network).items():
+        changed = not torch.equal(value, before[key])
+        assert changed == (key.startswith("heads") and "confidence" not in key), key
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+def two_processes(out: Path, count: int, *arguments: str) -> list[dict]:
+    """Train as a user does, under accelerate's launcher; returns the lines of metrics.jsonl."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(count)]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command = ["train", "digits", "--model", "test_convnext", "--image-size", "32", "--num-exits", "1"]
+    command += ["--budget", "0.9", "--epochs", "1", "--out", str(out), "--json", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, "--module", "eenet", *command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["num_examples"] == 360
+    return [json.loads(line) for line in (out / METRICS_FILE).read_text().splitlines()]
+
+
+def test_two_processes_equal_one_with_the_double_batch(tmp_path: Path) -> None:
+    """The same images and gradients in sum, so the same losses and weights within rounding."""
+    one, two = (two_processes(tmp_path / str(count), count) for count in (1, 2))
+    assert two[0]["loss"] == pytest.approx(one[0]["loss"], rel=1e-4)
+    first, second = (load_file(tmp_path / str(count) / "model.safetensors") for count in (1, 2))
+    for key, value in first.items():
+        torch.testing.assert_close(second[key], value, rtol=1e-2, atol=1e-3)
+
+
 @pytest.mark.parametrize("objective", ["v1", "v2"])
 def test_the_papers_objectives_train(objective: str, tmp_path: Path) -> None:
     network = run(tmp_path, replace(CONFIG, objective=objective, epochs=1))
@@ -132,6 +229,12 @@ def test_bf16(tmp_path: Path) -> None:
         ({"num_exits": -1}, "num_exits is -1"),
         ({"precision": "fp8"}, "precision is 'fp8'"),
         ({"objective": "v9"}, "unknown objective"),
+        ({"accumulate": 0}, "accumulate is 0"),
+        ({"ema": 1.0}, "ema is 1.0"),
+        ({"image_size": 0}, "image_size is 0"),
+        ({"augmentation": "flop"}, "choose from none, shift"),
+        ({"distillation": 2}, "distillation is 2"),
+        ({"freeze_backbone": True, "num_exits": 0}, "nothing to train"),
     ],
 )
 def test_bad_configuration(change: dict, message: str) -> None:
@@ -141,6 +244,8 @@ def test_bad_configuration(change: dict, message: str) -> None:
 
 def test_bad_data(tmp_path: Path) -> None:
     network = build(CONFIG, TRAIN)
+    with pytest.raises(ValueError, match=r"batch_size 16 can't be shared evenly by 1 processes × 5"):
+        fit(network, TRAIN, VALIDATION, replace(CONFIG, accumulate=5), tmp_path)
     with pytest.raises(ValueError, match="fewer than one batch"):
         fit(network, TRAIN.subset(range(9)), VALIDATION, CONFIG, tmp_path)
     wide = ImageSet(TRAIN.pixels_BCHW.repeat(1, 1, 1, 2), TRAIN.labels_B, TRAIN.class_names)

@@ -66,7 +66,7 @@ def train(
         resume: Continue an interrupted run.
     """
     from eenet import pipeline
-    from eenet.recipes import get_recipe
+    from eenet.recipes import get_recipe, retrofit
 
     if num_exits is not None and num_exits < 1:
         raise ValueError(f"num_exits is {num_exits}; give at least 1, or --plain for no early exits")
@@ -78,7 +78,10 @@ def train(
     words = [("--plain", True)] * plain + [(f"--{k.replace('_', '-')}", v) for k, v in given.items()]
     flags = [word for flag, value in words for word in ([flag] if value is True else [flag, str(value)])]
     command = shlex.join(["eenet", "train", recipe, *flags])
-    config = replace(get_recipe(recipe), **(given | ({"num_exits": 0} if plain else {})))
+    named = get_recipe(recipe)
+    if freeze_backbone:
+        named = retrofit(named, num_exits=num_exits)
+    config = replace(named, **(given | ({"num_exits": 0} if plain else {})))
     kind = "-plain" if plain else "-heads" if freeze_backbone else ""
     out = out or Path("runs") / f"{recipe}{kind}-seed{config.seed}"
     result = pipeline.train(config, out, resume=resume, command=command)

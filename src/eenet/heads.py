@@ -57,6 +57,19 @@ def conv(size: FeatureSize, num_classes: int) -> ExitHead:
     return ExitHead(trunk, channels, num_classes)
 
 
+def deep(size: FeatureSize, num_classes: int) -> ExitHead:
+    """Two 3×3 convolutions with stride 2 that double the channels, then global average pooling.
+
+    For features that weren't trained with exits, as those of a frozen backbone.
+    """
+    channels = size[0]
+    layers: list[nn.Module] = []
+    for narrow in (channels, 2 * channels):
+        layers.append(nn.Conv2d(narrow, 2 * narrow, 3, stride=2, padding=1, bias=False))
+        layers += [nn.BatchNorm2d(2 * narrow), nn.ReLU()]
+    return ExitHead(nn.Sequential(*layers, GlobalPool()), 4 * channels, num_classes)
+
+
 def mlp(size: FeatureSize, num_classes: int) -> ExitHead:
     """Global average pooling, then a hidden layer of twice the channels."""
     channels = size[0]
@@ -69,6 +82,7 @@ HEADS: dict[str, Callable[[FeatureSize, int], ExitHead]] = {
     "bnpool": bnpool,
     "plain": plain,
     "conv": conv,
+    "deep": deep,
     "mlp": mlp,
 }
 

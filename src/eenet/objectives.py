@@ -22,17 +22,40 @@ Objective = Callable[[ExitOutputs, Tensor, Sequence[float]], Tensor]
 
 
 def joint_cross_entropy(
-    outputs: ExitOutputs, targets_B: Tensor, costs_K: Sequence[float], *, early_weight: float = 1.0
+    outputs: ExitOutputs,
+    targets_B: Tensor,
+    costs_K: Sequence[float],
+    *,
+    early_weight: float = 1.0,
+    distillation: float = 0.0,
 ) -> Tensor:
-    """Cross-entropy of the final exit, plus `early_weight * c_k` times that of each early exit.
+    """Cross-entropy of the final exit, plus `early_weight * c_k` times the loss of each early exit.
 
-    Weights that grow with the exit's cost (as in Kaya et al. 2019) favour late exits. With
-    a small `early_weight` the shared layers serve the final exit first; the early
-    classifiers stay alive with any. The confidence branches get no gradient.
+    That is cross-entropy too, of which a share of `distillation` is replaced by imitating
+    the final exit (`imitation`). Weights that grow with the exit's cost (as in Kaya et al.
+    2019) favour late exits. With a small `early_weight` the shared layers serve the final
+    exit first; the early classifiers stay alive with any. The confidence branches get no
+    gradient.
     """
-    losses = [F.cross_entropy(logits.float(), targets_B) for logits in outputs.logits_KBN]
-    early = [early_weight * c * loss for c, loss in zip(costs_K, losses[:-1], strict=False)]
-    return torch.stack([*early, losses[-1]]).sum()
+    *early_KBN, final_BN = [logits.float() for logits in outputs.logits_KBN]
+    losses = []
+    for c, logits_BN in zip(costs_K, early_KBN, strict=False):
+        loss = (1 - distillation) * F.cross_entropy(logits_BN, targets_B)
+        if distillation:
+            loss = loss + distillation * imitation(logits_BN, final_BN)
+        losses.append(early_weight * c * loss)
+    return torch.stack([*losses, F.cross_entropy(final_BN, targets_B)]).sum()
+
+
+def imitation(student_BN: Tensor, teacher_BN: Tensor, *, temperature: float = 2.0) -> Tensor:
+    """Kullback–Leibler divergence from the softened teacher, times temperature².
+
+    The teacher gets no gradient. Hinton et al. 2015; from the final exit to early ones:
+    Phuong & Lampert 2019.
+    """
+    log_q = F.log_softmax(student_BN / temperature, 1)
+    log_p = F.log_softmax(teacher_BN.detach() / temperature, 1)
+    return temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
 
 def v1(

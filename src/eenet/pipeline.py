@@ -17,6 +17,7 @@ from accelerate import PartialState
 
 from eenet import data
 from eenet import records as recording
+from eenet.backbones import ALIASES
 from eenet.console import progress
 from eenet.evaluation import evaluate
 from eenet.image_sets import Images
@@ -190,7 +191,9 @@ def _check_is_trained(config: TrainConfig, classes: int) -> None:
             f"freeze_backbone needs a trained backbone, and {config.model} starts from random weights; "
             "give a checkpoint directory as model, or pretrained"
         )
-    if (known := timm.get_pretrained_cfg_value(config.model, "num_classes")) != classes:
+    name = ALIASES.get(config.model, config.model)
+    known = config.model_args.get("pretrained_cfg_overlay", {}).get("num_classes")
+    if (known := known or timm.get_pretrained_cfg_value(name, "num_classes")) != classes:
         raise ValueError(
             f"freeze_backbone keeps the classifier of {config.model}, which knows {known} classes; "
             f"the data set has {classes}. Train the backbone on it first (--plain)"

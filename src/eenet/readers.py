@@ -175,8 +175,8 @@ def _class_folders(directory: Path, size: Size) -> Splits:
         differing = sorted(set(names) ^ set(classes.get("train", names)))
         if differing:
             raise ValueError(
-                f"the class folders of {parts['train']} and {parts[split]} differ: only one of them has "
-                f"{', '.join(differing[:5])}{' …' if len(differing) > 5 else ''}"
+                f"the class folders in {parts['train'].name} and {parts[split].name} of {directory} differ: "
+                f"only one of them has {', '.join(differing[:5])}{' …' if len(differing) > 5 else ''}"
             )
 
     def read(split: str) -> LazyImageSet:

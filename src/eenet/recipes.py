@@ -1,7 +1,7 @@
 """Named training runs, each with what to expect of it."""
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from eenet.training import TrainConfig
 
@@ -14,6 +14,13 @@ class Recipe:
     about: str
 
 
+_CIFAR = TrainConfig("cifar10", "resnet20_cifar", budget=0.65, epochs=15, early_weight=0.2)
+_LONGER = replace(_CIFAR, num_exits=5, budget=0.5, epochs=30)
+_TINY = TrainConfig("tiny-imagenet", "resnet18", budget=0.6, epochs=60, early_weight=0.2)
+_IMAGENET = replace(
+    _TINY, data="imagenet", epochs=90, image_size=224, batch_size=256, weight_decay=1e-4, warmup_epochs=5
+)
+
 RECIPES: dict[str, Recipe] = {
     "digits": Recipe(
         TrainConfig("digits", "resnet20_cifar", budget=0.5, epochs=40, batch_size=64, warmup_epochs=2),
@@ -23,14 +30,33 @@ RECIPES: dict[str, Recipe] = {
         TrainConfig("mnist", "resnet20_cifar", budget=0.45, epochs=4),
         "MNIST; about 10 minutes on two cores",
     ),
-    "cifar10-resnet20": Recipe(
-        TrainConfig("cifar10", "resnet20_cifar", budget=0.65, epochs=15, early_weight=0.2),
-        "CIFAR-10, the small network; about 40 minutes on two cores",
+    "fashion-mnist": Recipe(
+        TrainConfig("fashion-mnist", "resnet20_cifar", budget=0.5, epochs=10),
+        "Fashion-MNIST; not run here",
     ),
+    "cifar10-resnet20": Recipe(_CIFAR, "CIFAR-10, the small network; about 40 minutes on two cores"),
     "cifar10-resnet56": Recipe(
-        TrainConfig("cifar10", "resnet56_cifar", num_exits=5, budget=0.5, epochs=30, early_weight=0.2),
-        "CIFAR-10, the middle network; not run here",
+        replace(_LONGER, model="resnet56_cifar"), "CIFAR-10, the middle network; not run here"
     ),
+    "cifar10-resnet110": Recipe(
+        replace(_LONGER, model="resnet110_cifar"), "CIFAR-10, the large network; not run here"
+    ),
+    "cifar100-resnet56": Recipe(
+        replace(_LONGER, data="cifar100", model="resnet56_cifar", budget=0.7), "CIFAR-100; not run here"
+    ),
+    "svhn-resnet20": Recipe(replace(_CIFAR, data="svhn", budget=0.5), "SVHN; not run here"),
+    **{
+        f"tiny-imagenet-resnet{depth}": Recipe(
+            replace(_TINY, model=f"resnet{depth}"), f"Tiny-ImageNet, ResNet-{depth}; not run here"
+        )
+        for depth in (18, 34, 50, 101, 152)
+    },
+    **{
+        f"imagenet-resnet{depth}": Recipe(
+            replace(_IMAGENET, model=f"resnet{depth}"), f"ImageNet-1k, ResNet-{depth}; not run here"
+        )
+        for depth in (18, 34, 50, 101, 152)
+    },
 }
 
 
@@ -45,3 +71,24 @@ def get_recipe(name: str) -> TrainConfig:
         hint = f"did you mean {', '.join(near)}?" if near else f"known recipes: {', '.join(RECIPES)}"
         raise ValueError(f"unknown recipe {name!r}; {hint}")
     return RECIPES[name].config
+
+
+def retrofit(config: TrainConfig, *, num_exits: int | None = None) -> TrainConfig:
+    """A recipe turned into one that gives exits to an already trained backbone, which stays as it is.
+
+    Two exits, behind 40 and 70 % of the MACs, unless another number is wanted.
+
+    Features that weren't trained with exits need heads that do more, and the final exit,
+    good from the start, can be imitated. See the lab notes for what else was tried.
+    """
+    return replace(
+        config,
+        freeze_backbone=True,
+        num_exits=num_exits or 2,
+        placement="linear" if num_exits else [0.4, 0.7],
+        head="deep",
+        distillation=0.9,
+        early_weight=1.0,
+        budget=0.75,
+        epochs=min(config.epochs, 8),
+    )

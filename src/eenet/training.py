@@ -58,6 +58,8 @@ class TrainConfig:
     """Training loss, see `eenet.objectives`."""
     early_weight: float = 1.0
     """Weight of the early exits in the objective `joint`, beside their relative cost."""
+    distillation: float = 0.0
+    """Share of the early exits' loss in `joint` that imitates the final exit."""
     epochs: int = 15
     """Passes over the training images."""
     batch_size: int = 128
@@ -97,6 +99,8 @@ class TrainConfig:
             raise ValueError(f"num_exits is {self.num_exits}; it must not be negative")
         if not self.early_weight >= 0:
             raise ValueError(f"early_weight is {self.early_weight}; it must not be negative")
+        if not 0 <= self.distillation <= 1:
+            raise ValueError(f"distillation is {self.distillation}; it must lie between 0 and 1")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema is {self.ema}; it must lie between 0 and 1, such as 0.999")
         if self.image_size is not None and self.image_size < 1:
@@ -197,7 +201,9 @@ def fit(
         run.load(network.num_exits)
     objective = get_objective(config.objective)
     if config.objective == "joint":
-        objective = partial(joint_cross_entropy, early_weight=config.early_weight)
+        objective = partial(
+            joint_cross_entropy, early_weight=config.early_weight, distillation=config.distillation
+        )
     costs_K = network.costs_K
     mean, std = network.config.mean or [], network.config.std or []
 
@@ -222,7 +228,7 @@ def fit(
         optimizer.step()
         optimizer.zero_grad()
         if average:
-            average.update(network, step=update)
+            average.update(network, step=update + 1)
         return outputs, labels_B, torch.stack(losses).sum()
 
     def mean_of_processes(value: Tensor) -> float:
