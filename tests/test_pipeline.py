@@ -5,6 +5,7 @@ import shutil
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -81,7 +82,7 @@ def test_a_trained_backbone_can_be_trained_on(plain: Path, tmp_path: Path) -> No
 
 def test_exits_for_pretrained_weights(tmp_path: Path) -> None:
     """timm's own way to name a file of pretrained weights; normalised as these were."""
-    trained = timm.create_model("test_resnet", num_classes=10)
+    trained: Any = timm.create_model("test_resnet", num_classes=10)
     save_file(trained.state_dict(), tmp_path / "trained.safetensors")
     overlay = {"file": str(tmp_path / "trained.safetensors"), "num_classes": 10}
     config = replace(TINY, model="test_resnet", pretrained=True, freeze_backbone=True)

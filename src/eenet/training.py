@@ -2,7 +2,8 @@
 
 import math
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
-from torch import Tensor
+from torch import Tensor, nn
 
 from eenet.calibration import policy_for_budget
 from eenet.console import training_progress
@@ -148,154 +149,159 @@ def fit(
         FloatingPointError: the loss became NaN or infinite.
         KeyboardInterrupt: stopped by a signal, the state saved.
     """
-    check_fit(network.config, train)
-    check_fit(network.config, validation)
+    steps = _check(network, train, validation, config)
     if config.augmentation is not None:
         augmentation = AUGMENTATIONS[config.augmentation]
-    varied = augmentation or AUGMENTATIONS["none"]
-    steps = len(train) // config.batch_size
-    if not steps:
-        raise ValueError(f"{len(train)} training images are fewer than one batch of {config.batch_size}")
-    if network.num_exits and config.budget < network.costs_K[0]:
-        raise ValueError(
-            f"budget {config.budget} is impossible: leaving at the first exit already costs "
-            f"{network.costs_K[0]:.3f}; give a larger budget, or more exits so that the first comes earlier"
-        )
-    # confidence branches that an objective doesn't use get no gradient: processes must not wait for it
-    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
-    rank, processes = accelerator.process_index, accelerator.num_processes
-    if config.batch_size % (processes * config.accumulate):
-        raise ValueError(
-            f"batch_size {config.batch_size} can't be shared evenly by {processes} processes "
-            f"× {config.accumulate} accumulated parts"
-        )
-    use_bf16 = _use_bf16(config.precision)
-    network.to(accelerator.device)
-    layout = network.memory_format
-    network.to(memory_format=layout)  # type: ignore[call-overload]
-    trained_before = [parameter.requires_grad for parameter in network.stages.parameters()]
-    if config.freeze_backbone:
-        network.stages.requires_grad_(False)
-    optimizer = create_optimizer_v2(
-        network,
-        opt="sgd",
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        momentum=config.momentum,
-    )
-    average = ModelEmaV3(network, decay=config.ema, use_warmup=True) if config.ema else None
-    judged = average.module if average else network
-    model, optimizer = accelerator.prepare(network, optimizer)
-    schedule = CosineLRScheduler(
-        optimizer.optimizer,
-        t_initial=config.epochs * steps,
-        warmup_t=round(config.warmup_epochs * steps),
-        warmup_lr_init=0.0,
-        t_in_epochs=False,
-    )
-    parts = {"network": network, "optimizer": optimizer.optimizer}
-    if average:
-        parts["average"] = average.module
-    run = TrainingState(parts, asdict(config), out, writes=accelerator.is_main_process)
-    if resume:
-        run.load(network.num_exits)
-    objective = get_objective(config.objective)
-    if config.objective == "joint":
-        objective = partial(
-            joint_cross_entropy, early_weight=config.early_weight, distillation=config.distillation
-        )
-    costs_K = network.costs_K
-    mean, std = network.config.mean or [], network.config.std or []
+    augmentation = augmentation or AUGMENTATIONS["none"]
+    with _frozen(network.stages if config.freeze_backbone else None):
+        trainer = _Trainer(network, config, augmentation, steps)
+        run = TrainingState(trainer.parts(), asdict(config), out, writes=trainer.first)
+        if resume:
+            run.load(network.num_exits)
+        with training_progress(config.epochs, steps, shown=trainer.first) as show, stop_signals() as asked:
+            while run.epoch < config.epochs:
+                trainer.to_train_mode()
+                watch = _Watch(network, run.policy)
+                steps_before, began = run.step, time.perf_counter()
+                for batch in batches(
+                    train,
+                    config.batch_size,
+                    augmentation,
+                    seed=config.seed,
+                    epoch=run.epoch,
+                    start=run.step,
+                    part=trainer.part,
+                    workers=config.workers,
+                ):
+                    outputs, labels_B, loss = trainer.step(batch, run.epoch, run.step)
+                    run.advance()
+                    at_look = run.step % LOG_EVERY == 0 or run.step == steps
+                    if at_look:
+                        mean_loss = trainer.mean_of_processes(loss)
+                        _check_finite(mean_loss, run, config)
+                        watch.look(outputs, labels_B, mean_loss)
+                        show(run.epoch, run.step, watch.text())
+                        run.save_if_due()
+                    if trainer.all_stop(asked(), at_look):
+                        run.save()
+                        raise KeyboardInterrupt(f"the state is saved in {out}; continue with --resume")
+                images_done = (run.step - steps_before) * config.batch_size
+                policy, line = None, {}
+                if trainer.first:
+                    records = collect(trainer.judged, validation)
+                    policy = choose_policy(network, records, config)
+                    line = {
+                        "epoch": run.epoch + 1,
+                        "learning_rate": trainer.optimizer.param_groups[0]["lr"],
+                        "loss": watch.loss,
+                        "images_per_second": images_done / (time.perf_counter() - began),
+                        "train_seconds": run.seconds,
+                        "validation": evaluate(records, policy),
+                    }
+                trainer.wait()
+                run.end_epoch(policy, line)
+        trainer.finish()
+    return run.seconds
 
-    def step(whole: Batch) -> tuple[Any, Tensor, Tensor]:
-        update = run.epoch * steps + run.step
-        torch.manual_seed(derived_seed(config.seed, run.epoch, run.step, 1 + rank))  # dropout and the like
+
+class _Trainer:
+    """What a step needs: model, optimiser, schedule, and how processes share the work."""
+
+    def __init__(self, network: EENet, config: TrainConfig, augmentation: Augmentation, steps: int) -> None:
+        # confidence branches that an objective doesn't use get no gradient: don't wait for it
+        parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.accelerator = accelerator = Accelerator(kwargs_handlers=[parallel])
+        processes = accelerator.num_processes
+        if config.batch_size % (processes * config.accumulate):
+            raise ValueError(
+                f"batch_size {config.batch_size} can't be shared evenly by {processes} processes "
+                f"× {config.accumulate} accumulated parts"
+            )
+        self.network, self.config, self.augmentation, self.steps = network, config, augmentation, steps
+        self.part = (accelerator.process_index, processes)
+        self.first = accelerator.is_main_process
+        self.use_bf16 = _use_bf16(config.precision)
+        network.to(accelerator.device)
+        self.layout = network.memory_format
+        network.to(memory_format=self.layout)  # type: ignore[call-overload]
+        optimizer = create_optimizer_v2(
+            network,
+            opt="sgd",
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+        )
+        self.average = ModelEmaV3(network, decay=config.ema, use_warmup=True) if config.ema else None
+        self.judged = self.average.module if self.average else network
+        self.model, self.optimizer = accelerator.prepare(network, optimizer)
+        self.schedule = CosineLRScheduler(
+            self.optimizer.optimizer,
+            t_initial=config.epochs * steps,
+            warmup_t=round(config.warmup_epochs * steps),
+            warmup_lr_init=0.0,
+            t_in_epochs=False,
+        )
+        self.objective = get_objective(config.objective)
+        if config.objective == "joint":
+            self.objective = partial(
+                joint_cross_entropy, early_weight=config.early_weight, distillation=config.distillation
+            )
+        self.costs_K = network.costs_K
+        self.mean, self.std = network.config.mean or [], network.config.std or []
+
+    def parts(self) -> dict[str, Any]:
+        """What a resumed run needs back."""
+        parts = {"network": self.network, "optimizer": self.optimizer.optimizer}
+        return parts | ({"average": self.average.module} if self.average else {})
+
+    def to_train_mode(self) -> None:
+        self.network.train()
+        if self.config.freeze_backbone:
+            self.network.stages.eval()
+
+    def step(self, whole: Batch, epoch: int, step: int) -> tuple[Any, Tensor, Tensor]:
+        """One update; returns outputs and labels of its last part, and the loss over all parts."""
+        device, count = self.accelerator.device, self.config.accumulate
+        rank, update = self.part[0], epoch * self.steps + step
+        torch.manual_seed(derived_seed(self.config.seed, epoch, step, 1 + rank))  # dropout and the like
         losses, outputs, labels_B = [], None, whole.labels_B
-        shares = [part.chunk(config.accumulate) for part in whole]
-        for i, share in enumerate(zip(*shares, strict=True)):
+        for i, share in enumerate(zip(*(tensor.chunk(count) for tensor in whole), strict=True)):
             batch = Batch(*share)
-            pixels = batch.pixels_BCHW.to(accelerator.device, non_blocking=True)
-            labels_B = batch.labels_B.to(accelerator.device, non_blocking=True)
-            images = normalize(augment(batch._replace(pixels_BCHW=pixels), varied), mean, std)
-            last = i + 1 == config.accumulate
-            with nullcontext() if last else accelerator.no_sync(model):
-                with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=use_bf16):
-                    outputs = model(images.contiguous(memory_format=layout))
-                loss = objective(outputs, labels_B, costs_K) / config.accumulate
-                accelerator.backward(loss)
+            batch = batch._replace(pixels_BCHW=batch.pixels_BCHW.to(device, non_blocking=True))
+            labels_B = batch.labels_B.to(device, non_blocking=True)
+            images = normalize(augment(batch, self.augmentation), self.mean, self.std)
+            with nullcontext() if i + 1 == count else self.accelerator.no_sync(self.model):
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.use_bf16):
+                    outputs = self.model(images.contiguous(memory_format=self.layout))
+                loss = self.objective(outputs, labels_B, self.costs_K) / count
+                self.accelerator.backward(loss)
             losses.append(loss.detach())
-        schedule.step_update(update)
-        optimizer.step()
-        optimizer.zero_grad()
-        if average:
-            average.update(network, step=update + 1)
+        self.schedule.step_update(update)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average:
+            self.average.update(self.network, step=update + 1)
         return outputs, labels_B, torch.stack(losses).sum()
 
-    def mean_of_processes(value: Tensor) -> float:
-        reduced: Any = accelerator.reduce(value, "mean")
+    def mean_of_processes(self, value: Tensor) -> float:
+        reduced: Any = self.accelerator.reduce(value, "mean")
         return reduced.item()
 
-    def stop_agreed(asked: bool) -> bool:
+    def all_stop(self, asked: bool, may_ask: bool) -> bool:
         """All processes must stop after the same step, or they would wait for each other."""
-        if processes == 1:
+        if self.part[1] == 1:
             return asked
-        if run.step % LOG_EVERY and run.step != steps:
-            return False
-        return mean_of_processes(torch.tensor(float(asked), device=accelerator.device)) > 0
+        return (
+            may_ask and self.mean_of_processes(torch.tensor(float(asked), device=self.accelerator.device)) > 0
+        )
 
-    def look_at_validation(watch: _Watch, images_per_second: float) -> None:
-        policy, line = None, {}
-        if accelerator.is_main_process:
-            records = collect(judged, validation)
-            policy = choose_policy(judged, records, config)
-            line = {
-                "epoch": run.epoch + 1,
-                "learning_rate": optimizer.param_groups[0]["lr"],
-                "loss": watch.loss,
-                "images_per_second": images_per_second,
-                "train_seconds": run.seconds,
-                "validation": evaluate(records, policy),
-            }
-        accelerator.wait_for_everyone()
-        run.end_epoch(policy, line)
+    def wait(self) -> None:
+        self.accelerator.wait_for_everyone()
 
-    shown = accelerator.is_main_process
-    with training_progress(config.epochs, steps, shown=shown) as show, stop_signals() as stop_asked:
-        while run.epoch < config.epochs:
-            network.train()
-            if config.freeze_backbone:
-                network.stages.eval()
-            watch = _Watch(network, run.policy)
-            steps_before, began = run.step, time.perf_counter()
-            for batch in batches(
-                train,
-                config.batch_size,
-                varied,
-                seed=config.seed,
-                epoch=run.epoch,
-                start=run.step,
-                part=(rank, processes),
-                workers=config.workers,
-            ):
-                outputs, labels_B, loss = step(batch)
-                run.advance()
-                if run.step % LOG_EVERY == 0 or run.step == steps:
-                    mean_loss = mean_of_processes(loss)
-                    _check_finite(mean_loss, run, config)
-                    watch.look(outputs, labels_B, mean_loss)
-                    show(run.epoch, run.step, watch.text())
-                    run.save_if_due()
-                if stop_agreed(stop_asked()):
-                    run.save()
-                    raise KeyboardInterrupt(f"the state is saved in {out}; continue with --resume")
-            seconds = time.perf_counter() - began
-            look_at_validation(watch, (steps - steps_before) * config.batch_size / seconds)
-    if average:
-        network.load_state_dict(average.module.state_dict())
-    for parameter, trained in zip(network.stages.parameters(), trained_before, strict=True):
-        parameter.requires_grad_(trained)
-    network.eval()
-    return run.seconds
+    def finish(self) -> None:
+        if self.average:
+            self.network.load_state_dict(self.average.module.state_dict())
+        self.network.eval()
 
 
 def choose_policy(network: EENet, records: Records, config: TrainConfig) -> ExitPolicy:
@@ -336,6 +342,33 @@ class _Watch:
             shares = "/".join(f"{100 * share:.0f}" for share in self.shares_K.tolist())
             text += f"  cost {float(self.costs_K @ self.shares_K):.2f}  exits {shares} %"
         return text
+
+
+def _check(network: EENet, train: Images, validation: Images, config: TrainConfig) -> int:
+    """Steps of an epoch, if data, network and budget fit together."""
+    check_fit(network.config, train)
+    check_fit(network.config, validation)
+    if len(train) < config.batch_size:
+        raise ValueError(f"{len(train)} training images are fewer than one batch of {config.batch_size}")
+    if network.num_exits and config.budget < network.costs_K[0]:
+        raise ValueError(
+            f"budget {config.budget} is impossible: leaving at the first exit already costs "
+            f"{network.costs_K[0]:.3f}; give a larger budget, or more exits so that the first comes earlier"
+        )
+    return len(train) // config.batch_size
+
+
+@contextmanager
+def _frozen(module: nn.Module | None) -> Iterator[None]:
+    """Without gradients for a module's parameters; afterwards each has what it had."""
+    before = [(p, p.requires_grad) for p in module.parameters()] if module is not None else []
+    try:
+        if module is not None:
+            module.requires_grad_(False)
+        yield
+    finally:
+        for parameter, trained in before:
+            parameter.requires_grad_(trained)
 
 
 def _check_finite(loss: float, run: TrainingState, config: TrainConfig) -> None:
