@@ -211,6 +211,19 @@ class ModeDependent(nn.Module):
         return self.head((x * 2 if self.training else x).mean((2, 3)))
 
 
+def test_classifier_of_zeros_hides_no_difference() -> None:
+    """Its logits are zero whatever the stages do, and so are all gradients before it."""
+
+    class Scaled(ModeDependent):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.b(self.a(x) * (2 if self.training else 3)).mean((2, 3)))
+
+    backbone = Scaled()
+    nn.init.zeros_(backbone.head.weight)
+    with pytest.raises(ValueError, match="train mode"):
+        check_backbone(backbone, (3, 8, 8))
+
+
 class PartlyFrozen(nn.Module):
     def __init__(self) -> None:
         super().__init__()

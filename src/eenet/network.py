@@ -342,7 +342,10 @@ def _assemble(traced: TracedBackbone, chosen: Sequence[int], head: str) -> EENet
     sizes = [traced.cuts[i].feature_size for i in chosen]
     example = cost.example_tensor(traced.backbone)
     heads = [create_head(head, size, traced.num_classes).to(example) for size in sizes]
-    copies = [mutates_input(stage, size) for stage, size in zip(stages[1:], sizes, strict=True)]
+    copies = [
+        mutates_input(stage, torch.zeros(2, *size).to(example))
+        for stage, size in zip(stages[1:], sizes, strict=True)
+    ]
     ends = [*(traced.cuts[i].macs for i in chosen), traced.macs]
     config = Config(
         backbone=None,

@@ -7,6 +7,7 @@ parameter names stay in place.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -87,7 +88,7 @@ def divide(traced: TracedBackbone, chosen: Sequence[int]) -> list[fx.GraphModule
         _stage(traced.graph_module, nodes, start, end)
         for start, end in zip([None, *ends], [*ends, len(nodes) - 1], strict=True)
     ]
-    _prove_exact(traced.backbone, stages, traced.input_size)
+    _prove_exact(traced, stages)
     own = set(traced.backbone.modules())
     for wrapper in {part for stage in stages for part in stage.modules()} - own:
         wrapper.training = traced.backbone.training
@@ -113,13 +114,12 @@ def check_backbone(backbone: nn.Module | Sequence[nn.Module], input_size: Sequen
     return traced.cuts
 
 
-def mutates_input(stage: nn.Module, feature_size: Sequence[int]) -> bool:
+def mutates_input(stage: nn.Module, features: Tensor) -> bool:
     """Whether a stage writes into its features, as with an in-place activation or dropout first."""
     with eval_mode(stage), torch.no_grad():
         for training in (False, True):
             stage.train(training)
             with state_kept(stage), seeded(stage):
-                features = torch.randn(2, *feature_size).to(example_tensor(stage))
                 before = features._version
                 stage(features)
                 if features._version != before:
@@ -253,27 +253,27 @@ def _stage(
     return fx.GraphModule(graph_module, graph, class_name="Stage")
 
 
-def _prove_exact(backbone: nn.Module, stages: Sequence[nn.Module], input_size: tuple[int, int, int]) -> None:
-    example = example_tensor(backbone)
+def _prove_exact(traced: TracedBackbone, stages: Sequence[nn.Module]) -> None:
+    backbone, example = traced.backbone, example_tensor(traced.backbone)
+    called = {str(node.target) for node in traced.graph_module.graph.nodes if node.op == "call_module"}
+    blocks = [block for name, block in backbone.named_modules() if name in called]
 
     def run(forward: Callable[[Tensor], Any], mode: str) -> tuple[list[Tensor], list[tuple[str, int]]]:
-        with state_kept(backbone), seeded(backbone), torch.enable_grad():
-            logits = forward(torch.randn(2, *input_size).to(example))
+        with state_kept(backbone), seeded(backbone), torch.enable_grad(), _inputs_summed(blocks) as sums:
+            logits = forward(torch.randn(2, *traced.input_size).to(example))
             if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2:
                 raise _no_logits(backbone, logits, mode, 2)
-            return [logits.detach(), *(b.clone() for b in backbone.buffers())], _backward_steps(logits)
+            buffers = [buffer.clone() for buffer in backbone.buffers()]
+            return [logits.detach(), *buffers, torch.tensor(sums)], _backward_steps(logits)
 
     with eval_mode(backbone):
         for training in (False, True):
             mode = "train" if training else "eval"
-            backbone.train(training)
-            for stage in stages:
-                stage.train(training)
+            for part in (backbone, *stages):
+                part.train(training)
             try:
-                (whole, steps), (divided, steps_divided) = (
-                    run(backbone, mode),
-                    run(nn.Sequential(*stages), mode),
-                )
+                whole, steps = run(backbone, mode)
+                divided, steps_divided = run(nn.Sequential(*stages), mode)
             except _NoLogitsError:
                 raise
             except Exception as error:  # whatever the network's own code raises
@@ -287,6 +287,22 @@ def _prove_exact(backbone: nn.Module, stages: Sequence[nn.Module], input_size: t
                     f"do not reproduce {what}. Its outermost forward may depend on the mode, or use no_grad "
                     f"or autocast; {WAY_OUT}"
                 )
+
+
+@contextmanager
+def _inputs_summed(blocks: Sequence[nn.Module]) -> Iterator[list[float]]:
+    """Sums of what every block is given: a classifier of zeros, as at the start, hides all before it."""
+    sums: list[float] = []
+
+    def note(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        sums.extend(float(x.detach().double().sum()) for x in inputs if isinstance(x, Tensor))
+
+    handles = [block.register_forward_pre_hook(note) for block in blocks]
+    try:
+        yield sums
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _backward_steps(logits: Tensor) -> list[tuple[str, int]]:
