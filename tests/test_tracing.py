@@ -151,6 +151,32 @@ def test_modes_of_the_stages_are_kept() -> None:
     assert not any(part.training for part in network.modules())
 
 
+def test_network_hidden_in_one_block() -> None:
+    class Hiding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stages = nn.ModuleList([Choosing(3), Pair(), nn.Conv2d(4, 4, 3), Classifier()])
+
+        def forward(self, x: Tensor) -> Tensor:
+            for stage in self.stages:
+                x = stage(x)
+            return x
+
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Hiding()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+    backbone = Wrapper()
+    assert check_backbone(backbone, SIZE) == []
+    with pytest.raises(ValueError, match=r"no cut.*list of them"):
+        convert(backbone, SIZE, num_exits=1)
+    assert len(check_backbone(backbone.net.stages, SIZE)) == 2
+
+
 # Unusual networks --------------------------------------------------------------------
 
 
