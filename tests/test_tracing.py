@@ -128,7 +128,8 @@ def test_stages_of_a_list_are_never_opened() -> None:
                 x = block(x) * 2 if self.training else block(x)
             return x
 
-    given = [nn.Conv2d(3, 4, 3), Mode(), nn.Conv2d(4, 4, 3), Classifier()]
+    last = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3))
+    given = [nn.Conv2d(3, 4, 3), Mode(), last, Classifier()]
     with pytest.raises(ValueError, match=r"train mode.*list of its stages"):
         check_backbone(nn.Sequential(*given), SIZE)
     assert [cut.name for cut in check_backbone(given, SIZE)] == ["0", "1"]
