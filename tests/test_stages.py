@@ -1,74 +1,20 @@
-"""The division is exact, cuts are where one value is alive, and traps of real networks are handled."""
+"""Cuts are where one value is alive, and traps of real networks are handled.
 
-from collections.abc import Sequence
+That every family divides exactly is tested in `test_backbone_contract.py`.
+"""
+
+from collections.abc import Callable, Sequence
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 
 import eenet.backbones  # noqa: F401
 from eenet.network import convert
 from eenet.stages import check_backbone, divide, trace
-
-FAMILIES = [
-    "resnet20_cifar",
-    "resnet8_w4_cifar",
-    "resnet18",
-    "resnetv2_50",
-    "regnety_002",
-    "convnext_atto",
-    "densenet121",
-    "vgg11_bn",
-    "mobilenetv2_100",
-    "mobilenetv3_small_100",
-    "mobilenetv4_conv_small",
-    "efficientnet_b0",
-    "ghostnet_100",
-    "repvgg_a0",
-    "hrnet_w18_small",
-    "dla34",
-    "res2net50_26w_4s",
-    "cspresnet50",
-    "nf_resnet50",
-    "rexnet_100",
-    "seresnet18",
-    "selecsls42b",
-    "test_byobnet",
-    "test_convnext",
-    "test_efficientnet",
-    "test_nfnet",
-    "test_resnet",
-]
-
-
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("name", FAMILIES)
-def test_stages_reproduce_the_backbone(name: str, training: bool) -> None:
-    """Cut everywhere: same logits, same gradients, same BatchNorm statistics, to the bit."""
-    model = timm.create_model(name, num_classes=5).train(training)
-    traced = trace(model, (3, 64, 64))
-    assert len(traced.cuts) >= 2
-    start = {key: value.clone() for key, value in model.state_dict().items()}
-    stages = divide(traced, range(len(traced.cuts)))
-    assert [stage.training for stage in stages] == [training] * len(stages)
-
-    def run(forward: nn.Module) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        model.load_state_dict(start)
-        model.zero_grad()
-        torch.manual_seed(1)
-        images = torch.randn(2, 3, 64, 64)
-        logits = forward(images)
-        logits.square().sum().backward()
-        gradients = {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
-        return logits.detach(), gradients, {key: b.clone() for key, b in model.named_buffers()}
-
-    whole, divided = run(model), run(nn.Sequential(*stages))
-    assert torch.equal(whole[0], divided[0])
-    for one, other in zip(whole[1:], divided[1:], strict=True):
-        assert one.keys() == other.keys()
-        assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_stage_modules_are_the_backbones_own() -> None:
@@ -89,9 +35,74 @@ def test_cuts_of_a_known_network() -> None:
     assert [cut.macs for cut in cuts] == sorted({cut.macs for cut in cuts})
 
 
-@pytest.mark.parametrize(("name", "least"), [("convnext_atto", 12), ("regnetx_002", 12)])
-def test_stage_containers_are_opened(name: str, least: int) -> None:
-    assert len(trace(timm.create_model(name, num_classes=5), (3, 64, 64)).cuts) >= least
+@pytest.mark.parametrize(
+    ("backbone", "block"),
+    [
+        (lambda: timm.create_model("convnext_atto", num_classes=5), "ConvNeXtBlock"),
+        (lambda: timm.create_model("regnetx_002", num_classes=5), "Bottleneck"),
+        (lambda: torchvision.models.convnext_tiny(num_classes=5), "CNBlock"),
+        (lambda: torchvision.models.regnet_x_400mf(num_classes=5), "ResBottleneckBlock"),
+    ],
+    ids=["timm-convnext", "timm-regnet", "torchvision-convnext", "torchvision-regnet"],
+)
+def test_stage_containers_are_opened(backbone: Callable[[], nn.Module], block: str) -> None:
+    """A cut after every block but the last, behind which nothing is left to save."""
+    model = backbone()
+    blocks = [name for name, part in model.named_modules() if type(part).__name__ == block]
+    assert len(blocks) >= 12
+    cuts = [cut.name for cut in trace(model, (3, 64, 64)).cuts]
+    before = [[name for name in blocks if f"{name}.".startswith(f"{cut}.")] for cut in cuts]
+    assert [names for names in before if names] == [[name] for name in blocks[:-1]]
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "mobilenetv3_small_050", "regnetx_002"])
+def test_pooling_and_classifier_are_no_cuts(name: str) -> None:
+    """One tensor is alive there too, but an exit would save nothing."""
+    model = timm.create_model(name, num_classes=5)
+    cuts = trace(model, (3, 64, 64)).cuts
+    assert all(cut.feature_size[1] > 1 for cut in cuts)
+    assert not {cut.name.split(".")[0] for cut in cuts} & {
+        "global_pool",
+        "head",
+        "fc",
+        "conv_head",
+        "classifier",
+    }
+
+
+def test_first_cut_of_a_vgg_lies_behind_norm_and_activation() -> None:
+    features = torchvision.models.vgg.make_layers([8, "M", 16, 16], batch_norm=True)
+    model = nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)).eval()
+    traced = trace(model, (3, 16, 16))
+    images = torch.randn(2, 3, 16, 16)
+    assert traced.cuts[0].name == "0.0"  # the convolution
+    assert traced.cuts[0].feature_size == (8, 8, 8)  # behind the pooling
+    assert torch.equal(divide(traced, [0])[0](images), features[:4](images))  # conv, norm, ReLU, pooling
+
+
+def test_block_that_writes_into_the_list_it_is_given() -> None:
+    """As HRNet's stages do; `fx.Interpreter` hands out lists that can't be written."""
+
+    class Fusing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convs = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(2))
+
+        def forward(self, x: list[Tensor]) -> Tensor:
+            for i, conv in enumerate(self.convs):
+                x[i] = conv(x[i])
+            return x[0] + x[1]
+
+    class Branched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.fuse, self.head = nn.Conv2d(3, 4, 3), Fusing(), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            return self.head(self.fuse([x, x.relu()]).mean((2, 3)))
+
+    assert [cut.name for cut in check_backbone(Branched(), (3, 8, 8))] == ["stem"]
 
 
 def test_no_cut_inside_a_skip_connection() -> None:
@@ -134,6 +145,27 @@ def test_head_keeps_its_features_from_an_in_place_activation() -> None:
     torch.stack([logits.sum() for logits in outputs.logits_KBN]).sum().backward()
     features = backbone[0](images)
     assert torch.equal(outputs.logits_KBN[0], network.heads[0](features)[0])
+
+
+def test_head_keeps_its_features_from_an_in_place_dropout() -> None:
+    """It writes in train mode only."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop = nn.Dropout(0.5, inplace=True)
+            self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(self.drop(x))
+
+    layers = [nn.Conv2d(3, 4, 3), Block(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)]
+    network = convert(nn.Sequential(*layers), (3, 8, 8), placement=["0"]).train()
+    kept: list[Tensor] = []
+    network.heads[0].register_forward_pre_hook(lambda _, args: kept.append(args[0]))
+    images = torch.randn(2, 3, 8, 8)
+    network(images).logits_KBN[0].sum().backward()
+    assert torch.equal(kept[0], layers[0](images))
 
 
 class Dropping(nn.Module):
@@ -179,14 +211,48 @@ class ModeDependent(nn.Module):
         return self.head((x * 2 if self.training else x).mean((2, 3)))
 
 
+def test_classifier_of_zeros_hides_no_difference() -> None:
+    """Its logits are zero whatever the stages do, and so are all gradients before it."""
+
+    class Scaled(ModeDependent):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.b(self.a(x) * (2 if self.training else 3)).mean((2, 3)))
+
+    backbone = Scaled()
+    nn.init.zeros_(backbone.head.weight)
+    with pytest.raises(ValueError, match="train mode"):
+        check_backbone(backbone, (3, 8, 8))
+
+
+class PartlyFrozen(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = self.a(x)
+        return self.head(self.b(x).mean((2, 3)))
+
+
+def test_no_grad_that_tracing_would_forget_is_refused() -> None:
+    """Same outputs, other gradients."""
+    with pytest.raises(ValueError, match=r"gradients.*list of its stages"):
+        check_backbone(PartlyFrozen(), (3, 8, 8))
+
+
 @pytest.mark.parametrize(
     ("backbone", "size", "message"),
     [
-        (Branching(), (3, 8, 8), "can't be traced.*nn.Sequential"),
+        (Branching(), (3, 8, 8), "can't be traced.*control flow.*list of its stages"),
         (nn.Sequential(nn.Conv2d(3, 4, 3)), (3, 8, 8), "must return logits"),
         (nn.Sequential(nn.Flatten()), (3, 8, 8), "no convolution"),
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), (1, 8, 8), "does not run on an input of size"),
-        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), (8, 8), "expected .channels, height, width."),
+        (
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()),
+            (8, 8),
+            "expected the size of an image, .channels, height, width.",
+        ),
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), (3, 0, 8), "≥ 1"),
     ],
 )

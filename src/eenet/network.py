@@ -133,7 +133,13 @@ class EENet(nn.Module):
         """Write `config.json`, `model.safetensors` and, if given, the model card `README.md`."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        weights = {name: t.detach().contiguous() for name, t in self.state_dict().items()}
+        weights, written = {}, set()
+        for name, tensor in self.state_dict().items():
+            storage = tensor.untyped_storage().data_ptr()
+            # A block that two stages share is written for each: safetensors holds no aliases.
+            shared = storage in written
+            weights[name] = tensor.detach().clone() if shared else tensor.detach().contiguous()
+            written.add(storage)
         config = json.dumps(asdict(self.config), indent=2) + "\n"
         write_atomically(directory / WEIGHTS_FILE, safetensors.torch.save(weights))
         write_atomically(directory / CONFIG_FILE, config.encode())
@@ -142,13 +148,15 @@ class EENet(nn.Module):
         return directory
 
     @staticmethod
-    def from_pretrained(name: str | Path, *, backbone: nn.Module | None = None) -> "EENet":
+    def from_pretrained(
+        name: str | Path, *, backbone: nn.Module | Sequence[nn.Module] | None = None
+    ) -> "EENet":
         """Load a checkpoint.
 
         Args:
             name: a checkpoint directory, or the id of a model on the Hugging Face hub.
-            backbone: for a network made by `convert` from a class of your own: an
-                instance of that class; its weights are overwritten.
+            backbone: for a network made by `convert` from a class of your own: an instance
+                of that class, or the same list of stages; its weights are overwritten.
 
         Raises:
             FileNotFoundError: no such directory, or a file is missing in it.
@@ -163,8 +171,8 @@ class EENet(nn.Module):
         if backbone is None:
             if config.backbone is None:
                 raise ValueError(
-                    f"{directory} holds a network of a user's own class; pass an instance of it: "
-                    "EENet.from_pretrained(directory, backbone=MyNetwork())"
+                    f"{directory} holds a network of a user's own class; pass an instance of it, or the list "
+                    "of stages it was made of: EENet.from_pretrained(directory, backbone=MyNetwork())"
                 )
             backbone = timm_backbone(config.backbone, config.backbone_args)
         traced = trace(backbone, config.input_size)
@@ -253,7 +261,7 @@ def create_model(
 
 
 def convert(
-    backbone: nn.Module,
+    backbone: nn.Module | Sequence[nn.Module],
     input_size: Sequence[int],
     *,
     num_exits: int | None = None,
@@ -263,7 +271,10 @@ def convert(
     """Give a network of your own early exits. Its modules and weights are used, not copied.
 
     Args:
-        backbone: maps images [B, C, H, W] to logits [B, N].
+        backbone: maps images [B, C, H, W] to logits [B, N]. If it can't be traced, a list of
+            its stages `[stage0, stage1, ..., classifier]`: nothing inside them is traced,
+            and exits can go between them, named "0", "1", ... `DataParallel` and
+            `torch.compile` around the network are taken off.
         input_size: (channels, height, width).
         num_exits: number of early exits, without the final one.
         placement: see `create_model`.
@@ -352,10 +363,10 @@ def read_config(directory: Path) -> Config:
 def _assemble(traced: TracedBackbone, chosen: Sequence[int], head: str) -> EENet:
     stages = divide(traced, chosen)
     sizes = [traced.cuts[i].feature_size for i in chosen]
-    parameter = next(traced.backbone.parameters())
-    heads = [create_head(head, size, traced.num_classes).to(parameter) for size in sizes]
+    example = cost.example_tensor(traced.backbone)
+    heads = [create_head(head, size, traced.num_classes).to(example) for size in sizes]
     copies = [
-        mutates_input(stage, torch.zeros(1, *size).to(parameter))
+        mutates_input(stage, torch.zeros(2, *size).to(example))
         for stage, size in zip(stages[1:], sizes, strict=True)
     ]
     ends = [*(traced.cuts[i].macs for i in chosen), traced.macs]

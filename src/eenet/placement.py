@@ -55,7 +55,8 @@ def place(
     """
     if not cuts:
         raise ValueError(
-            "the backbone has no cut, a place where a single feature map is alive, so no exit fits"
+            "the backbone has no cut, a place where a single feature map is alive, so no exit fits; "
+            "if one block hides its stages, give the network as a list of them, [stage0, ..., classifier]"
         )
     if num_exits is not None and num_exits < 1:
         raise ValueError(

@@ -1,11 +1,11 @@
 """Where a backbone can be cut, and its exact division into stages.
 
-The network is traced with `torch.fx`, blocks kept as leaves: only the root, plain
-`nn.Sequential`s and modules that hold repeated blocks are opened. After a node whose
-output is the only live value, the network can be cut. Stage modules *are* the
-backbone's modules: weights, train/eval behaviour and parameter names stay in place.
+After a node of the traced graph whose output is the only live value, the network can
+be cut. Stage modules *are* the backbone's modules: weights, train/eval behaviour and
+parameter names stay in place.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
-from eenet.cost import eval_mode, trace_costs
+from eenet.cost import eval_mode, example_tensor, seeded, state_kept, trace_costs
+from eenet.tracing import WAY_OUT, as_module, describe, first_line, trace_graphs
 
 LEAST_REMAINING = 0.01  # a cut with less of the MACs behind it saves nothing
 
@@ -48,19 +49,20 @@ class TracedBackbone:
     input_size: tuple[int, int, int]
 
 
-def trace(backbone: nn.Module, input_size: Sequence[int]) -> TracedBackbone:
+def trace(backbone: nn.Module | Sequence[nn.Module], input_size: Sequence[int]) -> TracedBackbone:
     """Trace a backbone and find its cuts.
 
     Args:
-        backbone: maps images [B, C, H, W] to logits [B, N].
+        backbone: maps images [B, C, H, W] to logits [B, N]; or a list of its stages, which
+            are not traced and between which it is cut.
         input_size: (C, H, W).
 
     Raises:
         ValueError: the network can't be traced, doesn't take such images, or doesn't
             return logits of shape [B, N].
     """
-    size = checked_input_size(input_size)
-    traces = [_measure(graph_module, backbone, size) for graph_module in _trace_graphs(backbone)]
+    module, size = as_module(backbone), checked_input_size(input_size)
+    traces = [_measure(graph_module, module, size) for graph_module in trace_graphs(module)]
     return max(traces, key=lambda traced: len(traced.cuts))
 
 
@@ -68,7 +70,7 @@ def divide(traced: TracedBackbone, chosen: Sequence[int]) -> list[fx.GraphModule
     """Divide a backbone after the chosen cuts and prove the division exact.
 
     The stages in sequence must reproduce the backbone bit for bit on random images, in
-    eval and in train mode (outputs and BatchNorm statistics).
+    eval and in train mode: outputs, BatchNorm statistics and the way gradients flow.
 
     Args:
         traced: from `trace`.
@@ -86,18 +88,19 @@ def divide(traced: TracedBackbone, chosen: Sequence[int]) -> list[fx.GraphModule
         _stage(traced.graph_module, nodes, start, end)
         for start, end in zip([None, *ends], [*ends, len(nodes) - 1], strict=True)
     ]
-    _prove_exact(traced.backbone, stages, traced.input_size)
+    _prove_exact(traced, stages)
     own = set(traced.backbone.modules())
     for wrapper in {part for stage in stages for part in stage.modules()} - own:
         wrapper.training = traced.backbone.training
     return stages
 
 
-def check_backbone(backbone: nn.Module, input_size: Sequence[int]) -> list[Cut]:
+def check_backbone(backbone: nn.Module | Sequence[nn.Module], input_size: Sequence[int]) -> list[Cut]:
     """Whether a network of your own can be given exits: trace it, cut it everywhere, prove it exact.
 
     Args:
-        backbone: maps images [B, C, H, W] to logits [B, N].
+        backbone: maps images [B, C, H, W] to logits [B, N]; or a list of its stages, if it
+            can't be traced.
         input_size: (channels, height, width).
 
     Returns:
@@ -112,101 +115,26 @@ def check_backbone(backbone: nn.Module, input_size: Sequence[int]) -> list[Cut]:
 
 
 def mutates_input(stage: nn.Module, features: Tensor) -> bool:
-    """Whether a stage writes into the features it is given (an in-place activation comes first)."""
+    """Whether a stage writes into its features, as with an in-place activation or dropout first."""
     with eval_mode(stage), torch.no_grad():
-        before = features._version
-        stage(features)
-        return features._version != before
+        for training in (False, True):
+            stage.train(training)
+            with state_kept(stage), seeded(stage):
+                before = features._version
+                stage(features)
+                if features._version != before:
+                    return True
+    return False
 
 
 def checked_input_size(input_size: Sequence[int]) -> tuple[int, int, int]:
     """(channels, height, width), or a `ValueError`."""
     size = tuple(input_size)
     if len(size) != 3 or not all(isinstance(n, int) and n > 0 for n in size):
-        raise ValueError(f"input_size is {input_size}; expected (channels, height, width), all ≥ 1")
-    return cast(tuple[int, int, int], size)
-
-
-# Tracing -----------------------------------------------------------------------------
-
-
-class _BlockTracer(fx.Tracer):
-    """Keeps blocks as leaves and opens the modules for which `opens` is true."""
-
-    def __init__(self, opens: Callable[[nn.Module], bool]) -> None:
-        super().__init__()
-        self.opens = opens
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
-        return not self.opens(m)
-
-
-def _is_plain_container(module: nn.Module) -> bool:
-    return type(module) is nn.Sequential
-
-
-def _holds_repeated_blocks(module: nn.Module) -> bool:
-    """Such as ConvNeXt's and RegNet's stages: at least two blocks of one class inside."""
-    classes = [type(child) for child in _children_through_containers(module) if _is_block(child)]
-    return len(classes) > len(set(classes))
-
-
-def _children_through_containers(module: nn.Module) -> Iterator[nn.Module]:
-    for child in module.children():
-        if isinstance(child, nn.Sequential | nn.ModuleList):
-            yield from _children_through_containers(child)
-        else:
-            yield child
-
-
-def _is_block(module: nn.Module) -> bool:
-    layers = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    return len(layers) >= 2
-
-
-def _trace_graphs(backbone: nn.Module) -> list[fx.GraphModule]:
-    """Trace with plain containers opened, and, where there are any, with repeated blocks opened.
-
-    Neither is always the better one: ConvNeXt's stages must be opened, GhostNet's blocks must not.
-    """
-    inner = [m for m in backbone.modules() if m is not backbone and not _is_plain_container(m)]
-    openings: list[Callable[[nn.Module], bool]] = [_is_plain_container]
-    if any(map(_holds_repeated_blocks, inner)):
-        openings.append(lambda m: _is_plain_container(m) or _holds_repeated_blocks(m))
-    traces, problem = [], None
-    for opens in openings:
-        with eval_mode(backbone):
-            try:
-                graph_module = fx.GraphModule(backbone, _BlockTracer(opens).trace(backbone))
-            except Exception as error:  # whatever the network's own code raises on a proxy
-                problem = problem or error
-                continue
-        _replace_functional_dropout(graph_module)
-        traces.append(graph_module)
-    if not traces:
-        assert problem is not None
         raise ValueError(
-            f"{_name(backbone)} can't be traced: {_first_line(problem)}. Its outermost forward must "
-            "not branch on values; as a way out, give the network as an nn.Sequential of its stages"
-        ) from problem
-    return traces
-
-
-def _replace_functional_dropout(graph_module: fx.GraphModule) -> None:
-    """Tracing bakes `training=` into a functional dropout; a module follows train() and eval()."""
-    for node in list(graph_module.graph.nodes):
-        if node.op != "call_function" or node.target is not nn.functional.dropout:
-            continue
-        named = dict(zip(("input", "p", "training", "inplace"), node.args, strict=False)) | node.kwargs
-        if named.get("training", True):
-            continue  # traced in eval mode: the author wants it always on
-        name = f"functional_{node.name}"
-        graph_module.add_submodule(name, nn.Dropout(named.get("p", 0.5), named.get("inplace", False)))
-        with graph_module.graph.inserting_after(node):
-            module = graph_module.graph.call_module(name, (named["input"],))
-        node.replace_all_uses_with(module)
-        graph_module.graph.erase_node(node)
-    graph_module.recompile()
+            f"input_size is {input_size}; expected the size of an image, (channels, height, width), all ≥ 1"
+        )
+    return cast(tuple[int, int, int], size)
 
 
 # Cuts --------------------------------------------------------------------------------
@@ -215,20 +143,16 @@ def _replace_functional_dropout(graph_module: fx.GraphModule) -> None:
 def _measure(graph_module: fx.GraphModule, backbone: nn.Module, size: tuple[int, int, int]) -> TracedBackbone:
     try:
         seen = trace_costs(graph_module, (1, *size))
-    except Exception as error:
+    except Exception as error:  # whatever the network's own code raises
         raise ValueError(
-            f"{_name(backbone)} does not run on an input of size {size} (C, H, W): {_first_line(error)}"
+            f"{describe(backbone)} does not run on an input of size {size} (C, H, W): {first_line(error)}"
         ) from error
     logits = seen[next(n for n in graph_module.graph.nodes if n.op == "output")][1]
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(
-            f"{_name(backbone)} must return logits of shape [batch, classes], not {shown}; "
-            "give it a classifier, and switch auxiliary outputs off"
-        )
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
+        raise _no_logits(backbone, logits, "eval", 1)
     total = sum(macs for macs, _ in seen.values())
     if not total:
-        raise ValueError(f"{_name(backbone)} has no convolution or linear layer to save")
+        raise ValueError(f"{describe(backbone)} has no convolution or linear layer to save")
     found = _find_cuts(graph_module, seen, total)
     return TracedBackbone(
         backbone,
@@ -246,17 +170,21 @@ def _find_cuts(
 ) -> list[tuple[Cut, fx.Node]]:
     """The cuts, each with the node whose output is the one feature map alive."""
     found: list[tuple[Cut, fx.Node]] = []
+    calls: Counter[str] = Counter()
     spent = 0
     for node, alive in _live_values(graph_module.graph):
         macs, value = seen[node]
         if _is_global_pool(graph_module, node, seen):
             break
         spent += macs
+        name = str(node.target) if node.op == "call_module" else node.name
+        calls[name] += 1
+        if calls[name] > 1:  # one block, called again: its weights are shared
+            name = f"{name}:{calls[name]}"
         if node.op in ("placeholder", "output") or alive != {node} or not spent:
             continue
         if not isinstance(value, Tensor) or value.ndim != 4 or spent > (1 - LEAST_REMAINING) * total:
             continue
-        name = str(node.target) if node.op == "call_module" else node.name
         if found and found[-1][0].macs == spent:  # a norm, activation or pooling
             name = found.pop()[0].name
         _, channels, height, width = value.shape
@@ -325,54 +253,86 @@ def _stage(
     return fx.GraphModule(graph_module, graph, class_name="Stage")
 
 
-@contextmanager
-def _buffers_kept(module: nn.Module) -> Iterator[None]:
-    saved = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in saved:
-                buffer.copy_(value)
+def _prove_exact(traced: TracedBackbone, stages: Sequence[nn.Module]) -> None:
+    backbone, example = traced.backbone, example_tensor(traced.backbone)
+    called = {str(node.target) for node in traced.graph_module.graph.nodes if node.op == "call_module"}
+    blocks = [block for name, block in backbone.named_modules() if name in called]
 
-
-def _prove_exact(backbone: nn.Module, stages: Sequence[nn.Module], input_size: tuple[int, int, int]) -> None:
-    parameter = next(backbone.parameters())
-    devices = [parameter.device] if parameter.device.type == "cuda" else []
-
-    def run(forward: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        with _buffers_kept(backbone), torch.random.fork_rng(devices), torch.no_grad():
-            torch.manual_seed(0)
-            images = torch.randn(2, *input_size, device=parameter.device, dtype=parameter.dtype)
-            logits = forward(images)
-            return [logits, *(buffer.clone() for buffer in backbone.buffers())]
+    def run(forward: Callable[[Tensor], Any], mode: str) -> tuple[list[Tensor], list[tuple[str, int]]]:
+        with state_kept(backbone), seeded(backbone), torch.enable_grad(), _inputs_summed(blocks) as sums:
+            logits = forward(torch.randn(2, *traced.input_size).to(example))
+            if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2:
+                raise _no_logits(backbone, logits, mode, 2)
+            buffers = [buffer.clone() for buffer in backbone.buffers()]
+            return [logits.detach(), *buffers, torch.tensor(sums)], _backward_steps(logits)
 
     with eval_mode(backbone):
         for training in (False, True):
-            backbone.train(training)
-            for stage in stages:
-                stage.train(training)
+            mode = "train" if training else "eval"
+            for part in (backbone, *stages):
+                part.train(training)
             try:
-                whole = run(backbone)
-            except ValueError:  # BatchNorm in train mode refuses a single value per channel
-                assert training
-                continue
-            divided = run(nn.Sequential(*stages))
-            if not isinstance(whole[0], Tensor) or not all(map(_equal, whole, divided)):
+                whole, steps = run(backbone, mode)
+                divided, steps_divided = run(nn.Sequential(*stages), mode)
+            except _NoLogitsError:
+                raise
+            except Exception as error:  # whatever the network's own code raises
                 raise ValueError(
-                    f"{_name(backbone)} can't be divided exactly: in {'train' if training else 'eval'} "
-                    "mode its stages in sequence do not reproduce it. Switch auxiliary outputs off, "
-                    "or give the network as an nn.Sequential of its stages"
+                    f"{describe(backbone)} does not run on two images in {mode} mode: {first_line(error)}"
+                ) from error
+            if not all(map(_equal, whole, divided)) or steps != steps_divided:
+                what = "its outputs" if steps == steps_divided else "the gradients through it"
+                raise ValueError(
+                    f"{describe(backbone)} can't be divided exactly: in {mode} mode its stages in sequence "
+                    f"do not reproduce {what}. Its outermost forward may depend on the mode, or use no_grad "
+                    f"or autocast; {WAY_OUT}"
                 )
+
+
+@contextmanager
+def _inputs_summed(blocks: Sequence[nn.Module]) -> Iterator[list[float]]:
+    """Sums of what every block is given: a classifier of zeros, as at the start, hides all before it."""
+    sums: list[float] = []
+
+    def note(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        sums.extend(float(x.detach().double().sum()) for x in inputs if isinstance(x, Tensor))
+
+    handles = [block.register_forward_pre_hook(note) for block in blocks]
+    try:
+        yield sums
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _backward_steps(logits: Tensor) -> list[tuple[str, int]]:
+    """The operations that gradients flow back through, each with its parameter, if it has one.
+
+    Equal outputs don't tell whether a part ran under `no_grad`, which tracing forgets.
+    """
+    steps, waiting, seen = [], [logits.grad_fn], set()
+    while waiting:
+        step = waiting.pop()
+        if step is not None and step not in seen:
+            seen.add(step)
+            steps.append((step.name(), id(getattr(step, "variable", None))))
+            waiting += [following for following, _ in step.next_functions]
+    return steps
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and bool(torch.equal(a.nan_to_num(), b.nan_to_num()))
 
 
-def _name(module: nn.Module) -> str:
-    return f"this {type(module).__name__}"
+class _NoLogitsError(ValueError):
+    """The network returns something else."""
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _no_logits(backbone: nn.Module, value: object, mode: str, batch: int) -> _NoLogitsError:
+    kind = type(value).__name__.removeprefix("immutable_")  # as fx calls its lists and dictionaries
+    shown = tuple(value.shape) if isinstance(value, Tensor) else f"a {kind}"
+    return _NoLogitsError(
+        f"{describe(backbone)} must return logits of shape [batch, classes], for {batch} image"
+        f"{'s' * (batch > 1)} in {mode} mode not {shown}; give it a classifier, return one tensor, and "
+        "switch auxiliary outputs off (in torchvision: aux_logits=False)"
+    )
