@@ -245,9 +245,9 @@ class _Run:
         self.policy = policy
         self.lines.append(line)
         self.epoch, self.step = self.epoch + 1, 0
-        self.save()
         text = "".join(json.dumps(entry) + "\n" for entry in self.lines)
         write_atomically(self.out / METRICS_FILE, text.encode())
+        self.save()  # after the metrics: a run killed in between writes them again
         self.clock = time.perf_counter()
 
     def save_if_due(self) -> None:
