@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 ORDER = [
-    "cost", "backbones", "stages", "placement", "heads", "network", "objectives", "policies",
+    "cost", "backbones", "stages", "placement", "heads", "policies", "network", "objectives",
     "images", "data", "records", "evaluation", "calibration", "training", "recipes",
     "runtime", "report", "pipeline", "cli",
 ]  # fmt: skip

@@ -93,6 +93,10 @@ class ExitPolicy:
             return cls("confidence", (0.5,) * num_exits)
         try:
             policy = cls(values["score"], tuple(values["thresholds"]), tuple(values["enabled"]))
+            if not all(isinstance(t, float | int) for t in policy.thresholds):
+                raise TypeError("thresholds must be numbers")
+            if not all(isinstance(on, bool) for on in policy.enabled):
+                raise TypeError("enabled must hold true or false")
         except (KeyError, TypeError) as error:
             raise ValueError(f"the policy in the checkpoint is damaged: {error!r}") from error
         if len(policy.thresholds) != num_exits:

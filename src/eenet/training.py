@@ -7,6 +7,7 @@ import pickle
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -278,10 +279,18 @@ class _Run:
         if not path.is_file():
             raise FileNotFoundError(f"nothing to resume: {path} does not exist")
         try:
-            state = torch.load(path, weights_only=True, map_location="cpu")
-        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-            raise ValueError(f"{path} is not a training state: {str(error).splitlines()[0]}") from error
-        before, now = json.loads(state["config"]), json.loads(json.dumps(asdict(self.config)))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what is refused or read below
+                state = torch.load(path, weights_only=True, map_location="cpu")
+            before = dict(json.loads(state["config"]))
+        except pickle.UnpicklingError as error:  # torch's own message says how to run it anyway
+            raise ValueError(
+                f"{path} is not a training state: damaged, or it pickles more than tensors and numbers, "
+                "which is not loaded because it can run any code"
+            ) from error
+        except Exception as error:  # a damaged file makes torch.load raise errors of many kinds
+            raise ValueError(f"{path} is not a training state: {error!r}") from error
+        now = json.loads(json.dumps(asdict(self.config)))
         changed = [k for k in now if k != "save_every" and before.get(k) != now[k]]
         if changed:
             told = ", ".join(f"{k} was {before.get(k)}, is {now[k]}" for k in changed)
