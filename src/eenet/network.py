@@ -136,7 +136,9 @@ class EENet(nn.Module):
         """Write `config.json`, `model.safetensors` and, if given, the model card `README.md`."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        weights = {name: t.detach().contiguous() for name, t in self.state_dict().items()}
+        # Copies, for a module that runs in two stages stands here twice; safetensors refuses shared memory.
+        copies = {name: t.detach().clone() for name, t in self.state_dict().items()}
+        weights = {name: t.contiguous() for name, t in copies.items()}
         config = json.dumps(asdict(self.config), indent=2) + "\n"
         write_atomically(directory / WEIGHTS_FILE, safetensors.torch.save(weights))
         write_atomically(directory / CONFIG_FILE, config.encode())

@@ -26,8 +26,8 @@ def entropy(logits_BN: Tensor, confidence_logits_B: Tensor) -> Tensor:  # noqa: 
 
 def margin(logits_BN: Tensor, confidence_logits_B: Tensor) -> Tensor:  # noqa: ARG001
     """Largest minus second largest class probability."""
-    top = logits_BN.softmax(1).topk(2, 1).values
-    return top[:, 0] - top[:, 1]
+    top = logits_BN.softmax(1).topk(min(2, logits_BN.shape[1]), 1).values
+    return top[:, 0] - top[:, 1:].sum(1)  # nothing to take away where there is one class only
 
 
 SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

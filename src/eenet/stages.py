@@ -24,7 +24,8 @@ class Cut:
     """A place where exactly one feature map is alive."""
 
     name: str
-    """The block it follows, as in `backbone.get_submodule(name)`, or the traced operation.
+    """The block it follows, as in `backbone.get_submodule(name)`, or the traced operation
+    (so for a block that runs more than once, from the second time on).
     A norm, activation or pooling right behind the block lies before the cut."""
     macs: int
     """MACs of the backbone up to here, per image."""
@@ -259,6 +260,8 @@ def _find_cuts(
         name = str(node.target) if node.op == "call_module" else node.name
         if found and found[-1][0].macs == spent:  # a norm, activation or pooling
             name = found.pop()[0].name
+        elif any(cut.name == name for cut, _ in found):  # the same module, run once more
+            name = node.name
         _, channels, height, width = value.shape
         found.append((Cut(name, spent, spent / total, (channels, height, width)), node))
     return found
