@@ -129,7 +129,7 @@ KEY = "stages.0.conv1.weight"
         (edit("format_version", 99), "'format_version' is 99"),
         (edit("exits", None), "key 'exits' is missing"),
         (edit("colour", 1), "unknown key 'colour'"),
-        (edit("exits", ["layer9"]), "no cut named 'layer9'"),
+        (edit("exits", ["conv1", "layer1.0", "layer9"]), "no cut named 'layer9'"),
         (edit("head_macs", [1, 2, 3]), "'head_macs' is"),
         (edit("backbone", "resnet21_cifar"), "unknown backbone"),
         (retensor(lambda w: w.pop(KEY)), f"tensor '{KEY}' is missing"),

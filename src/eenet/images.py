@@ -30,6 +30,7 @@ def open_image(file: str | Path | bytes) -> Image.Image:
         raise FileNotFoundError(f"no image file {file}")
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of damaged metadata; the pixels count
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
                 image.load()
@@ -38,7 +39,7 @@ def open_image(file: str | Path | bytes) -> Image.Image:
         raise ValueError(f"{name} has too many pixels to be decoded safely: {error}") from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is not an image in a known format") from error
-    except (OSError, SyntaxError) as error:
+    except Exception as error:  # Pillow's decoders raise all sorts of errors on damaged files
         raise ValueError(f"{name} is a damaged image: {error}") from error
 
 
@@ -122,10 +123,12 @@ def normalize(pixels_BCHW: Tensor, mean: Sequence[float], std: Sequence[float]) 
 
 
 def _from_pil(image: Image.Image) -> Tensor:
-    if image.getexif().get(ORIENTATION, 1) != 1:  # it would copy the image in any case
-        image = ImageOps.exif_transpose(image)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in open_image
+        if image.getexif().get(ORIENTATION, 1) != 1:  # else exif_transpose would only copy
+            image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values = np.asarray(image, dtype=np.float64)
+        values = np.nan_to_num(np.asarray(image)).astype(np.float64)
         top = 65535 if image.mode != "F" and values.max(initial=0) > 255 else max(values.max(initial=0), 1)
         image = Image.fromarray(np.rint(values * (255 / top)).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:

@@ -4,7 +4,9 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +23,12 @@ from eenet import cost
 from eenet.backbones import ALIASES
 from eenet.heads import create_head
 from eenet.placement import Placement, place
+from eenet.policies import ExitPolicy
 from eenet.stages import TracedBackbone, checked_input_size, divide, mutates_input, trace
 
 FORMAT_VERSION = 1
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+PICKLE_SUFFIXES = {".pt", ".pth", ".bin", ".pkl", ".ckpt"}
 
 
 class ExitOutputs(NamedTuple):
@@ -167,17 +171,21 @@ class EENet(nn.Module):
         config = read_config(directory)
         path = directory / WEIGHTS_FILE
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: {directory} is not a complete checkpoint")
-        if backbone is None:
-            if config.backbone is None:
-                raise ValueError(
-                    f"{directory} holds a network of a user's own class; pass an instance of it, or the list "
-                    "of stages it was made of: EENet.from_pretrained(directory, backbone=MyNetwork())"
-                )
-            backbone = timm_backbone(config.backbone, config.backbone_args)
-        traced = trace(backbone, config.input_size)
-        chosen = _choose(traced, None, config.exits) if config.exits else []
-        network = _assemble(traced, chosen, config.head)
+            raise FileNotFoundError(f"{path} is missing: {_why_no_weights(directory)}")
+        if backbone is None and config.backbone is None:
+            raise ValueError(
+                f"{directory} holds a network of a user's own class; pass an instance of it, or the list "
+                "of stages it was made of: EENet.from_pretrained(directory, backbone=MyNetwork())"
+            )
+        with _blaming(directory / CONFIG_FILE, "'backbone' and 'backbone_args'"):
+            if backbone is None:
+                backbone = timm_backbone(str(config.backbone), config.backbone_args)
+        with _blaming(directory / CONFIG_FILE, "'input_size'"):
+            traced = trace(backbone, config.input_size)
+        with _blaming(directory / CONFIG_FILE, "'exits'"):
+            chosen = _choose(traced, None, config.exits) if config.exits else []
+        with _blaming(directory / CONFIG_FILE, "'head'"):
+            network = _assemble(traced, chosen, config.head)
         for key in ("backbone_macs", "stage_macs", "head_macs", "num_classes"):
             if getattr(network.config, key) != getattr(config, key):
                 raise ValueError(
@@ -334,14 +342,15 @@ def read_config(directory: Path) -> Config:
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: it is not JSON, of an unknown version, or a key is missing or unknown.
+        ValueError: it is not JSON, of an unknown version, or a key is missing, unknown or
+            holds something else than it should.
     """
     path = directory / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {directory} is not a checkpoint")
     try:
         values = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a JSON object, not {type(values).__name__}")
@@ -355,9 +364,77 @@ def read_config(directory: Path) -> Config:
         raise ValueError(f"{path}: key {key!r} is missing")
     for key in sorted(values.keys() - known):
         raise ValueError(f"{path}: unknown key {key!r}")
-    config = Config(**values)
-    config.input_size = checked_input_size(config.input_size)
-    return config
+    for key, (wanted, fits) in _CONFIG_CHECKS.items():
+        if not fits(values[key], values):
+            shown = textwrap.shorten(json.dumps(values[key]), 80, placeholder=" …")
+            raise ValueError(f"{path}: {key!r} is {shown}; expected {wanted}")
+    if values["policy"] is not None:
+        with _blaming(path, "'policy'"):
+            ExitPolicy.from_dict(values["policy"], len(values["exits"]))
+    values["input_size"] = tuple(values["input_size"])
+    return Config(**values)
+
+
+@contextmanager
+def _blaming(path: Path, keys: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {keys}: {error}") from error
+
+
+def _list_of(value: Any, kinds: Sequence[type], count: int | None = None) -> bool:
+    """Exactly of these types: to Python, `true` is an `int` as well."""
+    return isinstance(value, list) and all(type(v) in kinds for v in value) and count in (None, len(value))
+
+
+def _macs(value: Any, count: int) -> bool:
+    return _list_of(value, [int], count) and all(v >= 0 for v in value)
+
+
+def _per_channel(value: Any, values: Mapping[str, Any]) -> bool:
+    """Numbers that survive in float32, so no NaN either."""
+    return _list_of(value, [int, float], values["input_size"][0]) and all(abs(v) < 1e30 for v in value)
+
+
+# What each key of `config.json` must hold, in an order in which later checks may rely on earlier ones.
+_CONFIG_CHECKS: dict[str, tuple[str, Callable[[Any, Mapping[str, Any]], bool]]] = {
+    "backbone": ("a timm name, or null", lambda v, _: v is None or isinstance(v, str)),
+    "backbone_args": ("an object", lambda v, _: isinstance(v, dict)),
+    "exits": ("a list of cut names", lambda v, _: _list_of(v, [str])),
+    "head": ("the name of an exit head", lambda v, _: isinstance(v, str)),
+    "num_classes": ("a whole number above 0", lambda v, _: type(v) is int and v > 0),
+    "input_size": (
+        "[channels, height, width], all above 0",
+        lambda v, _: _list_of(v, [int], 3) and min(v) > 0,
+    ),
+    "backbone_macs": ("a whole number above 0", lambda v, _: type(v) is int and v > 0),
+    "stage_macs": ("a whole number per stage", lambda v, c: _macs(v, len(c["exits"]) + 1)),
+    "head_macs": ("a whole number per early exit", lambda v, c: _macs(v, len(c["exits"]))),
+    "mean": ("a number per channel", lambda v, c: _per_channel(v, c) or v is c["std"] is None),
+    "std": (
+        "a number above 0 per channel",
+        lambda v, c: (_per_channel(v, c) and min(v) > 0) or v is c["mean"] is None,
+    ),
+    "class_names": (
+        "a name per class, or null",
+        lambda v, c: v is None or _list_of(v, [str], c["num_classes"]),
+    ),
+    "policy": ("an object, or null", lambda v, _: v is None or isinstance(v, dict)),
+    "provenance": ("an object", lambda v, _: isinstance(v, dict)),
+}
+
+
+def _why_no_weights(directory: Path) -> str:
+    files = [path.name for path in sorted(directory.iterdir()) if path.suffix in PICKLE_SUFFIXES]
+    pickled = [name for name in files if name != "training_state.pt"]
+    if not pickled:
+        return f"{directory} is not a complete checkpoint"
+    return (
+        f"{pickled[0]} is pickled, and is not loaded because unpickling can run any code; if you trust it, "
+        f"convert it: safetensors.torch.save_file(torch.load({pickled[0]!r}, weights_only=True), "
+        f"{WEIGHTS_FILE!r})"
+    )
 
 
 def _assemble(traced: TracedBackbone, chosen: Sequence[int], head: str) -> EENet:
@@ -392,14 +469,22 @@ def _choose(traced: TracedBackbone, num_exits: int | None, placement: Placement)
 
 
 def timm_backbone(name: str, args: Mapping[str, Any], *, pretrained: bool = False) -> nn.Module:
-    """A timm model; for an unknown name, a `ValueError` that suggests near ones."""
+    """A timm model.
+
+    Raises:
+        ValueError: unknown name, with near ones suggested, or the model can't be built with `args`.
+    """
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
         raise ValueError(f"unknown backbone {name!r}; {hint}")
+    if "checkpoint_path" in args:
+        raise ValueError(
+            "checkpoint_path is not taken: timm would unpickle that file, which can run any code"
+        )
     try:
         return timm.create_model(name, pretrained=pretrained, **args)
-    except (TypeError, RuntimeError) as error:
+    except Exception as error:  # whatever the model's own code raises
         raise ValueError(f"can't build backbone {name!r} with {dict(args)}: {error}") from error
 
 
@@ -419,7 +504,9 @@ def _check_weights(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str,
             raise ValueError(
                 f"{path}: tensor {key!r} has shape {tuple(tensor.shape)}, expected {tuple(wanted[key].shape)}"
             )
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if tensor.is_floating_point() != wanted[key].is_floating_point():
+            raise ValueError(f"{path}: tensor {key!r} is {tensor.dtype}, expected {wanted[key].dtype}")
+        if not tensor.to(wanted[key].dtype).isfinite().all():
             raise ValueError(f"{path}: tensor {key!r} holds NaN or infinity")
 
 

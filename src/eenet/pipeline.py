@@ -361,7 +361,7 @@ def _image_files(inputs: Sequence[str]) -> list[Path]:
     for given in inputs:
         path = Path(given)
         if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
             if not found:
                 raise FileNotFoundError(f"no image in the directory {path}")
         elif path.exists() or not glob.has_magic(given):

@@ -26,8 +26,8 @@ def entropy(logits_BN: Tensor, confidence_logits_B: Tensor) -> Tensor:  # noqa: 
 
 def margin(logits_BN: Tensor, confidence_logits_B: Tensor) -> Tensor:  # noqa: ARG001
     """Largest minus second largest class probability."""
-    top = logits_BN.softmax(1).topk(2, 1).values
-    return top[:, 0] - top[:, 1]
+    top = logits_BN.softmax(1).topk(min(2, logits_BN.shape[1]), 1).values
+    return top[:, 0] - top[:, 1:].sum(1)  # nothing to take away where there is one class only
 
 
 SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -93,6 +93,10 @@ class ExitPolicy:
             return cls("confidence", (0.5,) * num_exits)
         try:
             policy = cls(values["score"], tuple(values["thresholds"]), tuple(values["enabled"]))
+            if not all(isinstance(t, float | int) for t in policy.thresholds):
+                raise TypeError("thresholds must be numbers")
+            if not all(isinstance(on, bool) for on in policy.enabled):
+                raise TypeError("enabled must hold true or false")
         except (KeyError, TypeError) as error:
             raise ValueError(f"the policy in the checkpoint is damaged: {error!r}") from error
         if len(policy.thresholds) != num_exits:

@@ -25,7 +25,8 @@ class Cut:
     """A place where exactly one feature map is alive."""
 
     name: str
-    """The block it follows, as in `backbone.get_submodule(name)`, or the traced operation.
+    """The block it follows, as in `backbone.get_submodule(name)`, or the traced operation;
+    `name:2` for a block that runs a second time.
     A norm, activation or pooling right behind the block lies before the cut."""
     macs: int
     """MACs of the backbone up to here, per image."""

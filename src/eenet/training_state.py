@@ -6,6 +6,7 @@ import pickle
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,10 +51,10 @@ class TrainingState:
         self.policy = policy
         self.lines.append(line)
         self.epoch, self.step = self.epoch + 1, 0
-        self.save()
         if self.writes:
             text = "".join(json.dumps(entry) + "\n" for entry in self.lines)
             write_atomically(self.out / METRICS_FILE, text.encode())
+        self.save()  # after the metrics: a run killed in between writes them again
         self.clock = time.perf_counter()
 
     def save_if_due(self) -> None:
@@ -89,11 +90,17 @@ class TrainingState:
         if not path.is_file():
             raise FileNotFoundError(f"nothing to resume: {path} does not exist")
         try:
-            state = torch.load(path, weights_only=True, map_location="cpu")
-            before = json.loads(state["settings"])
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(f"{path} is not a training state: {reason}") from error
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what is refused or read below
+                state = torch.load(path, weights_only=True, map_location="cpu")
+            before = dict(json.loads(state["settings"]))
+        except pickle.UnpicklingError as error:  # torch's own message says how to run it anyway
+            raise ValueError(
+                f"{path} is not a training state: damaged, or it pickles more than tensors and numbers, "
+                "which is not loaded because it can run any code"
+            ) from error
+        except Exception as error:  # a damaged file makes torch.load raise errors of many kinds
+            raise ValueError(f"{path} is not a training state: {error!r}") from error
         changed = [k for k in self.settings if k not in _MAY_CHANGE and before.get(k) != self.settings[k]]
         if changed:
             told = ", ".join(f"{k} was {before.get(k)}, is {self.settings[k]}" for k in changed)

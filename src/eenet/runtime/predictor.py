@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from eenet.images import normalize, to_pixels
-from eenet.network import EENet
+from eenet.network import CONFIG_FILE, EENet
 from eenet.policies import ExitPolicy
 from eenet.runtime.reference import run_one
 
@@ -45,7 +45,8 @@ class Predictor:
         self.network.eval()
         config = self.network.config
         if config.mean is None or config.std is None:
-            raise ValueError("the network's config has no mean and std, so images can't be normalised")
+            where = "the network's config" if isinstance(network, EENet) else f"{CONFIG_FILE} of {network}"
+            raise ValueError(f"{where} has no mean and std, so images can't be normalised")
         self._mean, self._std = config.mean, config.std
         if policy is None:
             policy = ExitPolicy.from_dict(config.policy, self.network.num_exits)
