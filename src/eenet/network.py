@@ -1,34 +1,36 @@
-"""The early-exit network: stages and exit heads, how it is made, and its checkpoint directory."""
+"""The early-exit network: stages and exit heads, how it is made, saved and loaded."""
 
 import difflib
 import json
-import os
 import re
-import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors.torch
 import timm
 import torch
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
-from safetensors import SafetensorError
+from huggingface_hub import HfApi
 from torch import Tensor, nn
 
 from eenet import cost
 from eenet.backbones import ALIASES
+from eenet.checkpoint import (
+    CARD_FILE,
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    Config,
+    blaming,
+    check_weights,
+    checkpoint_directory,
+    read_config,
+    read_weights,
+    write_atomically,
+)
 from eenet.heads import create_head
 from eenet.placement import Placement, place
-from eenet.policies import ExitPolicy
 from eenet.stages import TracedBackbone, checked_input_size, divide, mutates_input, trace
-
-FORMAT_VERSION = 1
-CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
-PICKLE_SUFFIXES = {".pt", ".pth", ".bin", ".pkl", ".ckpt"}
 
 
 class ExitOutputs(NamedTuple):
@@ -38,30 +40,6 @@ class ExitOutputs(NamedTuple):
     """K tensors [B, N]: the classification branches, the final exit last."""
     confidence_logits_KB: list[Tensor]
     """K - 1 tensors [B]: the confidence branches of the early exits, before the sigmoid."""
-
-
-@dataclass
-class Config:
-    """All that a checkpoint says beside its weights. Written to `config.json`."""
-
-    backbone: str | None
-    """timm name; none for a network of a user's own class."""
-    backbone_args: dict[str, Any]
-    exits: list[str]
-    """The names of the cuts behind which the early exits sit."""
-    head: str
-    num_classes: int
-    input_size: tuple[int, int, int]
-    """Channels, height, width."""
-    backbone_macs: int
-    stage_macs: list[int]
-    head_macs: list[int]
-    mean: list[float] | None = None
-    std: list[float] | None = None
-    class_names: list[str] | None = None
-    policy: dict[str, Any] | None = None
-    provenance: dict[str, Any] = field(default_factory=dict)
-    format_version: int = FORMAT_VERSION
 
 
 class EENet(nn.Module):
@@ -169,22 +147,20 @@ class EENet(nn.Module):
         """
         directory = checkpoint_directory(name)
         config = read_config(directory)
-        path = directory / WEIGHTS_FILE
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: {_why_no_weights(directory)}")
+        weights = read_weights(directory)
         if backbone is None and config.backbone is None:
             raise ValueError(
                 f"{directory} holds a network of a user's own class; pass an instance of it, or the list "
                 "of stages it was made of: EENet.from_pretrained(directory, backbone=MyNetwork())"
             )
-        with _blaming(directory / CONFIG_FILE, "'backbone' and 'backbone_args'"):
+        with blaming(directory / CONFIG_FILE, "'backbone' and 'backbone_args'"):
             if backbone is None:
                 backbone = timm_backbone(str(config.backbone), config.backbone_args)
-        with _blaming(directory / CONFIG_FILE, "'input_size'"):
+        with blaming(directory / CONFIG_FILE, "'input_size'"):
             traced = trace(backbone, config.input_size)
-        with _blaming(directory / CONFIG_FILE, "'exits'"):
+        with blaming(directory / CONFIG_FILE, "'exits'"):
             chosen = _choose(traced, None, config.exits) if config.exits else []
-        with _blaming(directory / CONFIG_FILE, "'head'"):
+        with blaming(directory / CONFIG_FILE, "'head'"):
             network = _assemble(traced, chosen, config.head)
         for key in ("backbone_macs", "stage_macs", "head_macs", "num_classes"):
             if getattr(network.config, key) != getattr(config, key):
@@ -193,11 +169,7 @@ class EENet(nn.Module):
                     f"but this network has {getattr(network.config, key)}"
                 )
         network.config = config
-        try:
-            weights = safetensors.torch.load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-        _check_weights(path, weights, network.state_dict())
+        check_weights(directory / WEIGHTS_FILE, weights, network.state_dict())
         network.load_state_dict(weights)
         return network.eval()
 
@@ -316,127 +288,6 @@ def trained_backbone(name: str | Path) -> tuple[nn.Module, Config]:
     return backbone.eval(), config
 
 
-def checkpoint_directory(name: str | Path) -> Path:
-    """The local directory of a checkpoint: a directory, or the id of a model on the hub.
-
-    Raises:
-        FileNotFoundError: neither a directory nor a model on the hub.
-    """
-    directory = Path(name)
-    if directory.is_dir():
-        return directory
-    if directory.exists():
-        raise FileNotFoundError(f"{name} is a file; a checkpoint is a directory with {CONFIG_FILE}")
-    hint = f"no checkpoint directory {name}"
-    if len(directory.parts) != 2 or directory.is_absolute() or str(name).startswith("."):
-        raise FileNotFoundError(f"{hint}; make one with `eenet train`, or give a hub id (owner/name)")
-    try:
-        allowed = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
-        return Path(snapshot_download(str(name), allow_patterns=allowed))
-    except (OSError, HfHubHTTPError, ValueError) as error:
-        raise FileNotFoundError(f"{hint}, and the hub has no such model or can't be reached") from error
-
-
-def read_config(directory: Path) -> Config:
-    """Read and check a checkpoint's `config.json`.
-
-    Raises:
-        FileNotFoundError: the file is missing.
-        ValueError: it is not JSON, of an unknown version, or a key is missing, unknown or
-            holds something else than it should.
-    """
-    path = directory / CONFIG_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: {directory} is not a checkpoint")
-    try:
-        values = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a JSON object, not {type(values).__name__}")
-    version = values.get("format_version")
-    if version != FORMAT_VERSION:
-        raise ValueError(
-            f"{path}: 'format_version' is {version!r}; this eenet reads version {FORMAT_VERSION}"
-        )
-    known = {f.name for f in fields(Config)}
-    for key in sorted(known - values.keys()):
-        raise ValueError(f"{path}: key {key!r} is missing")
-    for key in sorted(values.keys() - known):
-        raise ValueError(f"{path}: unknown key {key!r}")
-    for key, (wanted, fits) in _CONFIG_CHECKS.items():
-        if not fits(values[key], values):
-            shown = textwrap.shorten(json.dumps(values[key]), 80, placeholder=" …")
-            raise ValueError(f"{path}: {key!r} is {shown}; expected {wanted}")
-    if values["policy"] is not None:
-        with _blaming(path, "'policy'"):
-            ExitPolicy.from_dict(values["policy"], len(values["exits"]))
-    values["input_size"] = tuple(values["input_size"])
-    return Config(**values)
-
-
-@contextmanager
-def _blaming(path: Path, keys: str) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{path}: {keys}: {error}") from error
-
-
-def _list_of(value: Any, kinds: Sequence[type], count: int | None = None) -> bool:
-    """Exactly of these types: to Python, `true` is an `int` as well."""
-    return isinstance(value, list) and all(type(v) in kinds for v in value) and count in (None, len(value))
-
-
-def _macs(value: Any, count: int) -> bool:
-    return _list_of(value, [int], count) and all(v >= 0 for v in value)
-
-
-def _per_channel(value: Any, values: Mapping[str, Any]) -> bool:
-    """Numbers that survive in float32, so no NaN either."""
-    return _list_of(value, [int, float], values["input_size"][0]) and all(abs(v) < 1e30 for v in value)
-
-
-# What each key of `config.json` must hold, in an order in which later checks may rely on earlier ones.
-_CONFIG_CHECKS: dict[str, tuple[str, Callable[[Any, Mapping[str, Any]], bool]]] = {
-    "backbone": ("a timm name, or null", lambda v, _: v is None or isinstance(v, str)),
-    "backbone_args": ("an object", lambda v, _: isinstance(v, dict)),
-    "exits": ("a list of cut names", lambda v, _: _list_of(v, [str])),
-    "head": ("the name of an exit head", lambda v, _: isinstance(v, str)),
-    "num_classes": ("a whole number above 0", lambda v, _: type(v) is int and v > 0),
-    "input_size": (
-        "[channels, height, width], all above 0",
-        lambda v, _: _list_of(v, [int], 3) and min(v) > 0,
-    ),
-    "backbone_macs": ("a whole number above 0", lambda v, _: type(v) is int and v > 0),
-    "stage_macs": ("a whole number per stage", lambda v, c: _macs(v, len(c["exits"]) + 1)),
-    "head_macs": ("a whole number per early exit", lambda v, c: _macs(v, len(c["exits"]))),
-    "mean": ("a number per channel", lambda v, c: _per_channel(v, c) or v is c["std"] is None),
-    "std": (
-        "a number above 0 per channel",
-        lambda v, c: (_per_channel(v, c) and min(v) > 0) or v is c["mean"] is None,
-    ),
-    "class_names": (
-        "a name per class, or null",
-        lambda v, c: v is None or _list_of(v, [str], c["num_classes"]),
-    ),
-    "policy": ("an object, or null", lambda v, _: v is None or isinstance(v, dict)),
-    "provenance": ("an object", lambda v, _: isinstance(v, dict)),
-}
-
-
-def _why_no_weights(directory: Path) -> str:
-    files = [path.name for path in sorted(directory.iterdir()) if path.suffix in PICKLE_SUFFIXES]
-    pickled = [name for name in files if name != "training_state.pt"]
-    if not pickled:
-        return f"{directory} is not a complete checkpoint"
-    return (
-        f"{pickled[0]} is pickled, and is not loaded because unpickling can run any code; if you trust it, "
-        f"convert it: safetensors.torch.save_file(torch.load({pickled[0]!r}, weights_only=True), "
-        f"{WEIGHTS_FILE!r})"
-    )
-
-
 def _assemble(traced: TracedBackbone, chosen: Sequence[int], head: str) -> EENet:
     stages = divide(traced, chosen)
     sizes = [traced.cuts[i].feature_size for i in chosen]
@@ -492,33 +343,3 @@ def default_input_size(module: nn.Module) -> tuple[int, int, int]:
     """(channels, height, width) that a timm model is configured for."""
     configured: Any = module.pretrained_cfg
     return checked_input_size(configured["input_size"])
-
-
-def _check_weights(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    for key in sorted(wanted.keys() - found.keys()):
-        raise ValueError(f"{path}: tensor {key!r} is missing")
-    for key in sorted(found.keys() - wanted.keys()):
-        raise ValueError(f"{path}: unknown tensor {key!r}")
-    for key, tensor in found.items():
-        if tensor.shape != wanted[key].shape:
-            raise ValueError(
-                f"{path}: tensor {key!r} has shape {tuple(tensor.shape)}, expected {tuple(wanted[key].shape)}"
-            )
-        if tensor.is_floating_point() != wanted[key].is_floating_point():
-            raise ValueError(f"{path}: tensor {key!r} is {tensor.dtype}, expected {wanted[key].dtype}")
-        if not tensor.to(wanted[key].dtype).isfinite().all():
-            raise ValueError(f"{path}: tensor {key!r} holds NaN or infinity")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write under a temporary name and rename, so that a file is never half written."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(f"can't write {path}: {error.strerror or error}") from error

@@ -18,23 +18,25 @@ from accelerate import PartialState
 from eenet import data
 from eenet import records as recording
 from eenet.backbones import ALIASES
+from eenet.checkpoint import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    checkpoint_directory,
+    read_config,
+    write_atomically,
+)
 from eenet.console import progress
 from eenet.evaluation import evaluate
 from eenet.image_sets import Images
 from eenet.images import IMAGE_SUFFIXES
 from eenet.network import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
     EENet,
-    checkpoint_directory,
     convert,
     create_model,
     default_input_size,
-    read_config,
     timm_backbone,
     trained_backbone,
     without_exits,
-    write_atomically,
 )
 from eenet.policies import ExitPolicy
 from eenet.recipes import RECIPES

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from eenet import cost
+from eenet.checkpoint import Config, write_atomically
 from eenet.image_sets import Images
 from eenet.images import normalize
 from eenet.loading import in_order
-from eenet.network import Config, EENet, write_atomically
+from eenet.network import EENet
 
 _TENSORS = ("logits_KBN", "confidence_logits_KB", "labels_B")
 _COSTS = ("stage_macs", "head_macs", "backbone_macs")

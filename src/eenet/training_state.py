@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from eenet.network import write_atomically
+from eenet.checkpoint import write_atomically
 from eenet.policies import ExitPolicy
 
 STATE_FILE, METRICS_FILE = "training_state.pt", "metrics.jsonl"

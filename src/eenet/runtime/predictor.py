@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from eenet.checkpoint import CONFIG_FILE
 from eenet.images import normalize, to_pixels
-from eenet.network import CONFIG_FILE, EENet
+from eenet.network import EENet
 from eenet.policies import ExitPolicy
 from eenet.runtime.reference import run_one
 
