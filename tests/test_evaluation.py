@@ -1,5 +1,8 @@
 """Metrics and thresholds from records: against counting in plain Python."""
 
+import itertools
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -81,16 +84,57 @@ def test_curve_is_the_policy_at_every_threshold() -> None:
     score=st.sampled_from(["max_softmax", "confidence", "entropy", "margin"]),
 )
 def test_budget_is_kept_and_used(budget: float, seed: int, count: int, score: str) -> None:
-    """Against trying every threshold: the highest mean cost within the budget."""
+    """Against trying every shared threshold: as accurate as the one that uses the budget up."""
     records = make_records(count, seed=seed)
-    costs = torch.tensor(records.costs(), dtype=torch.float64)
-
-    def spent(policy: ExitPolicy) -> float:
-        return costs[decide(records, policy)].mean().item()
-
     tried = [-100.0, *recorded_scores(records, score).flatten().tolist()]
-    within = [s for t in tried if (s := spent(ExitPolicy(score, (t,) * 3))) <= budget]
-    assert spent(policy_for_budget(records, budget, score=score)) == pytest.approx(max(within))
+    shared = [evaluate(records, ExitPolicy(score, (t,) * 3)) for t in tried]
+    fullest = max((m for m in shared if m["relative_cost"] <= budget), key=lambda m: m["relative_cost"])
+    measured = evaluate(records, policy_for_budget(records, budget, score=score))
+    assert measured["relative_cost"] <= budget + 1e-9
+    assert measured["accuracy"] >= fullest["accuracy"]
+
+
+@pytest.mark.parametrize("budget", [0.4, 0.6, 0.8])
+def test_hardly_any_thresholds_are_better(budget: float) -> None:
+    """Against every combination of thresholds and of exits switched on."""
+    regrets = []
+    for seed in range(10):
+        records = make_records(12, seed=seed)
+        scores = recorded_scores(records, "margin").tolist()
+        policies = [
+            ExitPolicy("margin", thresholds, enabled)
+            for enabled in itertools.product((True, False), repeat=3)
+            for thresholds in itertools.product(
+                *(
+                    [-1.0, *row[:: 1 + (seed % 2)]] if on else [1.0]
+                    for row, on in zip(scores, enabled, strict=True)
+                )
+            )
+        ]
+        outcomes = [quick(records, policy) for policy in policies]
+        best = max(accuracy for accuracy, cost in outcomes if cost <= budget)
+        regrets.append(best - quick(records, policy_for_budget(records, budget, score="margin"))[0])
+    assert sum(regrets) / len(regrets) < 0.05
+
+
+def quick(records: Records, policy: ExitPolicy) -> tuple[float, float]:
+    exits_B = decide(records, policy)
+    right = records.correct_KB.gather(0, exits_B[None]).double().mean().item()
+    return right, torch.tensor(records.costs(policy.enabled), dtype=torch.float64)[exits_B].mean().item()
+
+
+def test_a_useless_exit_is_switched_off() -> None:
+    """Exit 0 knows nothing and costs; its head must not be run."""
+    records = make_records(400)
+    labels_B = records.labels_B
+    logits_KBN = 9.0 * torch.nn.functional.one_hot(labels_B, records.logits_KBN.shape[2])
+    logits_KBN = logits_KBN.float().repeat(len(records.logits_KBN), 1, 1)
+    logits_KBN[0] = torch.randn_like(logits_KBN[0])
+    useless = replace(records, logits_KBN=logits_KBN)
+    policy = policy_for_budget(useless, 0.9)
+    assert policy.enabled == (False, True, False)
+    assert evaluate(useless, policy)["accuracy"] == 1
+    assert evaluate(useless, policy)["dead_exits"] == []
 
 
 def test_impossible_budget_names_the_cheapest() -> None:

@@ -1,17 +1,26 @@
-"""Records → thresholds: one threshold, shared by all early exits, that keeps a budget."""
+"""Records → thresholds: the most accurate policy found that keeps a budget."""
+
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-from eenet.evaluation import recorded_scores
+from eenet.evaluation import DEAD_SHARE, recorded_scores
 from eenet.policies import ExitPolicy
 from eenet.records import Records
 
+PRICES = (1e-4, 1e2)  # of cost, in accuracy: from "cost doesn't matter" to "nothing else does"
+PRICE_STEPS = 24  # halvings in the search for the right one
+SWEEPS = 6  # over the exits, for one price, at most
+
 
 def policy_for_budget(records: Records, budget: float, *, score: str = "max_softmax") -> ExitPolicy:
-    """The policy that spends as much as it may: the highest shared threshold within the budget.
+    """The most accurate policy found on these inputs whose mean cost keeps the budget.
 
-    Exact: mean cost grows with the threshold and changes only at recorded scores, so a
-    binary search over these finds the optimum.
+    First one threshold shared by all exits, as high as the budget allows. From there a
+    threshold for each exit: where the gain in accuracy of going on is worth its cost, at
+    the price that keeps the budget. An exit where hardly anyone then leaves is switched
+    off, which saves its head, and the others are set again.
 
     Args:
         records: of held-out inputs, not those trained on.
@@ -23,26 +32,132 @@ def policy_for_budget(records: Records, budget: float, *, score: str = "max_soft
     """
     if not len(records):
         raise ValueError("there are no inputs to calibrate on")
-    costs_K = torch.tensor(records.costs(), dtype=torch.float64)
-    if not budget >= costs_K[0]:
+    cheapest = records.costs()[0]
+    if not budget >= cheapest:
         raise ValueError(
-            f"budget {budget} is impossible: leaving at the first exit already costs {costs_K[0]:.3f}"
+            f"budget {budget} is impossible: leaving at the first exit already costs {cheapest:.3f}"
         )
     scores_KB = recorded_scores(records, score)
+    enabled = [True] * len(scores_KB)
+    shared = _shared_threshold(records, scores_KB, budget)
+    found = [(_Exits(records, scores_KB, enabled), [shared] * len(scores_KB))]
+    while any(enabled):
+        exits = _Exits(records, scores_KB, enabled)
+        thresholds = exits.within(budget, shared)
+        if thresholds is None:
+            break
+        found.append((exits, thresholds))
+        shares = torch.bincount(exits.taken(thresholds), minlength=len(thresholds) + 1) / len(records)
+        idlest = int(shares[:-1].argmin())
+        if shares[idlest] >= DEAD_SHARE:
+            break
+        enabled[exits.on[idlest]] = False
+
+    def worth(pair: tuple[_Exits, list[float]]) -> tuple[float, float, int]:
+        accuracy, cost = pair[0].measure(pair[1])
+        return accuracy, -cost, -len(pair[0].on)
+
+    best, thresholds = max(found, key=worth)
+    return best.policy(score, thresholds)
+
+
+def _shared_threshold(records: Records, scores_KB: Tensor, budget: float) -> float:
+    """The highest that keeps the budget.
+
+    Mean cost grows with the threshold and changes only at recorded scores, so a binary
+    search over these finds it.
+    """
+    costs_K = torch.tensor(records.costs(), dtype=torch.float64)
     candidates = torch.cat([torch.tensor([-torch.inf]), scores_KB.flatten().unique()])
-
-    def mean_cost(threshold: torch.Tensor) -> float:
-        reached = (scores_KB <= threshold).cumprod(0).sum(0)
-        return costs_K[reached].mean().item()
-
     low, high = 0, len(candidates) - 1
     while low < high:
         middle = (low + high + 1) // 2
-        if mean_cost(candidates[middle]) <= budget:
+        reached = (scores_KB <= candidates[middle]).cumprod(0).sum(0)
+        if costs_K[reached].mean().item() <= budget:
             low = middle
         else:
             high = middle - 1
-    threshold = candidates[low].item()
-    if low + 1 < len(candidates):  # halfway to the next score: rounding elsewhere can't flip an input
-        threshold = (threshold + candidates[low + 1].item()) / 2 if low else candidates[1].item() - 1e-6
-    return ExitPolicy(score, (threshold,) * (len(costs_K) - 1))
+    if not low:
+        return candidates[1].item() - 1e-6
+    if low + 1 == len(candidates):
+        return candidates[low].item()
+    return _between(candidates[low], candidates[low + 1])
+
+
+class _Exits:
+    """The exits that are switched on, and what thresholds at them lead to on recorded inputs."""
+
+    def __init__(self, records: Records, scores_KB: Tensor, enabled: Sequence[bool]) -> None:
+        self.enabled = tuple(enabled)
+        self.on = [k for k, on in enumerate(enabled) if on]
+        rows = [*self.on, len(enabled)]
+        self.scores_KB = scores_KB[self.on]
+        self.order_KB = self.scores_KB.argsort(1, descending=True)
+        self.correct_KB = records.correct_KB[rows].double()
+        self.costs_K = torch.tensor(records.costs(self.enabled), dtype=torch.float64)[rows]
+
+    def taken(self, thresholds: Sequence[float]) -> Tensor:
+        """The exit at which each input leaves, among those that are on."""
+        above_KB = self.scores_KB > torch.tensor(thresholds)[:, None]
+        return torch.cat([above_KB, torch.ones_like(above_KB[:1])]).int().argmax(0)
+
+    def measure(self, thresholds: Sequence[float]) -> tuple[float, float]:
+        """Accuracy and mean relative cost."""
+        exits_B = self.taken(thresholds)
+        correct = self.correct_KB.gather(0, exits_B[None])
+        return correct.mean().item(), self.costs_K[exits_B].mean().item()
+
+    def within(self, budget: float, start: float) -> list[float] | None:
+        """Thresholds for the price at which the budget is just kept; none if no price does."""
+        (low, high), best = PRICES, None
+        for _ in range(PRICE_STEPS):
+            price = (low * high) ** 0.5
+            thresholds = self.at_price(price, start)
+            accuracy, cost = self.measure(thresholds)
+            if cost > budget:
+                low = price
+                continue
+            high = price
+            if best is None or accuracy > best[0]:
+                best = accuracy, thresholds
+        return best[1] if best else None
+
+    def at_price(self, price: float, start: float) -> list[float]:
+        """Thresholds that no change of a single one improves: accuracy minus price times cost."""
+        thresholds = [start] * len(self.on)
+        values_KB = self.correct_KB - price * self.costs_K[:, None]
+        for _ in range(SWEEPS):
+            before = list(thresholds)
+            for k in reversed(range(len(thresholds))):
+                thresholds[k] = self._best_threshold(k, thresholds, values_KB)
+            if thresholds == before:
+                break
+        return thresholds
+
+    def _best_threshold(self, k: int, thresholds: Sequence[float], values_KB: Tensor) -> float:
+        others = [t if i != k else torch.inf for i, t in enumerate(thresholds)]
+        onward_B = self.taken(others)  # where inputs go that don't leave here
+        gain_B = values_KB[k] - values_KB.gather(0, onward_B[None])[0]
+        gain_B[onward_B < k] = 0  # they left before
+        order_B = self.order_KB[k]
+        scores_B = self.scores_KB[k, order_B]
+        gains = torch.cat([torch.zeros(1, dtype=torch.float64), gain_B[order_B].cumsum(0)])
+        gains[1:-1][scores_B[:-1] == scores_B[1:]] = -torch.inf  # equal scores leave together
+        count = int(gains.argmax())
+        if not count:
+            return scores_B[0].item()
+        if count == len(scores_B):
+            return scores_B[-1].item() - 1e-6
+        return _between(scores_B[count], scores_B[count - 1])
+
+    def policy(self, score: str, thresholds: Sequence[float]) -> ExitPolicy:
+        """As a policy for all exits; those switched off get a threshold that doesn't count."""
+        every = [1.0] * len(self.enabled)
+        for k, threshold in zip(self.on, thresholds, strict=True):
+            every[k] = threshold
+        return ExitPolicy(score, tuple(every), self.enabled)
+
+
+def _between(low: Tensor, high: Tensor) -> float:
+    """Halfway to the next score, so that rounding elsewhere can't flip an input."""
+    return (low.item() + high.item()) / 2
