@@ -150,6 +150,23 @@ def test_the_hub(
     data._load.cache_clear()
 
 
+def test_parquet_in_a_folder_per_split(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train" / "0000.parquet", range(60))
+    write_parquet(tmp_path / "test" / "0000.parquet", range(60, 70))
+    assert numbers(data.load(str(tmp_path), "test")) == set(range(60, 70))
+
+
+def test_imagenet_is_measured_on_its_validation_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The labels of its test images aren't public."""
+    for split, members in (("train", range(60)), ("validation", range(60, 80)), ("test", range(80, 90))):
+        write_parquet(tmp_path / "imagenet" / f"{split}.parquet", members)
+    monkeypatch.setenv("EENET_DATA", str(tmp_path))
+    assert numbers(data.load("imagenet", "test")) == set(range(60, 80))
+    assert numbers(data.load("imagenet", "validation")) < set(range(60))
+
+
 @pytest.mark.parametrize(
     ("name", "split", "error", "message"),
     [

@@ -89,7 +89,7 @@ def test_budget_is_kept_and_used(budget: float, seed: int, count: int, score: st
     tried = [-100.0, *recorded_scores(records, score).flatten().tolist()]
     shared = [evaluate(records, ExitPolicy(score, (t,) * 3)) for t in tried]
     fullest = max((m for m in shared if m["relative_cost"] <= budget), key=lambda m: m["relative_cost"])
-    measured = evaluate(records, policy_for_budget(records, budget, score=score))
+    measured = evaluate(records, policy_for_budget(records, budget, scores=[score]))
     assert measured["relative_cost"] <= budget + 1e-9
     assert measured["accuracy"] >= fullest["accuracy"]
 
@@ -113,7 +113,7 @@ def test_hardly_any_thresholds_are_better(budget: float) -> None:
         ]
         outcomes = [quick(records, policy) for policy in policies]
         best = max(accuracy for accuracy, cost in outcomes if cost <= budget)
-        regrets.append(best - quick(records, policy_for_budget(records, budget, score="margin"))[0])
+        regrets.append(best - quick(records, policy_for_budget(records, budget, scores=["margin"]))[0])
     assert sum(regrets) / len(regrets) < 0.05
 
 

@@ -19,7 +19,7 @@ from eenet.cli import main
 from eenet.network import EENet, convert
 from eenet.readers import from_dataset
 from eenet.recipes import RECIPES, retrofit
-from eenet.training import TrainConfig, fit
+from eenet.training import TrainConfig
 
 TINY = TrainConfig("digits", "resnet8_w4_cifar", num_exits=1, epochs=1, budget=0.9, batch_size=64)
 
@@ -113,25 +113,35 @@ def test_what_cannot_be_frozen(change: dict, message: str, plain: Path, tmp_path
     assert not list((tmp_path / "out").glob("*.pt"))
 
 
+class OwnNetwork(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = torch.nn.Sequential(*(torch.nn.Conv2d(i, 4, 3) for i in (1, 4, 4)))
+        self.classifier = torch.nn.Linear(4, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.blocks(x).mean((2, 3)))
+
+
 def test_own_network_and_own_data(tmp_path: Path) -> None:
-    """A user's own class, frozen, on a user's own `Dataset`, through the Python functions."""
+    """A user's own class, trained already, on a user's own `Dataset`, from end to end in Python."""
     rows = [(Image.new("L", (9, 12), 25 * (i % 10)), i % 10) for i in range(300)]
-    images = from_dataset(rows)
-    backbone = torch.nn.Sequential(
-        torch.nn.Conv2d(1, 4, 3),
-        torch.nn.ReLU(),
-        torch.nn.Conv2d(4, 4, 3),
-        torch.nn.Conv2d(4, 4, 3),
-        torch.nn.AdaptiveAvgPool2d(1),
-        torch.nn.Flatten(),
-        torch.nn.Linear(4, 10),
-    )
+    images, backbone = from_dataset(rows), OwnNetwork()
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     network = convert(backbone, images.image_size, num_exits=1)
-    network.config.mean, network.config.std = images.mean_std()
-    parts = images.subset(range(200)), images.subset(range(200, 300))
-    fit(network, *parts, replace(TINY, freeze_backbone=True), tmp_path)
+    splits = {"train": range(200), "validation": range(200, 250), "test": range(250, 300)}
+    pipeline.train(
+        replace(TINY, data="mine", model="OwnNetwork", freeze_backbone=True),
+        tmp_path,
+        network=network,
+        images={split: images.subset(members) for split, members in splits.items()},
+    )
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+    loaded = EENet.from_pretrained(tmp_path, backbone=OwnNetwork())
+    pixels = torch.rand(2, 1, 12, 9)
+    assert torch.equal(loaded(pixels).logits_KBN[-1], backbone.eval()(pixels))
+    assert loaded.config.policy is not None
+    assert "OwnNetwork with 1 early exits on mine" in (tmp_path / "README.md").read_text()
 
 
 def test_whole_run_on_own_data(tmp_path: Path) -> None:

@@ -251,6 +251,9 @@ def test_bad_data(tmp_path: Path) -> None:
     wide = ImageSet(TRAIN.pixels_BCHW.repeat(1, 1, 1, 2), TRAIN.labels_B, TRAIN.class_names)
     with pytest.raises(ValueError, match=r"the data set has \(1, 8, 16\)"):
         fit(network, wide, VALIDATION, CONFIG, tmp_path)
+    swapped = ImageSet(TRAIN.pixels_BCHW, TRAIN.labels_B, TRAIN.class_names[::-1])
+    with pytest.raises(ValueError, match="in another order"):
+        fit(network, swapped, VALIDATION, CONFIG, tmp_path)
     fewer = ImageSet(TRAIN.pixels_BCHW, TRAIN.labels_B, TRAIN.class_names[:5])
     with pytest.raises(ValueError, match="10 classes, the data set 5"):
         fit(network, fewer, VALIDATION, CONFIG, tmp_path)

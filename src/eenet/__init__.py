@@ -4,6 +4,7 @@
     >>> network = eenet.create_model("resnet20_cifar", num_classes=10, in_chans=3, num_exits=3)
     >>> network.costs_K                                  # relative cost of leaving at each exit
     >>> network = eenet.convert(my_cnn, (3, 224, 224), num_exits=4)
+    >>> eenet.train(eenet.get_recipe("digits"), "runs/digits")   # → checkpoint and report.html
     >>> predictor = eenet.Predictor("runs/digits")
     >>> predictor.predict("seven.png")
 
@@ -16,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eenet.network import EENet, ExitOutputs, convert, create_model
+    from eenet.pipeline import train
     from eenet.policies import ExitPolicy
+    from eenet.readers import from_dataset
     from eenet.recipes import get_recipe
     from eenet.runtime import Prediction, Predictor
     from eenet.stages import Cut, check_backbone
@@ -33,13 +36,17 @@ __all__ = [
     "check_backbone",
     "convert",
     "create_model",
+    "from_dataset",
     "get_recipe",
+    "train",
 ]
 
 # Loaded on first use: torch and timm take seconds, and `eenet --help` needs neither.
 _HOMES = {
     "network": ("EENet", "ExitOutputs", "convert", "create_model"),
+    "pipeline": ("train",),
     "policies": ("ExitPolicy",),
+    "readers": ("from_dataset",),
     "recipes": ("get_recipe",),
     "runtime": ("Prediction", "Predictor"),
     "stages": ("Cut", "check_backbone"),

@@ -1,8 +1,9 @@
 """Records → thresholds: the most accurate policy found that keeps a budget."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from eenet.evaluation import DEAD_SHARE, recorded_scores
@@ -10,22 +11,25 @@ from eenet.policies import ExitPolicy
 from eenet.records import Records
 
 PRICES = (1e-4, 1e2)  # of cost, in accuracy: from "cost doesn't matter" to "nothing else does"
+TIE = 1e-7  # a price that only decides between equal accuracies
 PRICE_STEPS = 24  # halvings in the search for the right one
 SWEEPS = 6  # over the exits, for one price, at most
 
 
-def policy_for_budget(records: Records, budget: float, *, score: str = "max_softmax") -> ExitPolicy:
+def policy_for_budget(
+    records: Records, budget: float, *, scores: Sequence[str] = ("max_softmax", "margin")
+) -> ExitPolicy:
     """The most accurate policy found on these inputs whose mean cost keeps the budget.
 
-    First one threshold shared by all exits, as high as the budget allows. From there a
-    threshold for each exit: where the gain in accuracy of going on is worth its cost, at
-    the price that keeps the budget. An exit where hardly anyone then leaves is switched
-    off, which saves its head, and the others are set again.
+    Starts from one threshold shared by all exits, as high as the budget allows. From there
+    each exit gets its own: where going on gains no more accuracy than its cost is worth, at
+    the price that keeps the budget; what is left of the budget is spent then. An exit where
+    hardly anyone leaves is switched off, which saves its head, and the others are set again.
 
     Args:
         records: of held-out inputs, not those trained on.
         budget: wanted mean relative cost.
-        score: see `eenet.policies.SCORES`.
+        scores: what to compare with thresholds, see `eenet.policies.SCORES`; the best one is taken.
 
     Raises:
         ValueError: the budget is below the cheapest exit's cost, or there are no inputs.
@@ -37,28 +41,34 @@ def policy_for_budget(records: Records, budget: float, *, score: str = "max_soft
         raise ValueError(
             f"budget {budget} is impossible: leaving at the first exit already costs {cheapest:.3f}"
         )
+    found = [candidate for score in scores for candidate in _candidates(records, budget, score)]
+
+    def worth(candidate: tuple[str, _Exits, list[float]]) -> tuple[float, float, int]:
+        _, exits, thresholds = candidate
+        accuracy, cost = exits.measure(thresholds)
+        return accuracy, -cost, -len(exits.on)
+
+    score, exits, thresholds = max(found, key=worth)
+    return exits.policy(score, thresholds)
+
+
+def _candidates(records: Records, budget: float, score: str) -> Iterator[tuple[str, "_Exits", list[float]]]:
+    """One shared threshold; then a threshold for each exit, with all exits on, without the idlest, ..."""
     scores_KB = recorded_scores(records, score)
     enabled = [True] * len(scores_KB)
     shared = _shared_threshold(records, scores_KB, budget)
-    found = [(_Exits(records, scores_KB, enabled), [shared] * len(scores_KB))]
+    yield score, _Exits(records, scores_KB, enabled), [shared] * len(scores_KB)
     while any(enabled):
         exits = _Exits(records, scores_KB, enabled)
         thresholds = exits.within(budget, shared)
         if thresholds is None:
-            break
-        found.append((exits, thresholds))
+            return
+        yield score, exits, thresholds
         shares = torch.bincount(exits.taken(thresholds), minlength=len(thresholds) + 1) / len(records)
         idlest = int(shares[:-1].argmin())
         if shares[idlest] >= DEAD_SHARE:
-            break
+            return
         enabled[exits.on[idlest]] = False
-
-    def worth(pair: tuple[_Exits, list[float]]) -> tuple[float, float, int]:
-        accuracy, cost = pair[0].measure(pair[1])
-        return accuracy, -cost, -len(pair[0].on)
-
-    best, thresholds = max(found, key=worth)
-    return best.policy(score, thresholds)
 
 
 def _shared_threshold(records: Records, scores_KB: Tensor, budget: float) -> float:
@@ -108,11 +118,11 @@ class _Exits:
         return correct.mean().item(), self.costs_K[exits_B].mean().item()
 
     def within(self, budget: float, start: float) -> list[float] | None:
-        """Thresholds for the price at which the budget is just kept; none if no price does."""
+        """Thresholds that keep the budget and use it; none if that can't be."""
         (low, high), best = PRICES, None
         for _ in range(PRICE_STEPS):
             price = (low * high) ** 0.5
-            thresholds = self.at_price(price, start)
+            thresholds = self._settled([start] * len(self.on), price=price)
             accuracy, cost = self.measure(thresholds)
             if cost > budget:
                 low = price
@@ -120,29 +130,34 @@ class _Exits:
             high = price
             if best is None or accuracy > best[0]:
                 best = accuracy, thresholds
-        return best[1] if best else None
+        return self._settled(best[1], price=TIE, budget=budget) if best else None
 
-    def at_price(self, price: float, start: float) -> list[float]:
-        """Thresholds that no change of a single one improves: accuracy minus price times cost."""
-        thresholds = [start] * len(self.on)
-        values_KB = self.correct_KB - price * self.costs_K[:, None]
+    def _settled(self, start: list[float], *, price: float, budget: float = torch.inf) -> list[float]:
+        """Thresholds of which none alone can be improved: in accuracy minus price times cost."""
+        thresholds = list(start)
         for _ in range(SWEEPS):
             before = list(thresholds)
             for k in reversed(range(len(thresholds))):
-                thresholds[k] = self._best_threshold(k, thresholds, values_KB)
+                thresholds[k] = self._best_threshold(k, thresholds, price, budget)
             if thresholds == before:
                 break
         return thresholds
 
-    def _best_threshold(self, k: int, thresholds: Sequence[float], values_KB: Tensor) -> float:
+    def _best_threshold(self, k: int, thresholds: Sequence[float], price: float, budget: float) -> float:
         others = [t if i != k else torch.inf for i, t in enumerate(thresholds)]
         onward_B = self.taken(others)  # where inputs go that don't leave here
-        gain_B = values_KB[k] - values_KB.gather(0, onward_B[None])[0]
-        gain_B[onward_B < k] = 0  # they left before
+        here_B = onward_B > k  # the others left before
+        right_B = (self.correct_KB[k] - self.correct_KB.gather(0, onward_B[None])[0]) * here_B
+        cost_B = (self.costs_K[k] - self.costs_K[onward_B]) * here_B
         order_B = self.order_KB[k]
         scores_B = self.scores_KB[k, order_B]
-        gains = torch.cat([torch.zeros(1, dtype=torch.float64), gain_B[order_B].cumsum(0)])
+        # what is gained and spent if the surest 0, 1, 2, ... inputs leave here
+        gains = F.pad((right_B - price * cost_B)[order_B].cumsum(0), (1, 0))
+        spent = F.pad(cost_B[order_B].cumsum(0), (1, 0)) + self.costs_K[onward_B].sum()
         gains[1:-1][scores_B[:-1] == scores_B[1:]] = -torch.inf  # equal scores leave together
+        gains[spent > budget * len(scores_B)] = -torch.inf
+        if gains.max() == -torch.inf:
+            return thresholds[k]
         count = int(gains.argmax())
         if not count:
             return scores_B[0].item()

@@ -29,6 +29,8 @@ class Source:
     """Where there are several."""
     class_names: tuple[str, ...] | None = None
     """Where the files hold none."""
+    unlabelled_test: bool = False
+    """The test split is for a competition; the validation split is used instead."""
     augmentation: Augmentation = AUGMENTATIONS["shift"]
     held_out: float = 0.1
     """Part of the images held out for validation, and for test, where the data set has none of its own."""
@@ -52,7 +54,7 @@ SOURCES: dict[str, Source] = {
     "svhn": Source("ufldl-stanford/svhn", "cropped_digits"),
     "tiny-imagenet": Source("zh-plus/tiny-imagenet", augmentation=_SHIFT_FLIP),
     "tiny-imagenet-50": Source(augmentation=_SHIFT_FLIP),
-    "imagenet": Source("ILSVRC/imagenet-1k", augmentation=_CROP_FLIP),
+    "imagenet": Source("ILSVRC/imagenet-1k", unlabelled_test=True, augmentation=_CROP_FLIP),
 }
 
 
@@ -101,6 +103,8 @@ def source_of(name: str) -> Source:
 
 def _split(name: str, split: str, size: readers.Size, root: str | None) -> LazyImageSet:
     official = _official_splits(name, size, root)
+    if source_of(name).unlabelled_test:
+        official.pop("test", None)
     own_test = next((word for word in ("test", "validation") if word in official), None)
     if split == "test" and own_test:
         return official[own_test]()

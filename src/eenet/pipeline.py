@@ -55,6 +55,7 @@ def train(
     *,
     resume: bool = False,
     command: str | None = None,
+    network: EENet | None = None,
     images: Mapping[str, Images] | None = None,
 ) -> dict[str, Any]:
     """Train, calibrate, evaluate on the test split, and write a checkpoint with its report.
@@ -64,6 +65,7 @@ def train(
         out: directory for everything the run writes.
         resume: go on from the state in `out`.
         command: how the run was started, for card and report.
+        network: of your own, from `eenet.convert`. Default: the one that `config` describes.
         images: data of your own for `train`, `validation` and `test`, see
             `eenet.readers.from_dataset`. Default: the data set that `config` names.
 
@@ -82,8 +84,9 @@ def train(
     if images is None:
         size = _image_size(config)
         images = {split: data.load(config.data, split, size=size) for split in data.SPLITS}
-    network = build(config, images["train"])
-    _check_room(out, network, len(images["validation"]) + len(images["test"]))
+    network = _fitted(network or build(config, images["train"]), images["train"])
+    if first:
+        _check_room(out, network, len(images["validation"]) + len(images["test"]))
     seconds = fit(
         network,
         images["train"],
@@ -103,8 +106,9 @@ def train(
     measured = evaluate(kept["test"], policy)
     network.config.policy = policy.to_dict()
     network.config.provenance = _provenance(config, seconds, command)
+    name = network.config.backbone or config.model
     shown = Shown(
-        title=f"{network.config.backbone} with {network.num_exits} early exits on {config.data}",
+        title=f"{name} with {network.num_exits} early exits on {config.data}",
         subtitle=f"{'Exit heads trained' if config.freeze_backbone else 'Trained'} "
         f"for {config.epochs} epochs in {_duration(seconds)} on {hardware()}, "
         f"seed {config.seed}, objective {config.objective}, "
@@ -150,6 +154,10 @@ def build(config: TrainConfig, images: Images) -> EENet:
         backbone = timm_backbone(config.model, args, pretrained=config.pretrained)
         network = without_exits(backbone, size)
         network.config.backbone, network.config.backbone_args = config.model, args
+    return _fitted(network, images)
+
+
+def _fitted(network: EENet, images: Images) -> EENet:
     if network.config.mean is None:
         network.config.mean, network.config.std = images.mean_std()
     network.config.class_names = images.class_names

@@ -126,8 +126,8 @@ def _parquet_files(directory: Path, label_column: str | None, size: Size) -> Spl
     import datasets
 
     files: dict[str, list[str]] = {}
-    for path in sorted(directory.glob("*.parquet")):
-        split = _split_of(path.name)
+    for path in sorted([*directory.glob("*.parquet"), *directory.glob("*/*.parquet")]):
+        split = _split_of(path.name) if path.parent == directory else _SPLIT_WORDS.get(path.parent.name)
         if split:
             files.setdefault(split, []).append(str(path))
 

@@ -90,5 +90,5 @@ def retrofit(config: TrainConfig, *, num_exits: int | None = None) -> TrainConfi
         distillation=0.9,
         early_weight=1.0,
         budget=0.75,
-        epochs=min(config.epochs, 8),
+        epochs=min(config.epochs, 7),
     )

@@ -100,6 +100,11 @@ def check_fit(config: Config, images: Images) -> None:
         raise ValueError(
             f"the network has {config.num_classes} classes, the data set {len(images.class_names)}"
         )
+    known, given = config.class_names or images.class_names, images.class_names
+    if known != given and sorted(known) == sorted(given):
+        raise ValueError(
+            f"the network's classes are {known}, the data set has them in another order: {given}"
+        )
     if config.mean is None or config.std is None:
         raise ValueError("the network's config has no mean and std; set them from its training images")
 
