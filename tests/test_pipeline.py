@@ -139,7 +139,8 @@ def test_own_network_and_own_data(tmp_path: Path) -> None:
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
     loaded = EENet.from_pretrained(tmp_path, backbone=OwnNetwork())
     pixels = torch.rand(2, 1, 12, 9)
-    assert torch.equal(loaded(pixels).logits_KBN[-1], backbone.eval()(pixels))
+    backbone.eval().to(memory_format=torch.contiguous_format)  # as loaded; kernels round differently
+    assert torch.equal(loaded(pixels).logits_KBN[-1], backbone(pixels))
     assert loaded.config.policy is not None
     assert "OwnNetwork with 1 early exits on mine" in (tmp_path / "README.md").read_text()
 
