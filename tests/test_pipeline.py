@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import timm
 import torch
@@ -170,6 +171,30 @@ def test_a_folder_of_photos_from_end_to_end(tmp_path: Path, capsys: pytest.Captu
     assert main(["predict", str(tmp_path / "out"), str(tmp_path / "photos/test/cat"), "--json"]) == 0
     assert {row["label"] for row in json.loads(capsys.readouterr().out)} <= {"cat", "dog"}
     assert main(["eval", str(tmp_path / "out"), "--data", str(tmp_path / "photos")]) == 0
+
+
+def test_mistakes_in_data_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for place in ("folders/train/cat", "folders/train/dog", "folders/test/cat"):
+        (tmp_path / place).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / place / "0.png")
+    (tmp_path / "labels").mkdir()
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    rows = [{"image": Image.new("L", (8, 8)), "label": i % 2 if i else -1} for i in range(40)]
+    datasets.Dataset.from_list(rows, features).to_parquet(tmp_path / "labels" / "train.parquet")
+    (tmp_path / "empty").mkdir()
+    for name, message in (
+        ("folders", "the class folders in train and test of"),
+        ("labels", "label -1 is outside the 2 classes"),
+        ("empty", "holds no data set"),
+        ("cifra10", "did you mean cifar10"),
+    ):
+        where = name if name == "cifra10" else str(tmp_path / name)
+        assert main(["train", "digits", "--data", where, "--out", str(tmp_path / "out")]) == 2
+        said = capsys.readouterr()
+        assert not said.out
+        assert said.err.startswith("eenet: ")
+        assert said.err.count("\n") == 1
+        assert message in said.err
 
 
 def test_a_full_disk_is_found_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

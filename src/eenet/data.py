@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from eenet import readers
+from eenet.console import progress
 from eenet.image_sets import Images, LazyImageSet
 from eenet.loading import AUGMENTATIONS, Augmentation
 
@@ -93,7 +94,10 @@ def _load(name: str, split: str, size: readers.Size, in_memory: int, root: str |
             images.read, images.labels_B, expected, images.image_size, images.name, images.indices_B
         )
     channels, height, width = images.image_size
-    return images.in_memory() if len(images) * channels * height * width <= in_memory else images
+    if len(images) * channels * height * width > in_memory:
+        return images
+    with progress(f"decoding {name}, {split}", len(images)) as advance:
+        return images.in_memory(advance)
 
 
 def source_of(name: str) -> Source:

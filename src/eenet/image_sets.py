@@ -108,10 +108,14 @@ class LazyImageSet(_Labelled):
         places = torch.arange(len(self)) if self.indices_B is None else self.indices_B
         return replace(self, labels_B=self.labels_B[indices], indices_B=places[indices])
 
-    def in_memory(self) -> ImageSet:
-        """All of them decoded."""
-        pixels = [self.pixels(chunk) for chunk in torch.arange(len(self)).split(1000)]
-        return ImageSet(torch.cat(pixels), self.labels_B, self.class_names)
+    def in_memory(self, on_progress: Callable[[int], None] | None = None) -> ImageSet:
+        """All of them decoded; `on_progress` is told how many are done since its last call."""
+        pixels_BCHW = torch.empty(len(self), *self.image_size, dtype=torch.uint8)
+        for chunk in torch.arange(len(self)).split(500):
+            pixels_BCHW[chunk] = self.pixels(chunk)
+            if on_progress is not None:
+                on_progress(len(chunk))
+        return ImageSet(pixels_BCHW, self.labels_B, self.class_names)
 
     def _sample(self) -> Tensor:
         return torch.linspace(0, len(self) - 1, min(len(self), SAMPLE)).long()

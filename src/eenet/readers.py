@@ -6,6 +6,7 @@ own size, or of the size asked for.
 
 import gzip
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -82,9 +83,7 @@ def hub(hub_id: str, config: str | None, label_column: str | None, size: Size) -
     Raises:
         FileNotFoundError: the hub has no such data set, or can't be reached.
     """
-    import datasets  # slow to import, and not needed for the bundled digits
-
-    datasets.disable_progress_bars()
+    datasets = _datasets()
     try:
         found = datasets.get_dataset_split_names(hub_id, config)
     except (OSError, ValueError, RuntimeError) as error:
@@ -122,9 +121,16 @@ def folder(directory: Path, config: str | None, label_column: str | None, size: 
 # Parquet and hub ---------------------------------------------------------------------
 
 
-def _parquet_files(directory: Path, label_column: str | None, size: Size) -> Splits:
+def _datasets() -> Any:
+    """Hugging Face datasets: slow to import, and not needed for the bundled digits."""
     import datasets
 
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    return datasets
+
+
+def _parquet_files(directory: Path, label_column: str | None, size: Size) -> Splits:
     files: dict[str, list[str]] = {}
     for path in sorted([*directory.glob("*.parquet"), *directory.glob("*/*.parquet")]):
         split = _split_of(path.name) if path.parent == directory else _SPLIT_WORDS.get(path.parent.name)
@@ -132,16 +138,14 @@ def _parquet_files(directory: Path, label_column: str | None, size: Size) -> Spl
             files.setdefault(split, []).append(str(path))
 
     def read(split: str) -> LazyImageSet:
-        datasets.disable_progress_bars()
-        table = datasets.Dataset.from_parquet(files[split])  # type: ignore[arg-type]
+        table = _datasets().Dataset.from_parquet(files[split])  # type: ignore[arg-type]
         return _from_table(table, label_column, size, f"{directory} ({split})")
 
     return {split: partial(read, split) for split in files}
 
 
 def _from_table(table: Any, label_column: str | None, size: Size, name: str) -> LazyImageSet:
-    import datasets
-
+    datasets = _datasets()
     kinds = table.features
     images = [c for c, kind in kinds.items() if isinstance(kind, datasets.Image)]
     images += [c for c in ("image", "img", "picture") if c in kinds]

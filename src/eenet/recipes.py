@@ -91,4 +91,6 @@ def retrofit(config: TrainConfig, *, num_exits: int | None = None) -> TrainConfi
         early_weight=1.0,
         budget=0.75,
         epochs=min(config.epochs, 7),
+        batch_size=64,
+        warmup_epochs=0.25,
     )
