@@ -182,6 +182,7 @@ def test_mistakes_in_data_are_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     rows = [{"image": Image.new("L", (8, 8)), "label": i % 2 if i else -1} for i in range(40)]
     datasets.Dataset.from_list(rows, features).to_parquet(tmp_path / "labels" / "train.parquet")
     (tmp_path / "empty").mkdir()
+    capsys.readouterr()  # datasets shows how it writes
     for name, message in (
         ("folders", "the class folders in train and test of"),
         ("labels", "label -1 is outside the 2 classes"),

@@ -85,7 +85,7 @@ def hub(hub_id: str, config: str | None, label_column: str | None, size: Size) -
     """
     datasets = _datasets()
     try:
-        found = datasets.get_dataset_split_names(hub_id, config)
+        found: list[str] = datasets.get_dataset_split_names(hub_id, config)
     except (OSError, ValueError, RuntimeError) as error:
         raise FileNotFoundError(
             f"data set {hub_id!r} could not be fetched from the Hugging Face hub: "
