@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eenet.evaluation import DEAD_SHARE, recorded_scores
+from eenet.evaluation import DEAD_SHARE, first_above, recorded_scores
 from eenet.policies import ExitPolicy
 from eenet.records import Records
 
@@ -57,9 +57,9 @@ def _candidates(records: Records, budget: float, score: str) -> Iterator[tuple[s
     scores_KB = recorded_scores(records, score)
     enabled = [True] * len(scores_KB)
     shared = _shared_threshold(records, scores_KB, budget)
-    yield score, _Exits(records, scores_KB, enabled), [shared] * len(scores_KB)
-    while any(enabled):
-        exits = _Exits(records, scores_KB, enabled)
+    exits = _Exits(records, scores_KB, enabled)
+    yield score, exits, [shared] * len(scores_KB)
+    while exits.on:
         thresholds = exits.within(budget, shared)
         if thresholds is None:
             return
@@ -69,6 +69,7 @@ def _candidates(records: Records, budget: float, score: str) -> Iterator[tuple[s
         if shares[idlest] >= DEAD_SHARE:
             return
         enabled[exits.on[idlest]] = False
+        exits = _Exits(records, scores_KB, enabled)
 
 
 def _shared_threshold(records: Records, scores_KB: Tensor, budget: float) -> float:
@@ -78,20 +79,15 @@ def _shared_threshold(records: Records, scores_KB: Tensor, budget: float) -> flo
     search over these finds it.
     """
     costs_K = torch.tensor(records.costs(), dtype=torch.float64)
-    candidates = torch.cat([torch.tensor([-torch.inf]), scores_KB.flatten().unique()])
-    low, high = 0, len(candidates) - 1
+    scores = scores_KB.flatten().unique().flip(0)
+    low, high = 0, len(scores)  # how many of them are above the threshold
     while low < high:
-        middle = (low + high + 1) // 2
-        reached = (scores_KB <= candidates[middle]).cumprod(0).sum(0)
-        if costs_K[reached].mean().item() <= budget:
-            low = middle
+        middle = (low + high) // 2
+        if costs_K[first_above(scores_KB, _threshold(scores, middle))].mean().item() <= budget:
+            high = middle
         else:
-            high = middle - 1
-    if not low:
-        return candidates[1].item() - 1e-6
-    if low + 1 == len(candidates):
-        return candidates[low].item()
-    return _between(candidates[low], candidates[low + 1])
+            low = middle + 1
+    return _threshold(scores, low)
 
 
 class _Exits:
@@ -108,8 +104,7 @@ class _Exits:
 
     def taken(self, thresholds: Sequence[float]) -> Tensor:
         """The exit at which each input leaves, among those that are on."""
-        above_KB = self.scores_KB > torch.tensor(thresholds)[:, None]
-        return torch.cat([above_KB, torch.ones_like(above_KB[:1])]).int().argmax(0)
+        return first_above(self.scores_KB, torch.tensor(thresholds)[:, None])
 
     def measure(self, thresholds: Sequence[float]) -> tuple[float, float]:
         """Accuracy and mean relative cost."""
@@ -159,11 +154,7 @@ class _Exits:
         if gains.max() == -torch.inf:
             return thresholds[k]
         count = int(gains.argmax())
-        if not count:
-            return scores_B[0].item()
-        if count == len(scores_B):
-            return scores_B[-1].item() - 1e-6
-        return _between(scores_B[count], scores_B[count - 1])
+        return _threshold(scores_B, count)
 
     def policy(self, score: str, thresholds: Sequence[float]) -> ExitPolicy:
         """As a policy for all exits; those switched off get a threshold that doesn't count."""
@@ -173,6 +164,10 @@ class _Exits:
         return ExitPolicy(score, tuple(every), self.enabled)
 
 
-def _between(low: Tensor, high: Tensor) -> float:
-    """Halfway to the next score, so that rounding elsewhere can't flip an input."""
-    return (low.item() + high.item()) / 2
+def _threshold(descending: Tensor, count: int) -> float:
+    """Above it lie the first `count` scores: halfway to the next, so that rounding can't flip an input."""
+    if not count:
+        return descending[0].item()
+    if count == len(descending):
+        return descending[-1].item() - 1e-6
+    return (descending[count - 1].item() + descending[count].item()) / 2

@@ -4,7 +4,7 @@ import difflib
 import math
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -89,10 +89,8 @@ def load(name: str, split: str, *, size: tuple[int, int] | None = None, in_memor
 @lru_cache(maxsize=4)
 def _load(name: str, split: str, size: readers.Size, in_memory: int, root: str | None) -> Images:
     images = _split(name, split, size, root)
-    if images.class_names != (expected := list(source_of(name).class_names or images.class_names)):
-        images = LazyImageSet(
-            images.read, images.labels_B, expected, images.image_size, images.name, images.indices_B
-        )
+    if names := source_of(name).class_names:
+        images = replace(images, class_names=list(names))
     channels, height, width = images.image_size
     if len(images) * channels * height * width > in_memory:
         return images

@@ -82,12 +82,16 @@ def accuracy_cost_curve(
     thresholds = [float("-inf"), *quantiles[picks].tolist()]
     curve = []
     for threshold in thresholds:
-        exits_B = _first_above(scores_KB, threshold)
+        exits_B = first_above(scores_KB, threshold)
         right = records.correct_KB.gather(0, exits_B[None])[0].double().mean().item()
         curve.append((threshold, costs_K[exits_B].mean().item(), right))
     return curve
 
 
-def _first_above(scores_KB: Tensor, threshold: float) -> Tensor:
+def first_above(scores_KB: Tensor, threshold: float | Tensor) -> Tensor:
+    """The first exit at which each input's score is above the threshold, else the final one: int64 [B].
+
+    `threshold` is shared, or one per exit: [K - 1, 1].
+    """
     above_KB = torch.cat([scores_KB > threshold, torch.ones(1, scores_KB.shape[1], dtype=torch.bool)])
     return above_KB.int().argmax(0)

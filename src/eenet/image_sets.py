@@ -90,8 +90,7 @@ class LazyImageSet(_Labelled):
 
     def pixels(self, indices: Any, seeds: Sequence[int] | None = None) -> Tensor:
         """The images at these indices: uint8 [B, C, H, W]; with `seeds`, a random part of each."""
-        places = torch.arange(len(self)) if self.indices_B is None else self.indices_B
-        wanted = np.atleast_1d(places[indices].numpy()).tolist()
+        wanted = np.atleast_1d(self._places_B[indices].numpy()).tolist()
         decoded = []
         for j, (place, image) in enumerate(zip(wanted, self.read(wanted), strict=True)):
             try:
@@ -105,8 +104,7 @@ class LazyImageSet(_Labelled):
 
     def subset(self, indices: Any) -> "LazyImageSet":
         """The images at these indices."""
-        places = torch.arange(len(self)) if self.indices_B is None else self.indices_B
-        return replace(self, labels_B=self.labels_B[indices], indices_B=places[indices])
+        return replace(self, labels_B=self.labels_B[indices], indices_B=self._places_B[indices])
 
     def in_memory(self, on_progress: Callable[[int], None] | None = None) -> ImageSet:
         """All of them decoded; `on_progress` is told how many are done since its last call."""
@@ -116,6 +114,10 @@ class LazyImageSet(_Labelled):
             if on_progress is not None:
                 on_progress(len(chunk))
         return ImageSet(pixels_BCHW, self.labels_B, self.class_names)
+
+    @property
+    def _places_B(self) -> Tensor:
+        return torch.arange(len(self)) if self.indices_B is None else self.indices_B
 
     def _sample(self) -> Tensor:
         return torch.linspace(0, len(self) - 1, min(len(self), SAMPLE)).long()

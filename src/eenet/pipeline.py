@@ -84,7 +84,7 @@ def train(
     if images is None:
         size = _image_size(config)
         images = {split: data.load(config.data, split, size=size) for split in data.SPLITS}
-    network = _fitted(network or build(config, images["train"]), images["train"])
+    network = _fitted(network, images["train"]) if network else build(config, images["train"])
     if first:
         _check_room(out, network, len(images["validation"]) + len(images["test"]))
     seconds = fit(

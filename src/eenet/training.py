@@ -185,7 +185,10 @@ def fit(
                     if trainer.all_stop(asked(), at_look):
                         run.save()
                         raise KeyboardInterrupt(f"the state is saved in {out}; continue with --resume")
-                images_done = (run.step - steps_before) * config.batch_size
+                images_done, seconds = (
+                    (run.step - steps_before) * config.batch_size,
+                    time.perf_counter() - began,
+                )
                 policy, line = None, {}
                 if trainer.first:
                     records = collect(trainer.judged, validation)
@@ -194,7 +197,7 @@ def fit(
                         "epoch": run.epoch + 1,
                         "learning_rate": trainer.optimizer.param_groups[0]["lr"],
                         "loss": watch.loss,
-                        "images_per_second": images_done / (time.perf_counter() - began),
+                        "images_per_second": images_done / seconds,
                         "train_seconds": run.seconds,
                         "validation": evaluate(records, policy),
                     }
