@@ -89,13 +89,13 @@ def test_info_and_list(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert [cut["name"] for cut in said(capsys)["cuts"]][:2] == ["conv1", "layer1.0"]
     assert main(["list", "--json"]) == 0
     assert {"digits", "mnist", "cifar10-resnet20"} <= said(capsys)["recipes"].keys()
-    for command in (["info", str(checkpoint)], ["info", "resnet8_w2_cifar"], ["list"]):
+    for command in (["info", str(checkpoint)], ["info", "resnet8_w2_cifar"], ["info", "eenet20"], ["list"]):
         assert main(command) == 0
         assert capsys.readouterr().out
 
 
 def test_plain_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--model", "resnet8_w4_cifar", "--epochs", "1", "--plain", "--out", str(tmp_path / "plain")]
+    arguments = ["--model", "eenet8", "--epochs", "1", "--plain", "--out", str(tmp_path / "plain")]
     assert main(["train", "digits", *arguments, "--json"]) == 0
     measured = said(capsys)
     assert measured["costs"] == [1.0]

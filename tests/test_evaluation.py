@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from eenet.calibration import policy_for_budget
 from eenet.evaluation import accuracy_cost_curve, decide, evaluate, recorded_scores
+from eenet.pipeline import table
 from eenet.policies import ExitPolicy
 from eenet.records import Records
 
@@ -134,7 +135,14 @@ def test_a_useless_exit_is_switched_off() -> None:
     policy = policy_for_budget(useless, 0.9)
     assert policy.enabled == (False, True, False)
     assert evaluate(useless, policy)["accuracy"] == 1
-    assert evaluate(useless, policy)["dead_exits"] == []
+    measured = evaluate(useless, policy)
+    assert measured["dead_exits"] == []
+    assert measured["switched_off"] == [0, 2]
+    assert [line.split("|")[3].strip() for line in table(measured).splitlines()[2:5]] == [
+        "off",
+        "100.0%",
+        "off",
+    ]
 
 
 def test_impossible_budget_names_the_cheapest() -> None:

@@ -25,6 +25,8 @@ def policy_for_budget(
     each exit gets its own: where going on gains no more accuracy than its cost is worth, at
     the price that keeps the budget; what is left of the budget is spent then. An exit where
     hardly anyone leaves is switched off, which saves its head, and the others are set again.
+    Of equally accurate policies the one that computes more is taken: the safe side on
+    other images.
 
     Args:
         records: of held-out inputs, not those trained on.
@@ -43,10 +45,11 @@ def policy_for_budget(
         )
     found = [candidate for score in scores for candidate in _candidates(records, budget, score)]
 
-    def worth(candidate: tuple[str, _Exits, list[float]]) -> tuple[float, float, int]:
+    def worth(candidate: tuple[str, _Exits, list[float]]) -> tuple[float, int, float]:
+        """Equal on these images: no exit that is run in vain, then the one that computes more."""
         _, exits, thresholds = candidate
         accuracy, cost = exits.measure(thresholds)
-        return accuracy, -cost, -len(exits.on)
+        return accuracy, -int((exits.shares(thresholds)[:-1] < DEAD_SHARE).sum()), cost
 
     score, exits, thresholds = max(found, key=worth)
     return exits.policy(score, thresholds)
@@ -64,7 +67,7 @@ def _candidates(records: Records, budget: float, score: str) -> Iterator[tuple[s
         if thresholds is None:
             return
         yield score, exits, thresholds
-        shares = torch.bincount(exits.taken(thresholds), minlength=len(thresholds) + 1) / len(records)
+        shares = exits.shares(thresholds)
         idlest = int(shares[:-1].argmin())
         if shares[idlest] >= DEAD_SHARE:
             return
@@ -105,6 +108,11 @@ class _Exits:
     def taken(self, thresholds: Sequence[float]) -> Tensor:
         """The exit at which each input leaves, among those that are on."""
         return first_above(self.scores_KB, torch.tensor(thresholds)[:, None])
+
+    def shares(self, thresholds: Sequence[float]) -> Tensor:
+        """Part of the inputs that leaves at each exit that is on, and at the final one."""
+        exits_B = self.taken(thresholds)
+        return torch.bincount(exits_B, minlength=len(thresholds) + 1) / len(exits_B)
 
     def measure(self, thresholds: Sequence[float]) -> tuple[float, float]:
         """Accuracy and mean relative cost."""

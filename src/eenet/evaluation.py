@@ -21,7 +21,7 @@ def evaluate(records: Records, policy: ExitPolicy) -> dict[str, Any]:
         all inputs; `leaving_accuracy`, over those that leave there (none if nobody does);
         `full_accuracy`, of the final exit on all inputs; `dead_exits`: early exits,
         switched on, where under 0.5 % leave or whose own accuracy is below 1.5 × chance;
-        `costs`, relative, per exit.
+        `switched_off`: early exits that the policy doesn't run; `costs`, relative, per exit.
     """
     if not len(records):
         raise ValueError("there are no inputs to evaluate")
@@ -52,6 +52,7 @@ def evaluate(records: Records, policy: ExitPolicy) -> dict[str, Any]:
         ],
         "full_accuracy": accuracy_K[-1].item(),
         "dead_exits": dead,
+        "switched_off": [k for k in range(num_exits - 1) if not policy.enabled[k]],
         "costs": costs,
     }
 

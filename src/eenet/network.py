@@ -320,11 +320,12 @@ def _choose(traced: TracedBackbone, num_exits: int | None, placement: Placement)
 
 
 def timm_backbone(name: str, args: Mapping[str, Any], *, pretrained: bool = False) -> nn.Module:
-    """A timm model.
+    """A timm model, also by one of the paper's names.
 
     Raises:
         ValueError: unknown name, with near ones suggested, or the model can't be built with `args`.
     """
+    name = ALIASES.get(name, name)
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"

@@ -289,7 +289,7 @@ def table(measured: dict[str, Any]) -> str:
         [
             "final" if k == final else str(k),
             f"{measured['costs'][k]:.3f}",
-            f"{count / measured['num_examples']:.1%}",
+            "off" if k in measured["switched_off"] else f"{count / measured['num_examples']:.1%}",
             "–" if measured["leaving_accuracy"][k] is None else f"{measured['leaving_accuracy'][k]:.2%}",
             f"{measured['exit_accuracy'][k]:.2%}",
         ]

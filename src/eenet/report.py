@@ -196,7 +196,7 @@ def _table(measured: dict[str, Any]) -> str:
         cells = (
             "final" if k == len(measured["exit_counts"]) - 1 else f"{k}",
             f"{measured['costs'][k]:.3f}",
-            f"{count} ({count / measured['num_examples']:.1%})",
+            "off" if k in measured["switched_off"] else f"{count} ({count / measured['num_examples']:.1%})",
             "–" if left is None else f"{left:.2%}",
             f"{measured['exit_accuracy'][k]:.2%}",
         )
