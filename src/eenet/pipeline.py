@@ -112,7 +112,7 @@ def train(
         subtitle=f"{'Exit heads trained' if config.freeze_backbone else 'Trained'} "
         f"for {config.epochs} epochs in {_duration(seconds)} on {hardware()}, "
         f"seed {config.seed}, objective {config.objective}, "
-        f"budget {config.budget}; threshold set on the validation split, measured on the test split.",
+        f"budget {config.budget}; thresholds set on the validation split, measured on the test split.",
         command=network.config.provenance["command"],
     )
     network.save_pretrained(out, card=_card(shown, measured))

@@ -71,8 +71,8 @@ def build_report(records: Records, policy: ExitPolicy, images: Images, shown: Sh
         f"<h1>{html.escape(shown.title)}</h1><p class=soft>{html.escape(shown.subtitle)}</p>",
         _tiles(measured),
         "<h2>Accuracy against cost</h2><p class=soft>Every point of the curve is one threshold, shared by "
-        "all early exits. Relative cost: MACs spent per image, exit heads included, divided by those of "
-        "the plain backbone.</p>",
+        "all early exits; this policy may have one for each. Relative cost: MACs spent per image, exit "
+        "heads included, divided by those of the plain backbone.</p>",
         _plot(plots[0], first=True),
         "<h2>Where images left</h2>",
         _plot(plots[1]),
