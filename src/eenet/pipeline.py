@@ -13,7 +13,6 @@ from typing import Any
 
 import timm
 import torch
-from accelerate import PartialState
 
 from eenet import data
 from eenet import records as recording
@@ -43,7 +42,7 @@ from eenet.recipes import RECIPES
 from eenet.report import Shown, build_report, format_table
 from eenet.runtime import Predictor
 from eenet.stages import trace
-from eenet.training import STATE_FILE, TrainConfig, choose_policy, fit
+from eenet.training import STATE_FILE, TrainConfig, choose_policy, fit, process_state
 
 RECORDS_FILE, REPORT_FILE = "records-{split}.safetensors", "report.html"
 REPORT_BYTES = 10e6  # most of it is the plotting library
@@ -79,7 +78,7 @@ def train(
         OSError: `out` can't be written to, or its disk has too little room.
     """
     out = Path(out)
-    if first := PartialState().is_main_process:
+    if first := process_state().is_main_process:
         _prepare(out, resume)
     if images is None:
         size = _image_size(config)
@@ -317,7 +316,7 @@ def _prepare(out: Path, resume: bool) -> None:
         write_atomically(out / ".writable", b"")
         (out / ".writable").unlink()
     except OSError as error:
-        raise ValueError(f"can't write to {out}: {error.strerror}") from error
+        raise ValueError(f"can't write to {out}: {error.strerror or error}") from error
 
 
 def _check_room(out: Path, network: EENet, recorded: int) -> None:
@@ -342,6 +341,7 @@ def _provenance(config: TrainConfig, seconds: float, command: str | None) -> dic
         "train_config": asdict(config),
         "train_seconds": round(seconds, 1),
         "hardware": hardware(),
+        "processes": process_state().num_processes,
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {name: version(name) for name in ("eenet", "torch", "timm")},
     }

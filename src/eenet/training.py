@@ -1,6 +1,7 @@
 """The training loop: one stage, interruptible at any moment, resumed to the same weights."""
 
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
@@ -30,7 +31,7 @@ from eenet.policies import ExitPolicy
 from eenet.records import Records, check_fit, collect
 from eenet.training_state import METRICS_FILE, STATE_FILE, TrainingState, stop_signals
 
-__all__ = ["METRICS_FILE", "STATE_FILE", "TrainConfig", "choose_policy", "fit"]
+__all__ = ["METRICS_FILE", "STATE_FILE", "TrainConfig", "choose_policy", "fit", "process_state"]
 
 LOG_EVERY = 10  # steps between looks at the loss: each look waits for the device
 
@@ -213,7 +214,7 @@ class _Trainer:
     def __init__(self, network: EENet, config: TrainConfig, augmentation: Augmentation, steps: int) -> None:
         # confidence branches that an objective doesn't use get no gradient: don't wait for it
         parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self.accelerator = accelerator = Accelerator(kwargs_handlers=[parallel])
+        self.accelerator = accelerator = Accelerator(cpu=_on_cpu(), kwargs_handlers=[parallel])
         processes = accelerator.num_processes
         if config.batch_size % (processes * config.accumulate):
             raise ValueError(
@@ -305,6 +306,17 @@ class _Trainer:
         if self.average:
             self.network.load_state_dict(self.average.module.state_dict())
         self.network.eval()
+
+
+def process_state() -> PartialState:
+    """This process among those that a launcher started, joined with them on the first call."""
+    return PartialState(cpu=_on_cpu())
+
+
+def _on_cpu() -> bool:
+    """accelerate joins processes on a CPU only if told so; torchrun doesn't tell it."""
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    return parse_flag_from_env("ACCELERATE_USE_CPU") or not (alone or torch.cuda.is_available())
 
 
 def choose_policy(network: EENet, records: Records, config: TrainConfig) -> ExitPolicy:

@@ -116,21 +116,25 @@ class TrainingState:
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C or SIGTERM came: a step is finished first, so that the state is whole."""
-    asked = False
+    """Whether Ctrl-C or SIGTERM came: a step is finished first, so that the state is whole.
+
+    Asked again after two seconds, it stops at once; sooner, a launcher only passes on
+    what the terminal has sent already.
+    """
+    asked: float | None = None
 
     def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         nonlocal asked
-        if asked:
+        if asked is not None and time.monotonic() - asked > 2:
             raise KeyboardInterrupt
-        asked = True
+        asked = asked or time.monotonic()
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield lambda: asked is not None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
