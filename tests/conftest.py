@@ -34,7 +34,9 @@ def digits() -> ImageSet:
 @pytest.fixture
 def network(digits: ImageSet) -> EENet:
     """Untrained, three early exits, ready for digits."""
-    network = create_model("resnet8_w4_cifar", num_classes=10, input_size=(1, 8, 8), placement=CUTS)
+    network = create_model(
+        "resnet8_w4_cifar", num_classes=10, input_size=(1, 8, 8), placement=CUTS, head="pool"
+    )
     network.config.mean, network.config.std = digits.mean_std()
     network.config.class_names = digits.class_names
     return network.eval()

@@ -132,17 +132,15 @@ def test_a_useless_exit_is_switched_off() -> None:
     logits_KBN = logits_KBN.float().repeat(len(records.logits_KBN), 1, 1)
     logits_KBN[0] = torch.randn_like(logits_KBN[0])
     useless = replace(records, logits_KBN=logits_KBN)
-    policy = policy_for_budget(useless, 0.9)
+    policy = policy_for_budget(useless, 0.9, scores=["max_softmax"])
     assert policy.enabled == (False, True, False)
     assert evaluate(useless, policy)["accuracy"] == 1
     measured = evaluate(useless, policy)
     assert measured["dead_exits"] == []
     assert measured["switched_off"] == [0, 2]
-    assert [line.split("|")[3].strip() for line in table(measured).splitlines()[2:5]] == [
-        "off",
-        "100.0%",
-        "off",
-    ]
+    assert measured["relative_cost"] <= 0.9
+    shown = [line.split("|")[3].strip() for line in table(measured).splitlines()[2:6]]
+    assert [shown[0], shown[2]] == ["off", "off"]
 
 
 def test_impossible_budget_names_the_cheapest() -> None:

@@ -6,34 +6,38 @@ import pytest
 import torch
 
 from eenet.cost import count_macs
+from eenet.gates import GATES
 from eenet.heads import HEADS, create_head
 from eenet.network import EENet, create_model
 
 C, H, W, N = 6, 5, 4, 3
-MACS = {
-    "pool": C * (N + 1),
-    "bnpool": C * (N + 1),
-    "plain": C * H * W * (N + 1),
-    "conv": 3 * 2 * C * C * 9 + C * (N + 1),
-    "deep": 3 * 2 * C * 2 * C * 9 + 2 * 1 * 2 * C * 4 * C * 9 + 4 * C * (N + 1),
-    "mlp": C * 2 * C + 2 * C * (N + 1),
+TRUNKS = {  # MACs and width
+    "pool": (0, C),
+    "bnpool": (0, C),
+    "plain": (0, C * H * W),
+    "conv": (3 * 2 * C * C * 9, C),
+    "deep": (2 * 1 * C * 2 * C * 9 + 1 * 1 * 2 * C * 4 * C * 9, 4 * C),
+    "mlp": (C * 2 * C, 2 * C),
 }
 
 
+@pytest.mark.parametrize("gate", sorted(GATES))
 @pytest.mark.parametrize("name", sorted(HEADS))
-def test_head(name: str) -> None:
-    head = create_head(name, (C, H, W), N)
+def test_head(name: str, gate: str) -> None:
+    head = create_head(name, (C, H, W), N, gate)
     logits, confidence = head(torch.randn(2, C, H, W))
     assert logits.shape == (2, N)
     assert confidence.shape == (2,)
-    assert count_macs(head, (1, C, H, W)) == MACS[name]
+    macs, width = TRUNKS[name]
+    judging = width if gate == "features" else (N + 5) * 8 + 8
+    assert count_macs(head, (1, C, H, W)) == macs + width * N + judging
     (logits.square().sum() + confidence.square().sum()).backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in head.classifier.parameters())
     assert all(p.grad is not None for p in head.parameters())
 
 
 def test_pool_by_hand() -> None:
-    head, features = create_head("pool", (C, H, W), N), torch.randn(2, C, H, W)
+    head, features = create_head("pool", (C, H, W), N, "features"), torch.randn(2, C, H, W)
     pooled = features.flatten(2).mean(2)
     torch.testing.assert_close(head(features)[0], pooled @ head.classifier.weight.T + head.classifier.bias)
     torch.testing.assert_close(
@@ -66,3 +70,5 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
 def test_unknown_head() -> None:
     with pytest.raises(ValueError, match="choose from bnpool"):
         create_head("bnpol", (C, H, W), N)
+    with pytest.raises(ValueError, match="unknown gate 'feature'; choose from answer, features"):
+        create_head("pool", (C, H, W), N, "feature")

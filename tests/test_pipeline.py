@@ -129,7 +129,7 @@ def test_own_network_and_own_data(tmp_path: Path) -> None:
     rows = [(Image.new("L", (9, 12), 25 * (i % 10)), i % 10) for i in range(300)]
     images, backbone = from_dataset(rows), OwnNetwork()
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
-    network = convert(backbone, images.image_size, num_exits=1)
+    network = convert(backbone, images.image_size, num_exits=1, head="pool")
     splits = {"train": range(200), "validation": range(200, 250), "test": range(250, 300)}
     pipeline.train(
         replace(TINY, data="mine", model="OwnNetwork", freeze_backbone=True),

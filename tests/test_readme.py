@@ -11,9 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 ORDER = [
-    "console", "cost", "backbones", "tracing", "stages", "placement", "heads", "policies", "checkpoint",
-    "network", "objectives", "images", "image_sets", "loading", "readers", "data", "records", "evaluation",
-    "calibration", "training_state", "training", "recipes",
+    "console", "cost", "backbones", "tracing", "stages", "placement", "gates", "heads", "policies",
+    "checkpoint", "network", "objectives", "images", "image_sets", "loading", "readers", "data",
+    "records", "evaluation", "calibration", "training_state", "training", "recipes",
     "runtime", "report", "pipeline", "cli",
 ]  # fmt: skip
 

@@ -1,32 +1,69 @@
-"""Records → thresholds: the most accurate policy found that keeps a budget."""
+"""Records → gates that are fitted, and the most accurate policy found that keeps a budget."""
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from eenet.evaluation import DEAD_SHARE, first_above, recorded_scores
+from eenet.gates import AnswerGate, fit_gate
+from eenet.network import EENet
 from eenet.policies import ExitPolicy
 from eenet.records import Records
 
 PRICES = (1e-4, 1e2)  # of cost, in accuracy: from "cost doesn't matter" to "nothing else does"
-TIE = 1e-7  # a price that only decides between equal accuracies
+TIE = -1e-7  # a price that only decides between equal accuracies: the budget may be used
 PRICE_STEPS = 24  # halvings in the search for the right one
 SWEEPS = 6  # over the exits, for one price, at most
+IDLE_SHARE = 2 * DEAD_SHARE  # with a margin, so that an exit is not dead on other images
+IDLE_PRICE = 0.002  # in accuracy, for keeping one
+BUDGET_STEP = 0.025  # between the policies of a checkpoint
+
+
+def fit_gates(network: EENet, records: Records) -> Records:
+    """Fit the answer gates of all exits, see `eenet.gates`.
+
+    Args:
+        network: whose gates are fitted in place; others than answer gates are left alone.
+        records: of held-out inputs. Labels are not used.
+
+    Returns:
+        The records with the confidences of fitted gates, each from a gate that was fitted
+        without that input: for setting thresholds.
+
+    Raises:
+        ValueError: there are no inputs to fit on.
+    """
+    if not len(records):
+        raise ValueError("there are no inputs to fit gates on")
+    confidence_KB = records.confidence_logits_KB.clone()
+    for k, head in enumerate(network.heads):
+        if isinstance(head.confidence, AnswerGate):
+            confidence_KB[k] = fit_gate(head.confidence, records.logits_KBN[k], records.logits_KBN[-1])
+    return replace(records, confidence_logits_KB=confidence_KB)
+
+
+def policies_for_budgets(records: Records, *, scores: Sequence[str]) -> dict[str, ExitPolicy]:
+    """A policy for every 0.025 from the cheapest budget to 1, by budget; see `policy_for_budget`."""
+    first = math.ceil(records.costs()[0] / BUDGET_STEP)
+    steps = range(first, round(1 / BUDGET_STEP) + 1)
+    budgets = [round(step * BUDGET_STEP, 3) for step in steps] if records.head_macs else []
+    return {f"{budget:.3f}": policy_for_budget(records, budget, scores=scores) for budget in budgets}
 
 
 def policy_for_budget(
-    records: Records, budget: float, *, scores: Sequence[str] = ("max_softmax", "margin")
+    records: Records, budget: float, *, scores: Sequence[str] = ("confidence",)
 ) -> ExitPolicy:
     """The most accurate policy found on these inputs whose mean cost keeps the budget.
 
     Starts from one threshold shared by all exits, as high as the budget allows. From there
     each exit gets its own: where going on gains no more accuracy than its cost is worth, at
-    the price that keeps the budget; what is left of the budget is spent then. An exit where
-    hardly anyone leaves is switched off, which saves its head, and the others are set again.
-    Of equally accurate policies the one that computes more is taken: the safe side on
-    other images.
+    the price that keeps the budget; what is left of the budget is spent then, even if that
+    gains nothing on these images: the safe side on others. An exit where hardly anyone leaves
+    is switched off, which saves its head, and the others are set again.
 
     Args:
         records: of held-out inputs, not those trained on.
@@ -45,11 +82,11 @@ def policy_for_budget(
         )
     found = [candidate for score in scores for candidate in _candidates(records, budget, score)]
 
-    def worth(candidate: tuple[str, _Exits, list[float]]) -> tuple[float, int, float]:
-        """Equal on these images: no exit that is run in vain, then the one that computes more."""
+    def worth(candidate: tuple[str, _Exits, list[float]]) -> tuple[float, float]:
+        """Accuracy, of which an exit that is run in vain must earn some; then the one that computes more."""
         _, exits, thresholds = candidate
         accuracy, cost = exits.measure(thresholds)
-        return accuracy, -int((exits.shares(thresholds)[:-1] < DEAD_SHARE).sum()), cost
+        return accuracy - IDLE_PRICE * int((exits.shares(thresholds)[:-1] < IDLE_SHARE).sum()), cost
 
     score, exits, thresholds = max(found, key=worth)
     return exits.policy(score, thresholds)
@@ -69,7 +106,7 @@ def _candidates(records: Records, budget: float, score: str) -> Iterator[tuple[s
         yield score, exits, thresholds
         shares = exits.shares(thresholds)
         idlest = int(shares[:-1].argmin())
-        if shares[idlest] >= DEAD_SHARE:
+        if shares[idlest] >= IDLE_SHARE:
             return
         enabled[exits.on[idlest]] = False
         exits = _Exits(records, scores_KB, enabled)

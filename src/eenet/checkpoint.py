@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ class Config:
     exits: list[str]
     """The names of the cuts behind which the early exits sit."""
     head: str
+    gate: str
     num_classes: int
     input_size: tuple[int, int, int]
     """Channels, height, width."""
@@ -42,8 +44,25 @@ class Config:
     std: list[float] | None = None
     class_names: list[str] | None = None
     policy: dict[str, Any] | None = None
+    """What is used unless something else is asked for."""
+    budgets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Policies for other budgets, such as "0.500"."""
     provenance: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+
+    def exit_policy(self, budget: float | None = None) -> ExitPolicy:
+        """The policy to run, or the one made for the largest budget that is not above this one.
+
+        Raises:
+            ValueError: there is none for a budget this small.
+        """
+        if budget is None:
+            return ExitPolicy.from_dict(self.policy, len(self.exits))
+        kept = [key for key in self.budgets if float(key) <= budget + 1e-9]
+        if not kept:
+            known = f"the smallest is {min(self.budgets, key=float)}" if self.budgets else "it has none"
+            raise ValueError(f"the checkpoint has no policy for budget {budget}: {known}")
+        return ExitPolicy.from_dict(self.budgets[max(kept, key=float)], len(self.exits))
 
 
 def checkpoint_directory(name: str | Path) -> Path:
@@ -101,6 +120,9 @@ def read_config(directory: Path) -> Config:
     if values["policy"] is not None:
         with blaming(path, "'policy'"):
             ExitPolicy.from_dict(values["policy"], len(values["exits"]))
+    for budget, policy in values["budgets"].items():
+        with blaming(path, f"'budgets', {budget}"):
+            ExitPolicy.from_dict(policy, len(values["exits"]))
     values["input_size"] = tuple(values["input_size"])
     return Config(**values)
 
@@ -119,6 +141,10 @@ def _list_of(value: Any, kinds: Sequence[type], count: int | None = None) -> boo
     return isinstance(value, list) and all(type(v) in kinds for v in value) and count in (None, len(value))
 
 
+def _is_budget(key: str) -> bool:
+    return re.fullmatch(r"\d\.\d+", key) is not None
+
+
 def _macs(value: Any, count: int) -> bool:
     return _list_of(value, [int], count) and all(v >= 0 for v in value)
 
@@ -134,6 +160,7 @@ _CONFIG_CHECKS: dict[str, tuple[str, Callable[[Any, Mapping[str, Any]], bool]]] 
     "backbone_args": ("an object", lambda v, _: isinstance(v, dict)),
     "exits": ("a list of cut names", lambda v, _: _list_of(v, [str])),
     "head": ("the name of an exit head", lambda v, _: isinstance(v, str)),
+    "gate": ("the name of a gate", lambda v, _: isinstance(v, str)),
     "num_classes": ("a whole number above 0", lambda v, _: type(v) is int and v > 0),
     "input_size": (
         "[channels, height, width], all above 0",
@@ -150,6 +177,10 @@ _CONFIG_CHECKS: dict[str, tuple[str, Callable[[Any, Mapping[str, Any]], bool]]] 
     "class_names": (
         "a name per class, or null",
         lambda v, c: v is None or _list_of(v, [str], c["num_classes"]),
+    ),
+    "budgets": (
+        "an object of objects with budgets as keys",
+        lambda v, _: isinstance(v, dict) and all(_is_budget(k) and isinstance(p, dict) for k, p in v.items()),
     ),
     "policy": ("an object, or null", lambda v, _: v is None or isinstance(v, dict)),
     "provenance": ("an object", lambda v, _: isinstance(v, dict)),

@@ -91,33 +91,48 @@ def train(
     return _show(result, text, as_json)
 
 
-def evaluate(checkpoint: Positional[str], /, *, data: str, split: str = "test", as_json: Json = False) -> int:
+def evaluate(
+    checkpoint: Positional[str],
+    /,
+    *,
+    data: str,
+    split: str = "test",
+    budget: float | None = None,
+    as_json: Json = False,
+) -> int:
     """Run a checkpoint's policy on a data set: accuracy, cost, and where images left.
 
     Args:
         checkpoint: A checkpoint directory, or a model on the Hugging Face hub.
         data: Data set: a known name, a folder, or owner/name on the Hugging Face hub.
         split: train, validation or test.
+        budget: Wanted mean relative cost. Default: the policy of the checkpoint.
     """
     from eenet import pipeline
 
-    measured = pipeline.evaluate_checkpoint(checkpoint, data, split=split)
+    measured = pipeline.evaluate_checkpoint(checkpoint, data, split=split, budget=budget)
     return _show(measured, pipeline.table(measured), as_json)
 
 
 def predict(
-    checkpoint: Positional[str], images: Positional[tuple[str, ...]], /, *, as_json: Json = False
+    checkpoint: Positional[str],
+    images: Positional[tuple[str, ...]],
+    /,
+    *,
+    budget: float | None = None,
+    as_json: Json = False,
 ) -> int:
     """Label images; each leaves the network at the first exit that is sure enough.
 
     Args:
         checkpoint: A checkpoint directory, or a model on the Hugging Face hub.
         images: Image files, directories, or globs.
+        budget: Wanted mean relative cost. Default: the policy of the checkpoint.
     """
     from eenet import pipeline
     from eenet.report import format_table
 
-    rows = pipeline.predict(checkpoint, images)
+    rows = pipeline.predict(checkpoint, images, budget=budget)
     cells = [
         [r["file"], r["label"], f"{r['probability']:.3f}", str(r["exit"]), f"{r['relative_cost']:.3f}"]
         for r in rows

@@ -5,26 +5,32 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from eenet.gates import create_gate
+
 FeatureSize = tuple[int, int, int]
+Trunk = tuple[nn.Module, int]
+"""Features [B, C, H, W] → [B, width], and that width."""
+DEEP_WIDTH = 128
 
 
 class ExitHead(nn.Module):
-    """A shared trunk, then one linear layer per branch.
+    """A trunk, a linear classifier on it, and a gate that gives the confidence.
 
     `features [B, C, H, W]` → class logits [B, N] and the confidence logit [B] (the
     confidence is its sigmoid).
     """
 
-    def __init__(self, trunk: nn.Module, width: int, num_classes: int) -> None:
-        """`trunk` maps features [B, C, H, W] to [B, width]."""
+    def __init__(self, trunk: nn.Module, width: int, num_classes: int, gate: str = "answer") -> None:
+        """`trunk` maps features [B, C, H, W] to [B, width]; for `gate` see `eenet.gates`."""
         super().__init__()
         self.trunk = trunk
         self.classifier = nn.Linear(width, num_classes)
-        self.confidence = nn.Linear(width, 1)
+        self.confidence = create_gate(gate, width, num_classes)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         shared = self.trunk(features)
-        return self.classifier(shared), self.confidence(shared).squeeze(1)
+        logits = self.classifier(shared)
+        return logits, self.confidence(shared, logits)
 
 
 class GlobalPool(nn.Module):
@@ -34,50 +40,53 @@ class GlobalPool(nn.Module):
         return features.mean((2, 3))
 
 
-def pool(size: FeatureSize, num_classes: int) -> ExitHead:
+def pool(size: FeatureSize) -> Trunk:
     """Global average pooling: the paper's default. Demir & Akbas 2024, section 3."""
-    return ExitHead(GlobalPool(), size[0], num_classes)
+    return GlobalPool(), size[0]
 
 
-def bnpool(size: FeatureSize, num_classes: int) -> ExitHead:
+def bnpool(size: FeatureSize) -> Trunk:
     """Batch normalisation, then global average pooling. Demir & Akbas 2024, section 3."""
-    return ExitHead(nn.Sequential(nn.BatchNorm2d(size[0]), GlobalPool()), size[0], num_classes)
+    return nn.Sequential(nn.BatchNorm2d(size[0]), GlobalPool()), size[0]
 
 
-def plain(size: FeatureSize, num_classes: int) -> ExitHead:
+def plain(size: FeatureSize) -> Trunk:
     """Linear layers on all features, for one input size. Demir & Akbas 2024, section 3."""
-    return ExitHead(nn.Flatten(), size[0] * size[1] * size[2], num_classes)
+    return nn.Flatten(), size[0] * size[1] * size[2]
 
 
-def conv(size: FeatureSize, num_classes: int) -> ExitHead:
+def conv(size: FeatureSize) -> Trunk:
     """A 3×3 convolution with stride 2, norm and activation, then global average pooling."""
     channels = size[0]
     reduce = nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False)
     trunk = nn.Sequential(reduce, nn.BatchNorm2d(channels), nn.ReLU(), GlobalPool())
-    return ExitHead(trunk, channels, num_classes)
+    return trunk, channels
 
 
-def deep(size: FeatureSize, num_classes: int) -> ExitHead:
-    """Two 3×3 convolutions with stride 2 that double the channels, then global average pooling.
+def deep(size: FeatureSize) -> Trunk:
+    """2×2 mean pooling, two 3×3 convolutions with stride 2 that widen, then global average pooling.
 
-    For features that weren't trained with exits, as those of a frozen backbone.
+    For features that are not linearly readable: early ones, or those of a backbone that was
+    trained without exits. Pooling first makes it cheap; at most `DEEP_WIDTH` channels keep it
+    cheap behind wide layers.
     """
     channels = size[0]
-    layers: list[nn.Module] = []
-    for narrow in (channels, 2 * channels):
-        layers.append(nn.Conv2d(narrow, 2 * narrow, 3, stride=2, padding=1, bias=False))
-        layers += [nn.BatchNorm2d(2 * narrow), nn.ReLU()]
-    return ExitHead(nn.Sequential(*layers, GlobalPool()), 4 * channels, num_classes)
+    widths = [min(2 * channels, DEEP_WIDTH), min(4 * channels, 2 * DEEP_WIDTH)]
+    layers: list[nn.Module] = [nn.AvgPool2d(2, ceil_mode=True)]
+    for narrow, wide in zip([channels, *widths], widths, strict=False):
+        layers.append(nn.Conv2d(narrow, wide, 3, stride=2, padding=1, bias=False))
+        layers += [nn.BatchNorm2d(wide), nn.ReLU()]
+    return nn.Sequential(*layers, GlobalPool()), widths[-1]
 
 
-def mlp(size: FeatureSize, num_classes: int) -> ExitHead:
+def mlp(size: FeatureSize) -> Trunk:
     """Global average pooling, then a hidden layer of twice the channels."""
     channels = size[0]
     trunk = nn.Sequential(GlobalPool(), nn.Linear(channels, 2 * channels), nn.ReLU())
-    return ExitHead(trunk, 2 * channels, num_classes)
+    return trunk, 2 * channels
 
 
-HEADS: dict[str, Callable[[FeatureSize, int], ExitHead]] = {
+HEADS: dict[str, Callable[[FeatureSize], Trunk]] = {
     "pool": pool,
     "bnpool": bnpool,
     "plain": plain,
@@ -87,13 +96,13 @@ HEADS: dict[str, Callable[[FeatureSize, int], ExitHead]] = {
 }
 
 
-def create_head(name: str, size: FeatureSize, num_classes: int) -> ExitHead:
+def create_head(name: str, size: FeatureSize, num_classes: int, gate: str = "answer") -> ExitHead:
     """Build an exit head for features of this size (C, H, W).
 
     Raises:
-        ValueError: there is no head of this name.
+        ValueError: there is no head, or no gate, of this name.
     """
     if name not in HEADS:
         near = difflib.get_close_matches(name, HEADS, n=1)
         raise ValueError(f"unknown exit head {name!r}; choose from {', '.join(near or HEADS)}")
-    return HEADS[name](size, num_classes)
+    return ExitHead(*HEADS[name](size), num_classes, gate)

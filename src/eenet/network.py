@@ -160,8 +160,8 @@ class EENet(nn.Module):
             traced = trace(backbone, config.input_size)
         with blaming(directory / CONFIG_FILE, "'exits'"):
             chosen = _choose(traced, None, config.exits) if config.exits else []
-        with blaming(directory / CONFIG_FILE, "'head'"):
-            network = _assemble(traced, chosen, config.head)
+        with blaming(directory / CONFIG_FILE, "'head' and 'gate'"):
+            network = _assemble(traced, chosen, config.head, config.gate)
         for key in ("backbone_macs", "stage_macs", "head_macs", "num_classes"):
             if getattr(network.config, key) != getattr(config, key):
                 raise ValueError(
@@ -187,7 +187,8 @@ def create_model(
     *,
     num_exits: int | None = None,
     placement: Placement = "linear",
-    head: str = "pool",
+    head: str = "deep",
+    gate: str = "answer",
     num_classes: int | None = None,
     in_chans: int | None = None,
     input_size: Sequence[int] | None = None,
@@ -204,6 +205,7 @@ def create_model(
         placement: `linear`, `pareto`, `golden`, `fine` (Demir & Akbas 2024), a list of
             fractions of the backbone's MACs, or a list of block names.
         head: the kind of exit head, see `eenet.heads`.
+        gate: what the confidence is computed from, see `eenet.gates`.
         num_classes: default: as the backbone's own configuration says.
         in_chans: channels of the images. Default: as `input_size` says, else 3.
         input_size: (channels, height, width), or (height, width). Default: the backbone's own.
@@ -229,7 +231,7 @@ def create_model(
     if in_chans is not None and size[0] != in_chans:
         raise ValueError(f"in_chans is {in_chans}, but input_size {size} has {size[0]} channels")
     traced = trace(module, size)
-    network = _assemble(traced, _choose(traced, num_exits, placement), head)
+    network = _assemble(traced, _choose(traced, num_exits, placement), head, gate)
     network.config.backbone, network.config.backbone_args = backbone, args
     if pretrained:
         configured: Any = module.pretrained_cfg
@@ -246,7 +248,8 @@ def convert(
     *,
     num_exits: int | None = None,
     placement: Placement = "linear",
-    head: str = "pool",
+    head: str = "deep",
+    gate: str = "answer",
 ) -> EENet:
     """Give a network of your own early exits. Its modules and weights are used, not copied.
 
@@ -259,17 +262,18 @@ def convert(
         num_exits: number of early exits, without the final one.
         placement: see `create_model`.
         head: the kind of exit head, see `eenet.heads`.
+        gate: what the confidence is computed from, see `eenet.gates`.
 
     Raises:
         ValueError: the network can't be cut, with the reason and a way out.
     """
     traced = trace(backbone, input_size)
-    return _assemble(traced, _choose(traced, num_exits, placement), head)
+    return _assemble(traced, _choose(traced, num_exits, placement), head, gate)
 
 
 def without_exits(backbone: nn.Module, input_size: Sequence[int]) -> EENet:
     """The plain backbone as an `EENet` of one stage, to be trained and measured in the same way."""
-    return _assemble(trace(backbone, input_size), [], "pool")
+    return _assemble(trace(backbone, input_size), [], "pool", "answer")
 
 
 def trained_backbone(name: str | Path) -> tuple[nn.Module, Config]:
@@ -288,11 +292,11 @@ def trained_backbone(name: str | Path) -> tuple[nn.Module, Config]:
     return backbone.eval(), config
 
 
-def _assemble(traced: TracedBackbone, chosen: Sequence[int], head: str) -> EENet:
+def _assemble(traced: TracedBackbone, chosen: Sequence[int], head: str, gate: str) -> EENet:
     stages = divide(traced, chosen)
     sizes = [traced.cuts[i].feature_size for i in chosen]
     example = cost.example_tensor(traced.backbone)
-    heads = [create_head(head, size, traced.num_classes).to(example) for size in sizes]
+    heads = [create_head(head, size, traced.num_classes, gate).to(example) for size in sizes]
     copies = [
         mutates_input(stage, torch.zeros(2, *size).to(example))
         for stage, size in zip(stages[1:], sizes, strict=True)
@@ -303,6 +307,7 @@ def _assemble(traced: TracedBackbone, chosen: Sequence[int], head: str) -> EENet
         backbone_args={},
         exits=[traced.cuts[i].name for i in chosen],
         head=head,
+        gate=gate,
         num_classes=traced.num_classes,
         input_size=traced.input_size,
         backbone_macs=traced.macs,

@@ -10,7 +10,10 @@ cross-entropy, so the recursion runs on vectors [B].
 """
 
 import difflib
+import inspect
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -24,26 +27,24 @@ Objective = Callable[[ExitOutputs, Tensor, Sequence[float]], Tensor]
 def joint_cross_entropy(
     outputs: ExitOutputs,
     targets_B: Tensor,
-    costs_K: Sequence[float],
+    costs_K: Sequence[float],  # noqa: ARG001
     *,
     early_weight: float = 1.0,
     distillation: float = 0.0,
 ) -> Tensor:
-    """Cross-entropy of the final exit, plus `early_weight * c_k` times the loss of each early exit.
+    """Cross-entropy of the final exit, plus `early_weight` times the loss of each early exit.
 
-    That is cross-entropy too, of which a share of `distillation` is replaced by imitating
-    the final exit (`imitation`). Weights that grow with the exit's cost (as in Kaya et al.
-    2019) favour late exits. With a small `early_weight` the shared layers serve the final
-    exit first; the early classifiers stay alive with any. The confidence branches get no
-    gradient.
+    With weight 1 and no distillation, that is the paper's ablation v0. It is cross-entropy
+    too, of which a share of `distillation` is replaced by imitating
+    the final exit (`imitation`). The confidence branches get no gradient.
     """
     *early_KBN, final_BN = [logits.float() for logits in outputs.logits_KBN]
     losses = []
-    for c, logits_BN in zip(costs_K, early_KBN, strict=False):
+    for logits_BN in early_KBN:
         loss = (1 - distillation) * F.cross_entropy(logits_BN, targets_B)
         if distillation:
             loss = loss + distillation * imitation(logits_BN, final_BN)
-        losses.append(early_weight * c * loss)
+        losses.append(early_weight * loss)
     return torch.stack([*losses, F.cross_entropy(final_BN, targets_B)]).sum()
 
 
@@ -74,6 +75,95 @@ def v2(
     return losses_KB.mean(1).sum() + cost_weight * spent_KB.mean(1).sum()
 
 
+def v3(
+    outputs: ExitOutputs, targets_B: Tensor, costs_K: Sequence[float], *, cost_weight: float = 1.0
+) -> Tensor:
+    """Cross-entropy and cost of every exit, weighted by its mean confidence, normalised to sum 1.
+
+    The final exit's confidence is 1. An ablation of Demir & Akbas 2024.
+    """
+    early = [torch.sigmoid(_wide(z)).mean() for z in outputs.confidence_logits_KB]
+    means_K = torch.stack([*early, torch.ones_like(early[0])])
+    losses_K = _losses(outputs, targets_B).mean(1) + cost_weight * means_K.new_tensor(costs_K)
+    return (means_K / means_K.sum() * losses_K).sum()
+
+
+def v4(
+    outputs: ExitOutputs, targets_B: Tensor, costs_K: Sequence[float], *, cost_weight: float = 1.0
+) -> Tensor:
+    """Every input is tagged with the exit where cross-entropy plus cost is least.
+
+    That exit's classifier learns from it, and every confidence learns whether the input is
+    tagged with its exit; those tagged and those not weigh the same in a batch. An ablation
+    of Demir & Akbas 2024.
+    """
+    losses_KB = _losses(outputs, targets_B)
+    costs_K1 = losses_KB.new_tensor(costs_K)[:, None]
+    tags_B = (losses_KB + cost_weight * costs_K1).detach().argmin(0)
+    loss = (losses_KB + cost_weight * costs_K1).gather(0, tags_B[None]).mean()
+    for k, z_B in enumerate(outputs.confidence_logits_KB):
+        tagged_B = (tags_B == k).to(losses_KB.dtype)
+        share = tagged_B.mean()
+        weights_B = tagged_B * (1 - share) + (1 - tagged_B) * share
+        loss = loss + F.binary_cross_entropy_with_logits(_wide(z_B), tagged_B, weights_B)
+    return loss
+
+
+def shallow_deep(outputs: ExitOutputs, targets_B: Tensor, costs_K: Sequence[float]) -> Tensor:
+    """Cross-entropy of every exit, an early one weighted by its relative cost. After Kaya et al. 2019."""
+    losses_K = _losses(outputs, targets_B).mean(1)
+    return (losses_K * losses_K.new_tensor([*costs_K[:-1], 1.0])).sum()
+
+
+def halting(
+    outputs: ExitOutputs, targets_B: Tensor, costs_K: Sequence[float], *, cost_weight: float = 1.0
+) -> Tensor:
+    """Expected cross-entropy and cost over where an input halts, with a pull to halting anywhere.
+
+    The confidence is the probability of halting if not halted before. The pull is 0.01 times
+    the Kullback–Leibler divergence from the uniform distribution over exits. After
+    PonderNet (Banino et al. 2021) and adaptive computation time (Graves 2016).
+    """
+    log_halt_KB = log_leaving(outputs)
+    halt_KB = log_halt_KB.exp()
+    losses_KB = _losses(outputs, targets_B) + cost_weight * halt_KB.new_tensor(costs_K)[:, None]
+    divergence_KB = halt_KB * (log_halt_KB + math.log(len(log_halt_KB)))
+    return (halt_KB * losses_KB + 0.01 * divergence_KB).sum(0).mean()
+
+
+def joint_gates(
+    outputs: ExitOutputs, targets_B: Tensor, costs_K: Sequence[float], *, cost_weight: float = 1.0
+) -> Tensor:
+    """Classifiers and gates trained together, each for the inputs that reach it.
+
+    A gate learns whether leaving here has no larger loss plus cost than any later exit. Half
+    of an exit's loss is over all inputs alike, half weighted by how likely they are to leave
+    there. After JEI-DNN (Regol et al. 2024).
+    """
+    losses_KB = _losses(outputs, targets_B)
+    priced_KB = (losses_KB + cost_weight * losses_KB.new_tensor(costs_K)[:, None]).detach()
+    leaving_KB = len(losses_KB) * log_leaving(outputs).exp().detach()
+    loss = ((1 + leaving_KB) / 2 * losses_KB).mean(1).sum()
+    for k, z_B in enumerate(outputs.confidence_logits_KB):
+        best_here_B = (priced_KB[k] <= priced_KB[k + 1 :].amin(0)).to(losses_KB.dtype)
+        loss = loss + F.binary_cross_entropy_with_logits(_wide(z_B), best_here_B)
+    return loss
+
+
+def log_leaving(outputs: ExitOutputs) -> Tensor:
+    """Log-probability that an input leaves at each exit, if confidences are probabilities: [K, B]."""
+    log_stayed, rows = torch.zeros_like(_wide(outputs.logits_KBN[-1])[:, 0]), []
+    for z_B in outputs.confidence_logits_KB:
+        rows.append(log_stayed + F.logsigmoid(_wide(z_B)))
+        log_stayed = log_stayed + F.logsigmoid(-_wide(z_B))
+    return torch.stack([*rows, log_stayed])
+
+
+def _losses(outputs: ExitOutputs, targets_B: Tensor) -> Tensor:
+    """Cross-entropy of every exit and input: [K, B]."""
+    return torch.stack([F.cross_entropy(_wide(z), targets_B, reduction="none") for z in outputs.logits_KBN])
+
+
 def mixtures(outputs: ExitOutputs, targets_B: Tensor, costs_K: Sequence[float]) -> tuple[Tensor, Tensor]:
     """`-log P_k[target]` and `C_k` for every exit and input, both [K, B], in float32 or wider."""
     logits_KBN = [_wide(logits) for logits in outputs.logits_KBN]
@@ -90,11 +180,22 @@ def mixtures(outputs: ExitOutputs, targets_B: Tensor, costs_K: Sequence[float]) 
     return torch.stack(losses[::-1]), torch.stack(costs[::-1])
 
 
-OBJECTIVES: dict[str, Objective] = {"joint": joint_cross_entropy, "v1": v1, "v2": v2}
+OBJECTIVES: dict[str, Objective] = {
+    "joint": joint_cross_entropy,
+    "v1": v1,
+    "v2": v2,
+    "v3": v3,
+    "v4": v4,
+    "shallow_deep": shallow_deep,
+    "halting": halting,
+    "joint_gates": joint_gates,
+}
+# The others leave it to gates that are fitted on held-out images.
+TRAIN_CONFIDENCE = {"v1", "v2", "v3", "v4", "halting", "joint_gates"}
 
 
-def get_objective(name: str) -> Objective:
-    """An objective by name: `joint`, `v1` or `v2`.
+def get_objective(name: str, **settings: float) -> Objective:
+    """An objective by name, with those of the settings that it takes.
 
     Raises:
         ValueError: there is no objective of this name.
@@ -102,7 +203,8 @@ def get_objective(name: str) -> Objective:
     if name not in OBJECTIVES:
         near = difflib.get_close_matches(name, OBJECTIVES, n=1)
         raise ValueError(f"unknown objective {name!r}; choose from {', '.join(near or OBJECTIVES)}")
-    return OBJECTIVES[name]
+    taken = inspect.signature(OBJECTIVES[name]).parameters
+    return partial(OBJECTIVES[name], **{key: value for key, value in settings.items() if key in taken})
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from eenet import data
 from eenet import records as recording
 from eenet.backbones import ALIASES
+from eenet.calibration import policies_for_budgets
 from eenet.checkpoint import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -37,12 +38,12 @@ from eenet.network import (
     trained_backbone,
     without_exits,
 )
-from eenet.policies import ExitPolicy
+from eenet.objectives import TRAIN_CONFIDENCE
 from eenet.recipes import RECIPES
 from eenet.report import Shown, build_report, format_table
 from eenet.runtime import Predictor
 from eenet.stages import trace
-from eenet.training import STATE_FILE, TrainConfig, choose_policy, fit, process_state
+from eenet.training import STATE_FILE, TrainConfig, calibrate, fit, process_state
 
 RECORDS_FILE, REPORT_FILE = "records-{split}.safetensors", "report.html"
 REPORT_BYTES = 10e6  # most of it is the plotting library
@@ -97,13 +98,14 @@ def train(
     )
     if not first:
         return {}
-    kept = {}
-    for split in ("validation", "test"):
-        kept[split] = recording.collect(network, images[split])
-        recording.save(kept[split], out / RECORDS_FILE.format(split=split))
-    policy = choose_policy(network, kept["validation"], config)
-    measured = evaluate(kept["test"], policy)
+    policy, held_out = calibrate(network, recording.collect(network, images["validation"]), config)
+    tested = recording.collect(network, images["test"])
+    for split, records in (("validation", held_out), ("test", tested)):
+        recording.save(records, out / RECORDS_FILE.format(split=split))
+    measured = evaluate(tested, policy)
     network.config.policy = policy.to_dict()
+    others = policies_for_budgets(held_out, scores=("confidence",))
+    network.config.budgets = {budget: other.to_dict() for budget, other in others.items()}
     network.config.provenance = _provenance(config, seconds, command)
     name = network.config.backbone or config.model
     shown = Shown(
@@ -115,7 +117,7 @@ def train(
         command=network.config.provenance["command"],
     )
     network.save_pretrained(out, card=_card(shown, measured))
-    page = build_report(kept["test"], policy, images["test"], shown)
+    page = build_report(tested, policy, images["test"], shown)
     write_atomically(out / REPORT_FILE, page.encode())
     return {
         "checkpoint": str(out),
@@ -141,6 +143,7 @@ def build(config: TrainConfig, images: Images) -> EENet:
             num_exits=config.num_exits,
             placement=config.placement,
             head=config.head,
+            gate=_gate(config),
             num_classes=classes,
             input_size=size,
             pretrained=config.pretrained,
@@ -154,6 +157,10 @@ def build(config: TrainConfig, images: Images) -> EENet:
         network = without_exits(backbone, size)
         network.config.backbone, network.config.backbone_args = config.model, args
     return _fitted(network, images)
+
+
+def _gate(config: TrainConfig) -> str:
+    return "features" if config.objective in TRAIN_CONFIDENCE else "answer"
 
 
 def _fitted(network: EENet, images: Images) -> EENet:
@@ -185,6 +192,7 @@ def _on_trained_backbone(config: TrainConfig, images: Images) -> EENet:
             num_exits=config.num_exits,
             placement=config.placement,
             head=config.head,
+            gate=_gate(config),
         )
         if config.num_exits
         else without_exits(backbone, before.input_size)
@@ -209,8 +217,10 @@ def _check_is_trained(config: TrainConfig, classes: int) -> None:
         )
 
 
-def evaluate_checkpoint(checkpoint: str | Path, data_name: str, *, split: str = "test") -> dict[str, Any]:
-    """Run a checkpoint's policy on a data set.
+def evaluate_checkpoint(
+    checkpoint: str | Path, data_name: str, *, split: str = "test", budget: float | None = None
+) -> dict[str, Any]:
+    """Run a checkpoint's policy on a data set, or the one it has for another budget.
 
     Returns:
         All of `eenet.evaluation.evaluate`.
@@ -219,15 +229,17 @@ def evaluate_checkpoint(checkpoint: str | Path, data_name: str, *, split: str = 
         FileNotFoundError, ValueError: checkpoint or data can't be read or don't fit each other.
     """
     network = EENet.from_pretrained(checkpoint)
+    policy = network.config.exit_policy(budget)
     images = data.load(data_name, split, size=network.config.input_size[1:])
     with progress("evaluating", len(images)) as advance:
         records = recording.collect(network, images, on_progress=advance)
-    policy = ExitPolicy.from_dict(network.config.policy, network.num_exits)
     return evaluate(records, policy)
 
 
-def predict(checkpoint: str | Path, inputs: Sequence[str]) -> list[dict[str, Any]]:
-    """Label image files, directories of images, and globs.
+def predict(
+    checkpoint: str | Path, inputs: Sequence[str], *, budget: float | None = None
+) -> list[dict[str, Any]]:
+    """Label image files, directories of images, and globs, with the checkpoint's policy or for a budget.
 
     Returns:
         For each image `file`, `label`, `probability`, `exit`, `relative_cost`.
@@ -236,7 +248,7 @@ def predict(checkpoint: str | Path, inputs: Sequence[str]) -> list[dict[str, Any
         FileNotFoundError, ValueError: the checkpoint or an image can't be read.
     """
     files = _image_files(inputs)
-    predictor = Predictor(checkpoint)
+    predictor = Predictor(checkpoint, budget=budget)
     rows = []
     with progress("predicting", len(files)) as advance:
         for path in files:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +17,20 @@ from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from eenet.calibration import policy_for_budget
+from eenet.calibration import fit_gates, policy_for_budget
 from eenet.console import training_progress
 from eenet.evaluation import evaluate
 from eenet.image_sets import Images
 from eenet.images import normalize
 from eenet.loading import AUGMENTATIONS, Augmentation, Batch, augment, batches, derived_seed
 from eenet.network import EENet
-from eenet.objectives import get_objective, joint_cross_entropy
+from eenet.objectives import TRAIN_CONFIDENCE, get_objective
 from eenet.placement import Placement
 from eenet.policies import ExitPolicy
 from eenet.records import Records, check_fit, collect
 from eenet.training_state import METRICS_FILE, STATE_FILE, TrainingState, stop_signals
 
-__all__ = ["METRICS_FILE", "STATE_FILE", "TrainConfig", "choose_policy", "fit", "process_state"]
+__all__ = ["METRICS_FILE", "STATE_FILE", "TrainConfig", "calibrate", "fit", "process_state"]
 
 LOG_EVERY = 10  # steps between looks at the loss: each look waits for the device
 
@@ -52,14 +51,18 @@ class TrainConfig:
     """Number of early exits; 0 trains the plain backbone, for comparison."""
     placement: Placement = "linear"
     """Where the exits go, see `eenet.create_model`."""
-    head: str = "pool"
+    head: str = "deep"
     """Kind of exit head."""
     budget: float = 0.6
     """Wanted mean relative cost; sets the exit threshold, on the validation split."""
     objective: str = "joint"
     """Training loss, see `eenet.objectives`."""
+    cost_weight: float = 1.0
+    """λ, the weight of cost in the paper's objectives and some rivals; `joint` has none."""
     early_weight: float = 1.0
-    """Weight of the early exits in the objective `joint`, beside their relative cost."""
+    """Weight of each early exit's loss in the objective `joint`."""
+    early_pull: float = 1.0
+    """Share of the early exits' gradient that reaches the layers they share with later exits."""
     distillation: float = 0.0
     """Share of the early exits' loss in `joint` that imitates the final exit."""
     epochs: int = 15
@@ -99,10 +102,12 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
         if self.num_exits < 0:
             raise ValueError(f"num_exits is {self.num_exits}; it must not be negative")
-        if not self.early_weight >= 0:
-            raise ValueError(f"early_weight is {self.early_weight}; it must not be negative")
-        if not 0 <= self.distillation <= 1:
-            raise ValueError(f"distillation is {self.distillation}; it must lie between 0 and 1")
+        for name in ("early_weight", "cost_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        for name in ("distillation", "early_pull"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema is {self.ema}; it must lie between 0 and 1, such as 0.999")
         if self.image_size is not None and self.image_size < 1:
@@ -154,7 +159,7 @@ def fit(
     if config.augmentation is not None:
         augmentation = AUGMENTATIONS[config.augmentation]
     augmentation = augmentation or AUGMENTATIONS["none"]
-    with _frozen(network.stages if config.freeze_backbone else None):
+    with _frozen(network.stages if config.freeze_backbone else None), _pulling(network, config.early_pull):
         trainer = _Trainer(network, config, augmentation, steps)
         run = TrainingState(trainer.parts(), asdict(config), out, writes=trainer.first)
         if resume:
@@ -193,7 +198,7 @@ def fit(
                 policy, line = None, {}
                 if trainer.first:
                     records = collect(trainer.judged, validation)
-                    policy = choose_policy(network, records, config)
+                    policy = _policy_so_far(network, records, config)
                     line = {
                         "epoch": run.epoch + 1,
                         "learning_rate": trainer.optimizer.param_groups[0]["lr"],
@@ -245,11 +250,12 @@ class _Trainer:
             warmup_lr_init=0.0,
             t_in_epochs=False,
         )
-        self.objective = get_objective(config.objective)
-        if config.objective == "joint":
-            self.objective = partial(
-                joint_cross_entropy, early_weight=config.early_weight, distillation=config.distillation
-            )
+        self.objective = get_objective(
+            config.objective,
+            early_weight=config.early_weight,
+            distillation=config.distillation,
+            cost_weight=config.cost_weight,
+        )
         self.costs_K = network.costs_K
         self.mean, self.std = network.config.mean or [], network.config.std or []
 
@@ -319,13 +325,21 @@ def _on_cpu() -> bool:
     return parse_flag_from_env("ACCELERATE_USE_CPU") or not (alone or torch.cuda.is_available())
 
 
-def choose_policy(network: EENet, records: Records, config: TrainConfig) -> ExitPolicy:
-    """The policy a run ends with, from records of its validation images."""
+def _policy_so_far(network: EENet, records: Records, config: TrainConfig) -> ExitPolicy:
+    """While training goes on: gates aren't fitted yet, so by what the answers themselves say."""
+    if config.objective in TRAIN_CONFIDENCE or not network.num_exits:
+        return calibrate(network, records, config)[0]
+    return policy_for_budget(records, config.budget, scores=("max_softmax", "margin"))
+
+
+def calibrate(network: EENet, records: Records, config: TrainConfig) -> tuple[ExitPolicy, Records]:
+    """Fit the gates on records of the validation images; returns the run's policy, and what was recorded."""
     if not network.num_exits:
-        return ExitPolicy("max_softmax", ())
-    if config.objective == "joint":
-        return policy_for_budget(records, config.budget)
-    return ExitPolicy("confidence", (0.5,) * network.num_exits)
+        return ExitPolicy("confidence", ()), records
+    if config.objective in TRAIN_CONFIDENCE:
+        return ExitPolicy("confidence", (0.5,) * network.num_exits), records
+    records = fit_gates(network, records)
+    return policy_for_budget(records, config.budget, scores=("confidence",)), records
 
 
 class _Watch:
@@ -368,7 +382,8 @@ def _check(network: EENet, train: Images, validation: Images, config: TrainConfi
     if network.num_exits and config.budget < network.costs_K[0]:
         raise ValueError(
             f"budget {config.budget} is impossible: leaving at the first exit already costs "
-            f"{network.costs_K[0]:.3f}; give a larger budget, or more exits so that the first comes earlier"
+            f"{network.costs_K[0]:.3f}; give a larger budget, more exits so that the first comes earlier, "
+            "or a cheaper head such as pool"
         )
     return len(train) // config.batch_size
 
@@ -384,6 +399,34 @@ def _frozen(module: nn.Module | None) -> Iterator[None]:
     finally:
         for parameter, trained in before:
             parameter.requires_grad_(trained)
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return features.view_as(features)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.factor, None
+
+
+@contextmanager
+def _pulling(network: EENet, factor: float) -> Iterator[None]:
+    """Heads learn at full strength, but only `factor` of their gradient goes on into the stages."""
+
+    def scale(head: nn.Module, features: tuple[Tensor]) -> Tensor:  # noqa: ARG001
+        return _ScaleGradient.apply(features[0], factor)  # type: ignore[no-any-return]
+
+    hooks = [head.register_forward_pre_hook(scale) for head in network.heads if factor != 1]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _check_finite(loss: float, run: TrainingState, config: TrainConfig) -> None:

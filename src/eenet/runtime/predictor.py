@@ -35,12 +35,20 @@ class Predictor:
     >>> predictor.predict("seven.png").label
     """
 
-    def __init__(self, network: EENet | str | Path, *, policy: ExitPolicy | None = None) -> None:
+    def __init__(
+        self, network: EENet | str | Path, *, policy: ExitPolicy | None = None, budget: float | None = None
+    ) -> None:
         """A network, or the name of a checkpoint; by default under the checkpoint's policy.
+
+        Args:
+            network: with the mean and standard deviation of its images in `config`.
+            policy: another one.
+            budget: wanted mean relative cost, for which the checkpoint has a policy.
 
         Raises:
             FileNotFoundError, ValueError: the checkpoint can't be loaded, or the network has no
-                `mean` and `std`, or the policy is for another number of exits.
+                `mean` and `std`, or the policy is for another number of exits,
+                or there is none for this budget.
         """
         self.network = network if isinstance(network, EENet) else EENet.from_pretrained(network)
         self.network.eval()
@@ -50,7 +58,7 @@ class Predictor:
             raise ValueError(f"{where} has no mean and std, so images can't be normalised")
         self._mean, self._std = config.mean, config.std
         if policy is None:
-            policy = ExitPolicy.from_dict(config.policy, self.network.num_exits)
+            policy = config.exit_policy(budget)
         if len(policy.thresholds) != self.network.num_exits:
             raise ValueError(
                 f"the policy is for {len(policy.thresholds)} early exits, "

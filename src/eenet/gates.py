@@ -1,0 +1,139 @@
+"""Gates: what the confidence of an exit is computed from, and how an answer gate is fitted."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HIDDEN = 8
+PENALTY = 1e-3  # on the sum of squared weights
+FOLDS = 4
+
+
+class FeatureGate(nn.Linear):
+    """One linear layer on the head's features, trained by the objective. Demir & Akbas 2024, section 3."""
+
+    def __init__(self, width: int, num_classes: int) -> None:  # noqa: ARG002
+        super().__init__(width, 1)
+
+    def forward(self, shared_BF: Tensor, logits_BN: Tensor) -> Tensor:  # type: ignore[override]  # noqa: ARG002
+        return super().forward(shared_BF).squeeze(1)
+
+
+class AnswerGate(nn.Module):
+    """A hidden layer of eight on the exit's own class probabilities, fitted on held-out images.
+
+    It sees each probability, the largest, its lead over the second, the entropy, and the
+    largest and its lead as logits. No gradient goes back into the classifier. `fit` says
+    what it is fitted to.
+    """
+
+    mean_S: Tensor
+    std_S: Tensor
+
+    def __init__(self, width: int, num_classes: int) -> None:  # noqa: ARG002
+        super().__init__()
+        inputs = num_classes + 5
+        self.register_buffer("mean_S", torch.zeros(inputs))
+        self.register_buffer("std_S", torch.ones(inputs))
+        self.hidden = nn.Linear(inputs, HIDDEN)
+        self.output = nn.Linear(HIDDEN, 1)
+
+    def forward(self, shared_BF: Tensor, logits_BN: Tensor) -> Tensor:  # noqa: ARG002
+        with torch.autocast(logits_BN.device.type, enabled=False):
+            return self.judge(statistics(logits_BN.detach().to(self.mean_S.dtype)))
+
+    def judge(self, statistics_BS: Tensor) -> Tensor:
+        """Confidence logits [B] from what `statistics` says."""
+        standardised_BS = (statistics_BS - self.mean_S) / self.std_S
+        return self.output(torch.tanh(self.hidden(standardised_BS))).squeeze(1)
+
+    def fit(self, statistics_BS: Tensor, kept_B: Tensor) -> None:
+        """Fit the confidence to the expected share of the full network's accuracy that is kept by leaving.
+
+        Args:
+            statistics_BS: of held-out images, see `statistics`.
+            kept_B: in [0, 1], what `accuracy_kept` says about them.
+        """
+        with torch.random.fork_rng(devices=[]):  # the same start every time
+            torch.manual_seed(0)
+            for layer in (self.hidden, self.output):
+                layer.reset_parameters()
+        self.mean_S.copy_(statistics_BS.mean(0))
+        self.std_S.copy_(statistics_BS.std(0, correction=0).clamp_min(1e-6))
+        weights = [self.hidden.weight, self.output.weight]
+        optimizer = torch.optim.LBFGS(self.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            misfit = F.binary_cross_entropy_with_logits(self.judge(statistics_BS), kept_B)
+            total = misfit + PENALTY * torch.stack([w.square().sum() for w in weights]).sum()
+            total.backward()
+            return total
+
+        with torch.enable_grad():
+            optimizer.step(loss)
+        optimizer.zero_grad()
+
+
+GATES: dict[str, type[FeatureGate] | type[AnswerGate]] = {"answer": AnswerGate, "features": FeatureGate}
+
+
+def create_gate(name: str, width: int, num_classes: int) -> nn.Module:
+    """Build a gate for a head with `width` features: `answer` or `features`.
+
+    Raises:
+        ValueError: there is no gate of this name.
+    """
+    if name not in GATES:
+        raise ValueError(f"unknown gate {name!r}; choose from {', '.join(GATES)}")
+    return GATES[name](width, num_classes)
+
+
+def statistics(logits_BN: Tensor) -> Tensor:
+    """What an answer gate sees: [B, N + 5]."""
+    log_p_BN = logits_BN.log_softmax(1)
+    p_BN = log_p_BN.exp()
+    top_logits = log_p_BN.topk(min(2, log_p_BN.shape[1]), 1).values
+    top = top_logits.exp()
+    columns = [
+        top[:, 0],
+        top[:, 0] - top[:, -1],
+        -(p_BN * log_p_BN).sum(1),
+        (top_logits[:, 0] - top_logits[:, -1]).clamp(max=20),
+        torch.logit(top[:, 0], eps=1e-6),
+    ]
+    return torch.cat([torch.stack(columns, 1), p_BN], 1)
+
+
+def accuracy_kept(logits_BN: Tensor, final_BN: Tensor) -> Tensor:
+    """The share of the full network's accuracy that an exit's answer is expected to keep: [B], in [0, 1].
+
+    One minus the probability that the final exit gives its own answer, plus the one it gives
+    to this exit's answer. That is 1 where both agree, and near 1 where neither knows: such
+    an image may as well leave. No label is needed, and the final exit's doubts make it
+    less noisy than right and wrong.
+    """
+    p_BN = final_BN.softmax(1)
+    return 1 - p_BN.amax(1) + p_BN.gather(1, logits_BN.argmax(1, keepdim=True)).squeeze(1)
+
+
+def fit_gate(gate: AnswerGate, logits_BN: Tensor, final_BN: Tensor) -> Tensor:
+    """Fit a gate on held-out images; returns confidence logits [B] for these.
+
+    Each image's comes from a gate that was fitted without it (four folds), so that
+    thresholds set on them hold for other images. The gate itself learns from all.
+    """
+    statistics_BS = statistics(logits_BN.double())
+    kept_B = accuracy_kept(logits_BN.double(), final_BN.double())
+    dtype, device = gate.mean_S.dtype, gate.mean_S.device
+    gate.double().cpu()
+    fold_B, judged_B = torch.arange(len(kept_B)) % FOLDS, torch.empty_like(kept_B)
+    for fold in range(FOLDS):
+        out_B = fold_B == fold
+        others_B = ~out_B if len(kept_B) >= 2 * FOLDS else torch.ones_like(out_B)  # too few to leave some out
+        gate.fit(statistics_BS[others_B], kept_B[others_B])
+        with torch.no_grad():
+            judged_B[out_B] = gate.judge(statistics_BS[out_B])
+    gate.fit(statistics_BS, kept_B)
+    gate.to(device=device, dtype=dtype)
+    return judged_B.float()
