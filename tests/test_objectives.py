@@ -135,6 +135,8 @@ def test_value_and_gradient(
 ) -> None:
     B, N = data.draw(st.integers(1, 4)), data.draw(st.integers(2, 5))
     weight = data.draw(st.floats(0, 3))
+    if name in ("v4", "joint_gates"):  # which compare losses: float32 can't tell the tiniest apart
+        scale = min(scale, 3.0)
     random = torch.Generator().manual_seed(seed)
     logits = (torch.rand(K, B, N, generator=random) * 2 - 1) * scale
     confidence = (torch.rand(K - 1, B, generator=random) * 2 - 1) * scale
