@@ -69,6 +69,22 @@ def test_eval_agrees_with_train(checkpoint: Path, capsys: pytest.CaptureFixture[
     assert f"accuracy {measured['accuracy']:.2%} at relative cost {measured['relative_cost']:.3f}" in card
 
 
+def test_the_budget_is_turned_without_training(
+    checkpoint: Path, image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    costs = []
+    for budget in ("0.65", "0.8", "1"):
+        assert main(["eval", str(checkpoint), "--data", "digits", "--budget", budget, "--json"]) == 0
+        measured = said(capsys)
+        costs.append(measured["relative_cost"])
+        assert measured["relative_cost"] == pytest.approx(float(budget), abs=0.06)  # of 288 images
+    assert costs == sorted(set(costs))
+    assert main(["predict", str(checkpoint), str(image), "--budget", "0.8"]) == 0
+    capsys.readouterr()
+    assert main(["predict", str(checkpoint), str(image), "--budget", "0.1"]) == 2
+    assert "no policy for budget 0.1: the smallest is 0." in capsys.readouterr().err
+
+
 def test_predict_files_directories_globs(
     checkpoint: Path, image: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

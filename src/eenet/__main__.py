@@ -1,4 +1,4 @@
-"""`python -m eenet`, also for `accelerate launch --module eenet`."""
+"""`python -m eenet`, also for `torchrun -m eenet`."""
 
 import sys
 

@@ -59,11 +59,12 @@ def policy_for_budget(
 ) -> ExitPolicy:
     """The most accurate policy found on these inputs whose mean cost keeps the budget.
 
-    Starts from one threshold shared by all exits, as high as the budget allows. From there
-    each exit gets its own: where going on gains no more accuracy than its cost is worth, at
-    the price that keeps the budget; what is left of the budget is spent then, even if that
-    gains nothing on these images: the safe side on others. An exit where hardly anyone leaves
-    is switched off, which saves its head, and the others are set again.
+    All exits share one threshold, as high as the budget allows. For the learned confidence
+    that is all: it says at every exit the same thing, what leaving is expected to lose.
+    For other scores each exit then gets its own: where going on gains no more accuracy than
+    its cost is worth, at the price that keeps the budget; what is left of the budget is spent
+    then, even if that gains nothing on these images: the safe side on others. An exit where
+    hardly anyone leaves is switched off, which saves its head, and the others are set again.
 
     Args:
         records: of held-out inputs, not those trained on.
@@ -93,41 +94,25 @@ def policy_for_budget(
 
 
 def _candidates(records: Records, budget: float, score: str) -> Iterator[tuple[str, "_Exits", list[float]]]:
-    """One shared threshold; then a threshold for each exit, with all exits on, without the idlest, ..."""
+    """With all exits on, without the idlest, ..., until none is idle: first shared, then own thresholds."""
     scores_KB = recorded_scores(records, score)
     enabled = [True] * len(scores_KB)
-    shared = _shared_threshold(records, scores_KB, budget)
-    exits = _Exits(records, scores_KB, enabled)
-    yield score, exits, [shared] * len(scores_KB)
-    while exits.on:
-        thresholds = exits.within(budget, shared)
-        if thresholds is None:
+    while any(enabled):
+        exits = _Exits(records, scores_KB, enabled)
+        thresholds: list[float] | None = [exits.shared(budget)] * len(exits.on)
+        if exits.measure(thresholds)[1] > budget:  # the exits that are left come too late
             return
         yield score, exits, thresholds
+        if score != "confidence":
+            thresholds = exits.within(budget, thresholds[0])
+            if thresholds is None:
+                return
+            yield score, exits, thresholds
         shares = exits.shares(thresholds)
         idlest = int(shares[:-1].argmin())
         if shares[idlest] >= IDLE_SHARE:
             return
         enabled[exits.on[idlest]] = False
-        exits = _Exits(records, scores_KB, enabled)
-
-
-def _shared_threshold(records: Records, scores_KB: Tensor, budget: float) -> float:
-    """The highest that keeps the budget.
-
-    Mean cost grows with the threshold and changes only at recorded scores, so a binary
-    search over these finds it.
-    """
-    costs_K = torch.tensor(records.costs(), dtype=torch.float64)
-    scores = scores_KB.flatten().unique().flip(0)
-    low, high = 0, len(scores)  # how many of them are above the threshold
-    while low < high:
-        middle = (low + high) // 2
-        if costs_K[first_above(scores_KB, _threshold(scores, middle))].mean().item() <= budget:
-            high = middle
-        else:
-            low = middle + 1
-    return _threshold(scores, low)
 
 
 class _Exits:
@@ -156,6 +141,22 @@ class _Exits:
         exits_B = self.taken(thresholds)
         correct = self.correct_KB.gather(0, exits_B[None])
         return correct.mean().item(), self.costs_K[exits_B].mean().item()
+
+    def shared(self, budget: float) -> float:
+        """The highest threshold for all exits that keeps the budget.
+
+        Mean cost grows with the threshold and changes only at recorded scores, so a binary
+        search over these finds it.
+        """
+        scores = self.scores_KB.flatten().unique().flip(0)
+        low, high = 0, len(scores)  # how many of them are above the threshold
+        while low < high:
+            middle = (low + high) // 2
+            if self.measure([_threshold(scores, middle)] * len(self.on))[1] <= budget:
+                high = middle
+            else:
+                low = middle + 1
+        return _threshold(scores, low)
 
     def within(self, budget: float, start: float) -> list[float] | None:
         """Thresholds that keep the budget and use it; none if that can't be."""

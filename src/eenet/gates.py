@@ -44,7 +44,7 @@ class AnswerGate(nn.Module):
 
     def judge(self, statistics_BS: Tensor) -> Tensor:
         """Confidence logits [B] from what `statistics` says."""
-        standardised_BS = (statistics_BS - self.mean_S) / self.std_S
+        standardised_BS = ((statistics_BS - self.mean_S) / self.std_S).clamp(-10, 10)
         return self.output(torch.tanh(self.hidden(standardised_BS))).squeeze(1)
 
     def fit(self, statistics_BS: Tensor, kept_B: Tensor) -> None:

@@ -71,7 +71,7 @@ def train(
 
     Returns:
         `checkpoint`, `report`, `train_seconds` and all of `eenet.evaluation.evaluate`; nothing
-        in processes beside the first under `accelerate launch`.
+        in processes beside the first, if a launcher started several.
 
     Raises:
         FileExistsError: `out` holds a run already, and `resume` isn't given.
@@ -96,8 +96,18 @@ def train(
         augmentation=data.source_of(config.data).augmentation,
         resume=resume,
     )
-    if not first:
-        return {}
+    return _conclude(network, images, config, out, seconds, command) if first else {}
+
+
+def _conclude(
+    network: EENet,
+    images: Mapping[str, Images],
+    config: TrainConfig,
+    out: Path,
+    seconds: float,
+    command: str | None,
+) -> dict[str, Any]:
+    """Calibrate and evaluate a trained network; write checkpoint, records and report."""
     policy, held_out = calibrate(network, recording.collect(network, images["validation"]), config)
     tested = recording.collect(network, images["test"])
     for split, records in (("validation", held_out), ("test", tested)):

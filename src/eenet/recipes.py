@@ -14,9 +14,9 @@ class Recipe:
     about: str
 
 
-_CIFAR = TrainConfig("cifar10", "resnet20_cifar", budget=0.65, epochs=15, early_weight=0.2)
+_CIFAR = TrainConfig("cifar10", "resnet20_cifar", budget=0.65, epochs=15)
 _LONGER = replace(_CIFAR, num_exits=5, budget=0.5, epochs=30)
-_TINY = TrainConfig("tiny-imagenet", "resnet18", budget=0.6, epochs=60, early_weight=0.2)
+_TINY = TrainConfig("tiny-imagenet", "resnet18", budget=0.6, epochs=60)
 _IMAGENET = replace(
     _TINY, data="imagenet", epochs=90, image_size=224, batch_size=256, weight_decay=1e-4, warmup_epochs=5
 )
@@ -78,17 +78,15 @@ def retrofit(config: TrainConfig, *, num_exits: int | None = None) -> TrainConfi
 
     Two exits, behind 40 and 70 % of the MACs, unless another number is wanted.
 
-    Features that weren't trained with exits need heads that do more, and the final exit,
-    good from the start, can be imitated. See the lab notes for what else was tried.
+    The final exit, good from the start, can be imitated. See the lab notes for what else was
+    tried.
     """
     return replace(
         config,
         freeze_backbone=True,
         num_exits=num_exits or 2,
         placement="linear" if num_exits else [0.4, 0.7],
-        head="deep",
         distillation=0.9,
-        early_weight=1.0,
         budget=0.75,
         epochs=min(config.epochs, 7),
         batch_size=64,

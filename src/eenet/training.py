@@ -61,9 +61,9 @@ class TrainConfig:
     """λ, the weight of cost in the paper's objectives and some rivals; `joint` has none."""
     early_weight: float = 1.0
     """Weight of each early exit's loss in the objective `joint`."""
-    early_pull: float = 1.0
-    """Share of the early exits' gradient that reaches the layers they share with later exits."""
-    distillation: float = 0.0
+    early_pull: float = 0.25
+    """Share of the early exits' gradient in `joint` that reaches the layers shared with later exits."""
+    distillation: float = 0.5
     """Share of the early exits' loss in `joint` that imitates the final exit."""
     epochs: int = 15
     """Passes over the training images."""
@@ -136,7 +136,7 @@ def fit(
 
     Every epoch ends with a look at the validation images, written to `metrics.jsonl`,
     and with a save of the training state. Ctrl-C and SIGTERM save it too. Under
-    `accelerate launch`, the processes share every batch.
+    `torchrun` or `accelerate launch`, the processes share every batch.
 
     Args:
         network: with `mean` and `std` in its `config`.
@@ -159,7 +159,8 @@ def fit(
     if config.augmentation is not None:
         augmentation = AUGMENTATIONS[config.augmentation]
     augmentation = augmentation or AUGMENTATIONS["none"]
-    with _frozen(network.stages if config.freeze_backbone else None), _pulling(network, config.early_pull):
+    pull = config.early_pull if config.objective == "joint" else 1.0
+    with _frozen(network.stages if config.freeze_backbone else None), _pulling(network, pull):
         trainer = _Trainer(network, config, augmentation, steps)
         run = TrainingState(trainer.parts(), asdict(config), out, writes=trainer.first)
         if resume:

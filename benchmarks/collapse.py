@@ -1,0 +1,102 @@
+"""How the paper's objectives collapse: a sweep over λ, the weight of cost, beside our dial.
+
+Demir & Akbas 2024 train confidences by a loss that joins cross-entropy with λ times cost.
+For every λ a network is trained from scratch; for ours one network is trained and its
+budget is turned. Prints a table and writes
+`benchmarks/results/collapse-RECIPE-HARDWARE-torchVERSION.csv`.
+
+    python benchmarks/collapse.py --recipe digits
+"""
+
+import csv
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import tyro
+
+from eenet import records as recording
+from eenet.calibration import policy_for_budget
+from eenet.evaluation import evaluate
+from eenet.pipeline import hardware, train
+from eenet.recipes import get_recipe
+from eenet.report import format_table
+from eenet.training import TrainConfig
+
+WEIGHTS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.5, 2.0, 3.0)
+BUDGETS = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
+
+
+def main(
+    recipe: str = "digits",
+    objectives: tuple[str, ...] = ("v2",),
+    epochs: int | None = None,
+    weights: tuple[float, ...] = WEIGHTS,
+) -> None:
+    """Sweep λ for each objective, and the budget for ours.
+
+    Args:
+        recipe: backbone, data and schedule.
+        objectives: of the paper: v1, v2, v3, v4.
+        epochs: other than the recipe's.
+        weights: λ.
+    """
+    config = get_recipe(recipe)
+    config = replace(config, epochs=epochs or config.epochs)
+    rows = []
+    for row in [*sweep(config, objectives, weights), *dial(config)]:
+        rows.append(row)
+        print(
+            {key: row[key] for key in ("trained", "setting", "accuracy", "relative_cost", "exits")},
+            flush=True,
+        )
+    header = list(rows[0])
+    print(format_table(header, [[str(row[key]) for key in header] for row in rows]))
+    name = "-".join(["collapse", recipe, *hardware().split(), f"torch{torch.__version__.split('+')[0]}"])
+    path = Path(__file__).parent / "results" / f"{name.replace('/', '-')}.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, header)
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"\n{path}")
+
+
+def sweep(config: TrainConfig, objectives: tuple[str, ...], weights: tuple[float, ...]) -> Iterator[dict]:
+    """The paper's way, with its head: a network for every λ, leaving where the confidence is above 0.5."""
+    for objective in objectives:
+        for weight in weights:
+            changed = replace(
+                config, objective=objective, cost_weight=weight, head="pool", early_pull=1.0, distillation=0.0
+            )
+            with tempfile.TemporaryDirectory() as out:
+                yield described(objective, f"λ = {weight}", train(changed, Path(out) / "run"))
+
+
+def dial(config: TrainConfig) -> Iterator[dict]:
+    """Ours: one network, many budgets."""
+    with tempfile.TemporaryDirectory() as out:
+        train(config, Path(out) / "run")
+        held_out, tested = (
+            recording.load(Path(out) / "run" / f"records-{split}.safetensors")
+            for split in ("validation", "test")
+        )
+    for budget in BUDGETS:
+        yield described("ours", f"budget {budget}", evaluate(tested, policy_for_budget(held_out, budget)))
+
+
+def described(trained: str, setting: str, measured: dict) -> dict:
+    return {
+        "trained": trained,
+        "setting": setting,
+        "accuracy": f"{measured['accuracy']:.2%}",
+        "relative_cost": f"{measured['relative_cost']:.3f}",
+        "exits": " / ".join(f"{count / measured['num_examples']:.0%}" for count in measured["exit_counts"]),
+        "exit_accuracy": " / ".join(f"{accuracy:.0%}" for accuracy in measured["exit_accuracy"]),
+        "dead_exits": " ".join(map(str, measured["dead_exits"])) or "none",
+    }
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

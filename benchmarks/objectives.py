@@ -1,0 +1,237 @@
+"""Objectives against each other: our gates and training against rivals on the same backbone and recipe.
+
+Trains every method with every seed (resumable; what is finished is not run again), then
+compares on the test split at equal budgets. Thresholds and gates come from the validation
+split. Prints tables and writes `benchmarks/results/objectives-DATA-HARDWARE-torchVERSION.csv`.
+
+    python benchmarks/objectives.py --seeds 0 1 2 --out runs/objectives
+"""
+
+import csv
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from sklearn.metrics import roc_auc_score
+
+from eenet import records as recording
+from eenet.calibration import policy_for_budget
+from eenet.evaluation import decide, evaluate, recorded_scores
+from eenet.pipeline import hardware, train
+from eenet.recipes import get_recipe
+from eenet.records import Records
+from eenet.report import format_table
+
+BUDGETS = (0.45, 0.55, 0.65, 0.75, 0.9)
+JOINT = {"early_pull": 1.0, "distillation": 0.0}
+TRAINED = {  # how each network is trained, on top of the recipe
+    "ours": {},
+    "plain": {"num_exits": 0},
+    "joint": JOINT,
+    "shallow_deep": {**JOINT, "objective": "shallow_deep"},
+    "halting": {**JOINT, "objective": "halting"},
+    "joint_gates": {**JOINT, "objective": "joint_gates"},
+}
+METHODS = {  # network, what decides
+    "ours": ("ours", "confidence"),
+    "ours, max softmax": ("ours", "max_softmax"),
+    "ours, entropy": ("ours", "entropy"),
+    "ours, margin": ("ours", "margin"),
+    "ours, patience": ("ours", "patience"),
+    "joint, max softmax": ("joint", "max_softmax"),
+    "joint, gates": ("joint", "confidence"),
+    "BranchyNet": ("joint", "entropy"),
+    "patience": ("joint", "patience"),
+    "Shallow-Deep": ("shallow_deep", "max_softmax"),
+    "halting": ("halting", "confidence"),
+    "joint gates": ("joint_gates", "confidence"),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method does with the test images."""
+
+    right_B: torch.Tensor
+    """Right answers; a part of one where two policies are mixed."""
+    cost: float
+    dead_exits: list[int]
+
+
+def main(
+    recipe: str = "cifar10-resnet20",
+    seeds: tuple[int, ...] = (0,),
+    networks: tuple[str, ...] = tuple(TRAINED),
+    out: Path = Path("runs/objectives"),
+) -> None:
+    """Train what is missing, compare what is there.
+
+    Args:
+        recipe: backbone, data and schedule, the same for all.
+        seeds: one network of each kind for each.
+        networks: kinds to train.
+        out: directory with a directory for each network.
+    """
+    for seed in seeds:
+        for name in networks:
+            path = out / f"{name}-seed{seed}"
+            if not (path / "model.safetensors").exists():
+                print(f"training {path}", flush=True)
+                train(replace(get_recipe(recipe), seed=seed, **TRAINED[name]), path, resume=path.exists())
+    rows = compare(out, seeds)
+    name = "-".join(["objectives", recipe, *hardware().split(), f"torch{torch.__version__.split('+')[0]}"])
+    path = Path(__file__).parent / "results" / f"{name.replace('/', '-')}.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"\n{path}")
+
+
+def compare(out: Path, seeds: tuple[int, ...]) -> list[dict]:
+    """Print the tables; returns a row for each method, seed and budget."""
+    rows, right = [], {}
+    for method, (network, score) in METHODS.items():
+        for seed in seeds:
+            path = out / f"{network}-seed{seed}"
+            if not (path / "model.safetensors").exists():
+                continue
+            held_out, tested = (
+                recording.load(path / f"records-{s}.safetensors") for s in ("validation", "test")
+            )
+            for budget in BUDGETS:
+                done = outcome(held_out, tested, score, budget)
+                right[method, seed, budget] = done.right_B
+                rows.append(
+                    {
+                        "method": method,
+                        "seed": seed,
+                        "budget": budget,
+                        "accuracy": round(done.right_B.mean().item(), 4),
+                        "relative_cost": round(done.cost, 4),
+                        "dead_exits": " ".join(map(str, done.dead_exits)),
+                    }
+                )
+    print_budgets(rows)
+    print_exits(out, seeds)
+    base = {key: value for key, value in right.items() if key[0] == "ours"}
+    for method in METHODS:
+        print_difference(method, base, right)
+    return rows
+
+
+def outcome(held_out: Records, tested: Records, score: str, budget: float) -> Outcome:
+    """Set thresholds on held-out images and use them on the test images."""
+    if score == "patience":
+        return patience(tested, budget)
+    policy = policy_for_budget(held_out, budget, scores=[score])
+    measured = evaluate(tested, policy)
+    right_B = tested.correct_KB.gather(0, decide(tested, policy)[None])[0].double()
+    return Outcome(right_B, measured["relative_cost"], measured["dead_exits"])
+
+
+def patience(records: Records, budget: float) -> Outcome:
+    """Leave once the answer hasn't changed for some exits (Zhou et al. 2020); two patiences are mixed."""
+    answers_KB, costs_K = records.logits_KBN.argmax(2), torch.tensor(records.costs())
+    tried = []
+    for wanted in range(len(answers_KB) + 1):
+        exits_B = torch.full((len(records),), len(answers_KB) - 1)
+        for k in reversed(range(wanted, len(answers_KB) - 1)):
+            exits_B[(answers_KB[k - wanted : k + 1] == answers_KB[k]).all(0)] = k
+        tried.append(
+            (costs_K[exits_B].mean().item(), records.correct_KB.gather(0, exits_B[None])[0].double())
+        )
+    for (cheap, right_B), (dear, right_too_B) in pairwise(tried):
+        if cheap <= budget < dear:
+            part = (budget - cheap) / (dear - cheap)
+            return Outcome((1 - part) * right_B + part * right_too_B, budget, [])
+    return Outcome(tried[-1][1], tried[-1][0], [])
+
+
+def print_budgets(rows: list[dict]) -> None:
+    """Accuracy ± standard error over seeds at measured cost, for each method and budget."""
+    lines = []
+    for method in METHODS:
+        cells = [method]
+        for budget in BUDGETS:
+            found = [r for r in rows if r["method"] == method and r["budget"] == budget]
+            values = [100 * r["accuracy"] for r in found]
+            cost = np.mean([r["relative_cost"] for r in found]) if found else 0
+            dead = any(r["dead_exits"] for r in found)
+            cells.append(f"{spread(values)} at {cost:.3f}{' dead' * dead}" if found else "–")
+        lines.append(cells)
+    print(format_table(["method", *(f"budget {b}" for b in BUDGETS)], lines))
+
+
+def print_exits(out: Path, seeds: tuple[int, ...]) -> None:
+    """Each exit's own accuracy, the AUROC of its scores for "right if stopped here", and minutes."""
+    lines = []
+    for network in TRAINED:
+        paths = [out / f"{network}-seed{seed}" for seed in seeds]
+        paths = [path for path in paths if (path / "model.safetensors").exists()]
+        if not paths:
+            continue
+        tested = [recording.load(path / "records-test.safetensors") for path in paths]
+        accuracy = [[100 * a for a in t.correct_KB.double().mean(1).tolist()] for t in tested]
+        lines.append([network, *(spread(list(values)) for values in zip(*accuracy, strict=True))])
+        for score in ("confidence", "max_softmax"):
+            if tested[0].head_macs:
+                aurocs = [auroc(t, score) for t in tested]
+                lines.append(
+                    [f"{network}, AUROC of {score}", *(spread(list(v)) for v in zip(*aurocs, strict=True))]
+                )
+    width = max(len(line) for line in lines)
+    print()
+    print(
+        format_table(
+            ["network", *(f"exit {k}" for k in range(width - 1))],
+            [line + [""] * (width - len(line)) for line in lines],
+        )
+    )
+
+
+def auroc(records: Records, score: str) -> list[float]:
+    scores_KB = recorded_scores(records, score)
+    return [
+        100 * roc_auc_score(right_B, s_B) for right_B, s_B in zip(records.correct_KB, scores_KB, strict=False)
+    ]
+
+
+def print_difference(method: str, base: dict, right: dict) -> None:
+    """Ours minus a method, paired by image, mean over budgets: the 95 % interval by bootstrap over images."""
+    for name, chosen in (("≤ 0.65", BUDGETS[:3]), ("all", BUDGETS)):
+        pairs = [
+            base[key] - right[(method, *key[1:])]
+            for key in base
+            if key[2] in chosen and (method, *key[1:]) in right
+        ]
+        if pairs and method != "ours":
+            differences_B = 100 * torch.stack(pairs).mean(0)
+            low, high = bootstrap(differences_B)
+            mean = f"{differences_B.mean():+.2f} [{low:+.2f}, {high:+.2f}] points"
+            print(f"ours − {method}, budgets {name}: {mean}")
+
+
+def bootstrap(values_B: torch.Tensor, draws: int = 2000) -> tuple[float, float]:
+    generator = torch.Generator().manual_seed(0)
+    means = torch.stack(
+        [
+            values_B[torch.randint(len(values_B), (len(values_B),), generator=generator)].mean()
+            for _ in range(draws)
+        ]
+    )
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=means.dtype)).tolist()
+    return low, high
+
+
+def spread(values: list[float]) -> str:
+    """Mean ± standard error."""
+    error = f" ± {np.std(values, ddof=1) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.2f}{error}"
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
