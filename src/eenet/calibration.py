@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eenet.evaluation import DEAD_SHARE, first_above, recorded_scores
-from eenet.gates import AnswerGate, fit_gate
+from eenet.gates import AnswerGate
 from eenet.network import EENet
 from eenet.policies import ExitPolicy
 from eenet.records import Records
@@ -31,8 +31,7 @@ def fit_gates(network: EENet, records: Records) -> Records:
         records: of held-out inputs. Labels are not used.
 
     Returns:
-        The records with the confidences of fitted gates, each from a gate that was fitted
-        without that input: for setting thresholds.
+        The records with the confidences of the fitted gates.
 
     Raises:
         ValueError: there are no inputs to fit on.
@@ -42,7 +41,11 @@ def fit_gates(network: EENet, records: Records) -> Records:
     confidence_KB = records.confidence_logits_KB.clone()
     for k, head in enumerate(network.heads):
         if isinstance(head.confidence, AnswerGate):
-            confidence_KB[k] = fit_gate(head.confidence, records.logits_KBN[k], records.logits_KBN[-1])
+            head.confidence.fit(records.logits_KBN[k], records.logits_KBN[-1])
+            with torch.no_grad():
+                confidence_KB[k] = head.confidence.judge(
+                    records.logits_KBN[k].to(head.confidence.mean_S)
+                ).cpu()
     return replace(records, confidence_logits_KB=confidence_KB)
 
 

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 HIDDEN = 8
 PENALTY = 1e-3  # on the sum of squared weights
-FOLDS = 4
 
 
 class FeatureGate(nn.Linear):
@@ -39,21 +38,28 @@ class AnswerGate(nn.Module):
         self.output = nn.Linear(HIDDEN, 1)
 
     def forward(self, shared_BF: Tensor, logits_BN: Tensor) -> Tensor:  # noqa: ARG002
-        with torch.autocast(logits_BN.device.type, enabled=False):
-            return self.judge(statistics(logits_BN.detach().to(self.mean_S.dtype)))
+        return self.judge(logits_BN.detach())
 
-    def judge(self, statistics_BS: Tensor) -> Tensor:
-        """Confidence logits [B] from what `statistics` says."""
+    def judge(self, logits_BN: Tensor) -> Tensor:
+        """Confidence logits [B] of answers."""
+        with torch.autocast(logits_BN.device.type, enabled=False):
+            return self._judge(statistics(logits_BN.to(self.mean_S.dtype)))
+
+    def _judge(self, statistics_BS: Tensor) -> Tensor:
         standardised_BS = ((statistics_BS - self.mean_S) / self.std_S).clamp(-10, 10)
         return self.output(torch.tanh(self.hidden(standardised_BS))).squeeze(1)
 
-    def fit(self, statistics_BS: Tensor, kept_B: Tensor) -> None:
-        """Fit the confidence to the expected share of the full network's accuracy that is kept by leaving.
+    def fit(self, logits_BN: Tensor, final_BN: Tensor) -> None:
+        """Fit the confidence to `accuracy_kept`, by cross-entropy, on held-out images.
 
         Args:
-            statistics_BS: of held-out images, see `statistics`.
-            kept_B: in [0, 1], what `accuracy_kept` says about them.
+            logits_BN: of this exit.
+            final_BN: logits of the final exit.
         """
+        dtype, device = self.mean_S.dtype, self.mean_S.device
+        self.double().cpu()
+        statistics_BS = statistics(logits_BN.double())
+        kept_B = accuracy_kept(logits_BN.double(), final_BN.double())
         with torch.random.fork_rng(devices=[]):  # the same start every time
             torch.manual_seed(0)
             for layer in (self.hidden, self.output):
@@ -65,7 +71,7 @@ class AnswerGate(nn.Module):
 
         def loss() -> Tensor:
             optimizer.zero_grad()
-            misfit = F.binary_cross_entropy_with_logits(self.judge(statistics_BS), kept_B)
+            misfit = F.binary_cross_entropy_with_logits(self._judge(statistics_BS), kept_B)
             total = misfit + PENALTY * torch.stack([w.square().sum() for w in weights]).sum()
             total.backward()
             return total
@@ -73,6 +79,7 @@ class AnswerGate(nn.Module):
         with torch.enable_grad():
             optimizer.step(loss)
         optimizer.zero_grad()
+        self.to(device=device, dtype=dtype)
 
 
 GATES: dict[str, type[FeatureGate] | type[AnswerGate]] = {"answer": AnswerGate, "features": FeatureGate}
@@ -115,25 +122,3 @@ def accuracy_kept(logits_BN: Tensor, final_BN: Tensor) -> Tensor:
     """
     p_BN = final_BN.softmax(1)
     return 1 - p_BN.amax(1) + p_BN.gather(1, logits_BN.argmax(1, keepdim=True)).squeeze(1)
-
-
-def fit_gate(gate: AnswerGate, logits_BN: Tensor, final_BN: Tensor) -> Tensor:
-    """Fit a gate on held-out images; returns confidence logits [B] for these.
-
-    Each image's comes from a gate that was fitted without it (four folds), so that
-    thresholds set on them hold for other images. The gate itself learns from all.
-    """
-    statistics_BS = statistics(logits_BN.double())
-    kept_B = accuracy_kept(logits_BN.double(), final_BN.double())
-    dtype, device = gate.mean_S.dtype, gate.mean_S.device
-    gate.double().cpu()
-    fold_B, judged_B = torch.arange(len(kept_B)) % FOLDS, torch.empty_like(kept_B)
-    for fold in range(FOLDS):
-        out_B = fold_B == fold
-        others_B = ~out_B if len(kept_B) >= 2 * FOLDS else torch.ones_like(out_B)  # too few to leave some out
-        gate.fit(statistics_BS[others_B], kept_B[others_B])
-        with torch.no_grad():
-            judged_B[out_B] = gate.judge(statistics_BS[out_B])
-    gate.fit(statistics_BS, kept_B)
-    gate.to(device=device, dtype=dtype)
-    return judged_B.float()

@@ -68,13 +68,15 @@ def deep(size: FeatureSize) -> Trunk:
 
     For features that are not linearly readable: early ones, or those of a backbone that was
     trained without exits. Pooling first makes it cheap; at most `DEEP_WIDTH` channels keep it
-    cheap behind wide layers.
+    cheap behind wide layers. A map of one pixel gets 1×1 convolutions.
     """
-    channels = size[0]
+    channels, side = size[0], max(size[1:])
     widths = [min(2 * channels, DEEP_WIDTH), min(4 * channels, 2 * DEEP_WIDTH)]
     layers: list[nn.Module] = [nn.AvgPool2d(2, ceil_mode=True)]
     for narrow, wide in zip([channels, *widths], widths, strict=False):
-        layers.append(nn.Conv2d(narrow, wide, 3, stride=2, padding=1, bias=False))
+        side = (side + 1) // 2
+        kernel = 3 if side > 1 else 1
+        layers.append(nn.Conv2d(narrow, wide, kernel, stride=2, padding=kernel // 2, bias=False))
         layers += [nn.BatchNorm2d(wide), nn.ReLU()]
     return nn.Sequential(*layers, GlobalPool()), widths[-1]
 
