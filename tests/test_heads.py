@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from eenet.cost import count_macs
-from eenet.gates import GATES
+from eenet.gates import GATES, FeatureGate
 from eenet.heads import HEADS, create_head
 from eenet.network import EENet, create_model
 
@@ -40,9 +40,9 @@ def test_pool_by_hand() -> None:
     head, features = create_head("pool", (C, H, W), N, "features"), torch.randn(2, C, H, W)
     pooled = features.flatten(2).mean(2)
     torch.testing.assert_close(head(features)[0], pooled @ head.classifier.weight.T + head.classifier.bias)
-    torch.testing.assert_close(
-        head(features)[1], (pooled @ head.confidence.weight.T + head.confidence.bias)[:, 0]
-    )
+    gate = head.confidence
+    assert isinstance(gate, FeatureGate)
+    torch.testing.assert_close(head(features)[1], (pooled @ gate.weight.T + gate.bias)[:, 0])
 
 
 def test_the_norm_of_bnpool_is_trained() -> None:

@@ -64,7 +64,7 @@ def leaving(brute: Brute, k: int) -> Tensor:
 def brute_v3(brute: Brute, weight: float) -> Tensor:
     h = [z.sigmoid().mean() for z in brute.confidence_KB] + [torch.tensor(1.0)]
     losses = [-p.log().mean() + weight * c for p, c in zip(brute.p_KB, brute.costs, strict=True)]
-    return sum(a * b for a, b in zip(h, losses, strict=True)) / sum(h)
+    return torch.stack([a * b for a, b in zip(h, losses, strict=True)]).sum() / torch.stack(h).sum()
 
 
 def brute_v4(brute: Brute, weight: float) -> Tensor:
@@ -144,7 +144,8 @@ def test_value_and_gradient(
     costs = torch.rand(K, generator=random).sort().values.tolist()
 
     ours = [t.clone().requires_grad_() for t in (*logits, *confidence)]
-    value = OBJECTIVES[name](ExitOutputs(ours[:K], ours[K:]), targets, costs, cost_weight=weight)
+    objective = get_objective(name, cost_weight=weight)
+    value = objective(ExitOutputs(ours[:K], ours[K:]), targets, costs)
     value.backward()
 
     exact = [t.double().requires_grad_() for t in (logits, confidence)]

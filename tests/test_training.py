@@ -233,6 +233,8 @@ def test_bf16(tmp_path: Path) -> None:
         ({"image_size": 0}, "image_size is 0"),
         ({"augmentation": "flop"}, "choose from none, shift"),
         ({"distillation": 2}, "distillation is 2"),
+        ({"early_pull": 1.5}, "early_pull is 1.5; it must lie between 0 and 1"),
+        ({"cost_weight": -1}, "cost_weight is -1; it must not be negative"),
         ({"freeze_backbone": True, "num_exits": 0}, "nothing to train"),
     ],
 )
