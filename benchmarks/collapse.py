@@ -12,6 +12,7 @@ import csv
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -46,7 +47,7 @@ def main(
     config = get_recipe(recipe)
     config = replace(config, epochs=epochs or config.epochs)
     rows = []
-    for row in [*sweep(config, objectives, weights), *dial(config)]:
+    for row in chain(sweep(config, objectives, weights), dial(config)):
         rows.append(row)
         print(
             {key: row[key] for key in ("trained", "setting", "accuracy", "relative_cost", "exits")},
