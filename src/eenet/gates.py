@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 HIDDEN = 8
-PENALTY = 1e-3  # on the sum of squared weights
+LOGIT = 4  # the column of `statistics` that is max softmax as a logit
+PENALTY = 1e-3  # on the sum of squared parameters, so that without evidence max softmax stays
 
 
 class FeatureGate(nn.Linear):
@@ -19,11 +20,11 @@ class FeatureGate(nn.Linear):
 
 
 class AnswerGate(nn.Module):
-    """A hidden layer of eight on the exit's own class probabilities, fitted on held-out images.
+    """Max softmax, corrected by a hidden layer of eight that is fitted on held-out images.
 
-    It sees each probability, the largest, its lead over the second, the entropy, and the
-    largest and its lead as logits. No gradient goes back into the classifier. `fit` says
-    what it is fitted to.
+    It sees each class probability, the largest, its lead over the second, the entropy, and
+    the largest and its lead as logits. Until it is fitted, the confidence is max softmax. No
+    gradient goes back into the classifier.
     """
 
     mean_S: Tensor
@@ -36,6 +37,15 @@ class AnswerGate(nn.Module):
         self.register_buffer("std_S", torch.ones(inputs))
         self.hidden = nn.Linear(inputs, HIDDEN)
         self.output = nn.Linear(HIDDEN, 1)
+        self._start()
+
+    def _start(self) -> None:
+        """The same every time, with no correction yet."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.hidden.reset_parameters()
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
 
     def forward(self, shared_BF: Tensor, logits_BN: Tensor) -> Tensor:  # noqa: ARG002
         return self.judge(logits_BN.detach())
@@ -47,7 +57,8 @@ class AnswerGate(nn.Module):
 
     def _judge(self, statistics_BS: Tensor) -> Tensor:
         standardised_BS = ((statistics_BS - self.mean_S) / self.std_S).clamp(-10, 10)
-        return self.output(torch.tanh(self.hidden(standardised_BS))).squeeze(1)
+        correction_B1 = self.output(torch.tanh(self.hidden(standardised_BS)))
+        return statistics_BS[:, LOGIT] + correction_B1.squeeze(1)
 
     def fit(self, logits_BN: Tensor, final_BN: Tensor) -> None:
         """Fit the confidence to `accuracy_kept`, by cross-entropy, on held-out images.
@@ -60,19 +71,15 @@ class AnswerGate(nn.Module):
         self.double().cpu()
         statistics_BS = statistics(logits_BN.double())
         kept_B = accuracy_kept(logits_BN.double(), final_BN.double())
-        with torch.random.fork_rng(devices=[]):  # the same start every time
-            torch.manual_seed(0)
-            for layer in (self.hidden, self.output):
-                layer.reset_parameters()
+        self._start()
         self.mean_S.copy_(statistics_BS.mean(0))
         self.std_S.copy_(statistics_BS.std(0, correction=0).clamp_min(1e-6))
-        weights = [self.hidden.weight, self.output.weight]
         optimizer = torch.optim.LBFGS(self.parameters(), max_iter=100, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
             optimizer.zero_grad()
             misfit = F.binary_cross_entropy_with_logits(self._judge(statistics_BS), kept_B)
-            total = misfit + PENALTY * torch.stack([w.square().sum() for w in weights]).sum()
+            total = misfit + PENALTY * torch.stack([p.square().sum() for p in self.parameters()]).sum()
             total.backward()
             return total
 
