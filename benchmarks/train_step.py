@@ -19,7 +19,7 @@ from timm.optim import create_optimizer_v2
 
 from eenet.image_sets import ImageSet
 from eenet.loading import AUGMENTATIONS, augment, batches
-from eenet.objectives import joint_cross_entropy
+from eenet.objectives import get_objective
 from eenet.pipeline import build, hardware
 from eenet.training import TrainConfig
 
@@ -86,6 +86,8 @@ class Step:
         self.network = build(config, images).to(device).train()
         self.network.to(memory_format=self.network.memory_format)  # type: ignore[call-overload]
         self.optimizer = create_optimizer_v2(self.network, opt="sgd", lr=0.01, weight_decay=5e-4)
+        self.objective = get_objective("joint", distillation=config.distillation)
+        self.costs_K = self.network.costs_K
         x = torch.randn(batch_size, 3, 32, 32, device=device)
         self.images = x.contiguous(memory_format=self.network.memory_format)
         self.labels = torch.randint(0, 10, (batch_size,), device=device)
@@ -93,7 +95,7 @@ class Step:
     def __call__(self) -> float:
         began = time.perf_counter()
         outputs = self.network(self.images)
-        joint_cross_entropy(outputs, self.labels, self.network.costs_K).backward()
+        self.objective(outputs, self.labels, self.costs_K).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.images.is_cuda:
