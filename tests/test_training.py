@@ -18,6 +18,7 @@ from torch import nn
 from eenet import data
 from eenet.image_sets import ImageSet
 from eenet.network import EENet, convert
+from eenet.objectives import OBJECTIVES
 from eenet.pipeline import build
 from eenet.training import METRICS_FILE, STATE_FILE, TrainConfig, fit
 from eenet.training_state import TrainingState
@@ -129,7 +130,7 @@ class NoNorm(nn.Module):
 
 def run_without_norm(out: Path, **changes: Any) -> EENet:
     torch.manual_seed(0)
-    network = convert(NoNorm(), (1, 8, 8), num_exits=1)
+    network = convert(NoNorm(), (1, 8, 8), num_exits=1, head="pool")
     network.config.mean, network.config.std = TRAIN.mean_std()
     config = replace(CONFIG, epochs=1, num_exits=1, budget=0.9, **changes)
     fit(network, TRAIN, VALIDATION, config, out)
@@ -176,20 +177,29 @@ def test_frozen_backbone(tmp_path: Path) -> None:
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
+SCRIPT = """
+import sys, eenet
+sizes = {"image_size": 32, "num_exits": 1, "head": "pool"}
+config = eenet.TrainConfig("digits", "test_convnext", budget=0.9, epochs=1, **sizes)
+print("done", eenet.train(config, sys.argv[1]).get("num_examples"))
+"""  # neither backbone nor head has a BatchNorm, whose statistics are those of each process
+
+
 def processes(out: Path, count: int) -> list[dict]:
-    """Train as a user does, under torch's launcher; returns the lines of metrics.jsonl."""
-    command = ["eenet", "train", "digits", "--model", "test_convnext", "--image-size", "32"]
-    command += ["--num-exits", "1", "--budget", "0.9", "--epochs", "1", "--out", str(out), "--json"]
-    launcher = ["torch.distributed.run", "--nproc_per_node", str(count), "--master_port", "0", "-m"]
+    """Train under torch's launcher; returns the lines of metrics.jsonl."""
+    script = out.with_suffix(".py")
+    script.write_text(SCRIPT)
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
     done = subprocess.run(
-        [sys.executable, "-m", *launcher, *command],
+        [sys.executable, "-m", *launcher, str(script), str(out)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["num_examples"] == 360  # said once
+    assert sorted(done.stdout.split("\n")) == sorted(["", "done 360", *["done None"] * (count - 1)])
     assert json.loads((out / "config.json").read_text())["provenance"]["processes"] == count
     return [json.loads(line) for line in (out / METRICS_FILE).read_text().splitlines()]
 
@@ -200,10 +210,11 @@ def test_two_processes_equal_one_with_the_double_batch(tmp_path: Path) -> None:
     assert two[0]["loss"] == pytest.approx(one[0]["loss"], rel=1e-4)
     first, second = (load_file(tmp_path / str(count) / "model.safetensors") for count in (1, 2))
     for key, value in first.items():
-        torch.testing.assert_close(second[key], value, rtol=1e-4, atol=1e-5)
+        if "confidence" not in key:  # fitted afterwards, by the first process
+            torch.testing.assert_close(second[key], value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("objective", ["v1", "v2"])
+@pytest.mark.parametrize("objective", sorted(set(OBJECTIVES) - {"joint"}))
 def test_the_papers_objectives_train(objective: str, tmp_path: Path) -> None:
     network = run(tmp_path, replace(CONFIG, objective=objective, epochs=1))
     assert all(value.isfinite().all() for value in weights(network).values())
