@@ -49,12 +49,12 @@ def fit_gates(network: EENet, records: Records) -> Records:
     return replace(records, confidence_logits_KB=confidence_KB)
 
 
-def policies_for_budgets(records: Records, *, scores: Sequence[str]) -> dict[str, ExitPolicy]:
+def policies_for_budgets(records: Records) -> dict[str, ExitPolicy]:
     """A policy for every 0.025 from the cheapest budget to 1, by budget; see `policy_for_budget`."""
     first = math.ceil(records.costs()[0] / BUDGET_STEP)
     steps = range(first, round(1 / BUDGET_STEP) + 1)
     budgets = [round(step * BUDGET_STEP, 3) for step in steps] if records.head_macs else []
-    return {f"{budget:.3f}": policy_for_budget(records, budget, scores=scores) for budget in budgets}
+    return {f"{budget:.3f}": policy_for_budget(records, budget) for budget in budgets}
 
 
 def policy_for_budget(

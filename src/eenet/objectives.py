@@ -166,11 +166,10 @@ def _losses(outputs: ExitOutputs, targets_B: Tensor) -> Tensor:
 
 def mixtures(outputs: ExitOutputs, targets_B: Tensor, costs_K: Sequence[float]) -> tuple[Tensor, Tensor]:
     """`-log P_k[target]` and `C_k` for every exit and input, both [K, B], in float32 or wider."""
-    logits_KBN = [_wide(logits) for logits in outputs.logits_KBN]
-    log_p_KB = [F.log_softmax(z, 1).gather(1, targets_B[:, None])[:, 0] for z in logits_KBN]
+    log_p_KB = -_losses(outputs, targets_B)
     log_mixed, spent = log_p_KB[-1], torch.full_like(log_p_KB[-1], costs_K[-1])
     losses, costs = [-log_mixed], [spent]
-    for k in range(len(logits_KBN) - 2, -1, -1):
+    for k in range(len(log_p_KB) - 2, -1, -1):
         z = _wide(outputs.confidence_logits_KB[k])
         log_leave, log_stay = F.logsigmoid(z), F.logsigmoid(-z)
         log_mixed = torch.logaddexp(log_leave + log_p_KB[k], log_stay + log_mixed)

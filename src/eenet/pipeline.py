@@ -114,7 +114,7 @@ def _conclude(
         recording.save(records, out / RECORDS_FILE.format(split=split))
     measured = evaluate(tested, policy)
     network.config.policy = policy.to_dict()
-    others = policies_for_budgets(held_out, scores=("confidence",))
+    others = policies_for_budgets(held_out)
     network.config.budgets = {budget: other.to_dict() for budget, other in others.items()}
     network.config.provenance = _provenance(config, seconds, command)
     name = network.config.backbone or config.model

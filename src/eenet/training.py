@@ -192,10 +192,7 @@ def fit(
                     if trainer.all_stop(asked(), at_look):
                         run.save()
                         raise KeyboardInterrupt(f"the state is saved in {out}; continue with --resume")
-                images_done, seconds = (
-                    (run.step - steps_before) * config.batch_size,
-                    time.perf_counter() - began,
-                )
+                seconds = time.perf_counter() - began
                 policy, line = None, {}
                 if trainer.first:
                     records = collect(trainer.judged, validation)
@@ -204,7 +201,7 @@ def fit(
                         "epoch": run.epoch + 1,
                         "learning_rate": trainer.optimizer.param_groups[0]["lr"],
                         "loss": watch.loss,
-                        "images_per_second": images_done / seconds,
+                        "images_per_second": (run.step - steps_before) * config.batch_size / seconds,
                         "train_seconds": run.seconds,
                         "validation": evaluate(records, policy),
                     }
@@ -340,7 +337,7 @@ def calibrate(network: EENet, records: Records, config: TrainConfig) -> tuple[Ex
     if config.objective in TRAIN_CONFIDENCE:
         return ExitPolicy("confidence", (0.5,) * network.num_exits), records
     records = fit_gates(network, records)
-    return policy_for_budget(records, config.budget, scores=("confidence",)), records
+    return policy_for_budget(records, config.budget), records
 
 
 class _Watch:
