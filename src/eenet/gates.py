@@ -58,7 +58,7 @@ class AnswerGate(nn.Module):
     def _judge(self, statistics_BS: Tensor) -> Tensor:
         standardised_BS = ((statistics_BS - self.mean_S) / self.std_S).clamp(-10, 10)
         correction_B1 = self.output(torch.tanh(self.hidden(standardised_BS)))
-        return statistics_BS[:, LOGIT] + correction_B1.squeeze(1)
+        return (statistics_BS[:, LOGIT : LOGIT + 1] + correction_B1).squeeze(1)
 
     def fit(self, logits_BN: Tensor, final_BN: Tensor) -> None:
         """Fit the confidence to `accuracy_kept`, by cross-entropy, on held-out images.
@@ -107,16 +107,18 @@ def statistics(logits_BN: Tensor) -> Tensor:
     """What an answer gate sees: [B, N + 5]."""
     log_p_BN = logits_BN.log_softmax(1)
     p_BN = log_p_BN.exp()
-    top_logits = log_p_BN.topk(min(2, log_p_BN.shape[1]), 1).values
-    top = top_logits.exp()
+    two = log_p_BN.topk(min(2, log_p_BN.shape[1]), 1).values
+    first, second = two[:, :1], two[:, -1:]
+    top = first.exp()
     columns = [
-        top[:, 0],
-        top[:, 0] - top[:, -1],
-        -(p_BN * log_p_BN).sum(1),
-        (top_logits[:, 0] - top_logits[:, -1]).clamp(max=20),
-        torch.logit(top[:, 0], eps=1e-6),
+        top,
+        top - second.exp(),
+        -(p_BN * log_p_BN).sum(1, keepdim=True),
+        (first - second).clamp(max=20),
+        first - (1 - top).clamp(min=1e-6).log(),
+        p_BN,
     ]
-    return torch.cat([torch.stack(columns, 1), p_BN], 1)
+    return torch.cat(columns, 1)
 
 
 def accuracy_kept(logits_BN: Tensor, final_BN: Tensor) -> Tensor:

@@ -72,7 +72,8 @@ def deep(size: FeatureSize) -> Trunk:
     """
     channels, side = size[0], max(size[1:])
     widths = [min(2 * channels, DEEP_WIDTH), min(4 * channels, 2 * DEEP_WIDTH)]
-    layers: list[nn.Module] = [nn.AvgPool2d(2, ceil_mode=True)]
+    odd = any(n % 2 for n in size[1:])  # ceil_mode is slow where runtimes have no fast kernel for it
+    layers: list[nn.Module] = [nn.AvgPool2d(2, ceil_mode=odd)]
     for narrow, wide in zip([channels, *widths], widths, strict=False):
         side = (side + 1) // 2
         kernel = 3 if side > 1 else 1
