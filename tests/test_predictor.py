@@ -13,6 +13,7 @@ from eenet.image_sets import ImageSet
 from eenet.network import EENet, create_model
 from eenet.policies import ExitPolicy
 from eenet.runtime import Prediction, Predictor
+from eenet.runtime.reference import run_one
 
 HALF = ExitPolicy("max_softmax", (0.14, 0.14, 0.175), (True, False, True))
 
@@ -41,7 +42,7 @@ def test_work_is_really_skipped(network: EENet, leave_at: int) -> None:
             part.register_forward_hook(lambda *_, label=f"{name}{k}": ran.append(label))
     thresholds = tuple(-1.0 if k >= leave_at else 2.0 for k in range(3))
     policy = ExitPolicy("max_softmax", thresholds, (True, leave_at != 2, True))
-    Predictor(network, policy=policy).predict(np.zeros((8, 8), np.uint8))
+    run_one(network, policy, torch.zeros(1, 8, 8))
     expected = {
         0: ["stages0", "heads0"],
         1: ["stages0", "heads0", "stages1", "heads1"],

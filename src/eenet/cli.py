@@ -120,6 +120,7 @@ def predict(
     /,
     *,
     budget: float | None = None,
+    backend: str | None = None,
     as_json: Json = False,
 ) -> int:
     """Label images; each leaves the network at the first exit that is sure enough.
@@ -128,11 +129,12 @@ def predict(
         checkpoint: A checkpoint directory, or a model on the Hugging Face hub.
         images: Image files, directories, or globs.
         budget: Wanted mean relative cost. Default: the policy of the checkpoint.
+        backend: torch, onnxruntime or openvino. Default: the fastest for this number of images.
     """
     from eenet import pipeline
     from eenet.report import format_table
 
-    rows = pipeline.predict(checkpoint, images, budget=budget)
+    rows = pipeline.predict(checkpoint, images, budget=budget, backend=backend)
     cells = [
         [r["file"], r["label"], f"{r['probability']:.3f}", str(r["exit"]), f"{r['relative_cost']:.3f}"]
         for r in rows

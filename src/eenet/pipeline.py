@@ -46,6 +46,7 @@ from eenet.stages import trace
 from eenet.training import STATE_FILE, TrainConfig, calibrate, fit, process_state
 
 RECORDS_FILE, REPORT_FILE = "records-{split}.safetensors", "report.html"
+FEW_IMAGES = 500  # to make a graph for a faster backend would take longer than to label them
 REPORT_BYTES = 10e6  # most of it is the plotting library
 
 
@@ -247,9 +248,19 @@ def evaluate_checkpoint(
 
 
 def predict(
-    checkpoint: str | Path, inputs: Sequence[str], *, budget: float | None = None
+    checkpoint: str | Path,
+    inputs: Sequence[str],
+    *,
+    budget: float | None = None,
+    backend: str | None = None,
 ) -> list[dict[str, Any]]:
     """Label image files, directories of images, and globs, with the checkpoint's policy or for a budget.
+
+    Args:
+        checkpoint: directory or name.
+        inputs: what to label.
+        budget: wanted mean relative cost.
+        backend: see `eenet.Predictor`. Default: torch for a few images, which needs no preparation.
 
     Returns:
         For each image `file`, `label`, `probability`, `exit`, `relative_cost`.
@@ -258,11 +269,13 @@ def predict(
         FileNotFoundError, ValueError: the checkpoint or an image can't be read.
     """
     files = _image_files(inputs)
-    predictor = Predictor(checkpoint, budget=budget)
+    if backend is None and len(files) < FEW_IMAGES:
+        backend = "torch"
+    predictor = Predictor(checkpoint, budget=budget, backend=backend)
     rows = []
     with progress("predicting", len(files)) as advance:
-        for path in files:
-            answer = asdict(predictor.predict(path))
+        for path, prediction in zip(files, predictor.predict_many(files), strict=True):
+            answer = asdict(prediction)
             del answer["class_index"]
             rows.append({"file": str(path), **answer})
             advance(1)

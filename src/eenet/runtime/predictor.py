@@ -1,17 +1,31 @@
 """The door for users: images in, labels out, each with the exit it took."""
 
+import importlib.util
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from eenet.checkpoint import CONFIG_FILE
-from eenet.images import normalize, to_pixels
+from eenet.images import to_pixels
 from eenet.network import EENet
 from eenet.policies import ExitPolicy
-from eenet.runtime.reference import run_one
+from eenet.runtime.backends import Backend
+from eenet.runtime.engines import Answers, run_batch
+from eenet.runtime.segments import Segment, segments_of
+
+BACKENDS = {  # module, class, extra, options
+    "torch": ("torch_backend", "TorchBackend", "", ("precision",)),
+    "onnxruntime": ("onnx_backend", "OnnxRuntimeBackend", "onnx", ("threads",)),
+    "openvino": ("openvino_backend", "OpenVINOBackend", "openvino", ("threads", "precision")),
+}
+PRECISIONS = ("f32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -36,7 +50,15 @@ class Predictor:
     """
 
     def __init__(
-        self, network: EENet | str | Path, *, policy: ExitPolicy | None = None, budget: float | None = None
+        self,
+        network: EENet | str | Path,
+        *,
+        policy: ExitPolicy | None = None,
+        budget: float | None = None,
+        backend: str | None = None,
+        batch_size: int = 64,
+        threads: int | None = None,
+        precision: str = "f32",
     ) -> None:
         """A network, or the name of a checkpoint; by default under the checkpoint's policy.
 
@@ -44,11 +66,17 @@ class Predictor:
             network: with the mean and standard deviation of its images in `config`.
             policy: another one.
             budget: wanted mean relative cost, for which the checkpoint has a policy.
+            backend: `torch`, `onnxruntime` or `openvino`. Default: ONNX Runtime for a checkpoint, if it
+                is installed and takes the network; torch for a network in memory, because a graph
+                of it would have to be made first.
+            batch_size: images run together by `predict_many`; it shrinks after every exit.
+            threads: of ONNX Runtime or OpenVINO; default: one per core.
+            precision: `f32`, or `bf16` with torch and OpenVINO.
 
         Raises:
             FileNotFoundError, ValueError: the checkpoint can't be loaded, or the network has no
                 `mean` and `std`, or the policy is for another number of exits,
-                or there is none for this budget.
+                or there is none for this budget, or the backend can't be had.
         """
         self.network = network if isinstance(network, EENet) else EENet.from_pretrained(network)
         self.network.eval()
@@ -56,7 +84,6 @@ class Predictor:
         if config.mean is None or config.std is None:
             where = "the network's config" if isinstance(network, EENet) else f"{CONFIG_FILE} of {network}"
             raise ValueError(f"{where} has no mean and std, so images can't be normalised")
-        self._mean, self._std = config.mean, config.std
         if policy is None:
             policy = config.exit_policy(budget)
         if len(policy.thresholds) != self.network.num_exits:
@@ -64,26 +91,86 @@ class Predictor:
                 f"the policy is for {len(policy.thresholds)} early exits, "
                 f"the network has {self.network.num_exits}"
             )
-        self.policy = policy
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; give at least 1")
+        self.policy, self.batch_size = policy, batch_size
         self._costs = self.network.costs(policy.enabled)
+        given: Any = (self.network, segments_of(policy), policy.score)
+        options = {"threads": threads, "precision": None if precision == "f32" else precision}
+        if backend is None and network is not self.network and _installed("onnxruntime"):
+            try:
+                self.backend = create_backend("onnxruntime", *given, **options)
+            except ValueError as error:
+                warnings.warn(f"{error}; running with torch", stacklevel=2)
+                self.backend = create_backend("torch", *given)
+        else:
+            self.backend = create_backend(backend or "torch", *given, **options)
 
     def predict(self, image: Any) -> Prediction:
         """Classify one image: a file, PIL image, numpy array or tensor, see `eenet.images.to_pixels`."""
-        config = self.network.config
-        pixels = to_pixels(image, config.input_size)
-        device = next(self.network.parameters()).device
-        inputs = normalize(pixels[None].to(device), self._mean, self._std)[0]
-        probabilities_N, exit_index = run_one(self.network, self.policy, inputs)
-        best = int(torch.argmax(probabilities_N))
-        names = config.class_names
-        return Prediction(
-            label=names[best] if names else str(best),
-            class_index=best,
-            probability=probabilities_N[best].item(),
-            exit=exit_index,
-            relative_cost=self._costs[exit_index],
-        )
+        return next(self.predict_many([image]))
 
     def predict_many(self, images: Iterable[Any]) -> Iterator[Prediction]:
-        """Classify images one after the other, in order and in constant memory."""
-        return map(self.predict, images)
+        """Classify images in batches, in order and in constant memory."""
+        source = iter(images)
+        while batch := list(islice(source, self.batch_size)):
+            yield from self._predictions(self.run(np.stack([self._pixels(image) for image in batch])))
+
+    def run(self, pixels_BCHW: NDArray[np.uint8]) -> Answers:
+        """Class probabilities and exits of images that have the network's size already."""
+        return run_batch(self.backend, self.policy, pixels_BCHW)
+
+    def _pixels(self, image: Any) -> NDArray[np.uint8]:
+        return to_pixels(image, self.network.config.input_size).numpy()
+
+    def _predictions(self, answers: Answers) -> list[Prediction]:
+        names = self.network.config.class_names
+        return [
+            Prediction(
+                label=names[best] if names else str(best),
+                class_index=best,
+                probability=float(probabilities_N[best]),
+                exit=exit_index,
+                relative_cost=self._costs[exit_index],
+            )
+            for probabilities_N, best, exit_index in zip(
+                answers.probabilities_BN,
+                answers.probabilities_BN.argmax(1).tolist(),
+                answers.exits_B.tolist(),
+                strict=True,
+            )
+        ]
+
+
+def create_backend(
+    name: str,
+    network: EENet,
+    segments: list[Segment],
+    score: str,
+    **options: Any,
+) -> Backend:
+    """A backend by name, see `Predictor`; options that are None count as not given.
+
+    Raises:
+        ValueError: unknown name or option, not installed, or it can't take this network.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}; choose from {', '.join(BACKENDS)}")
+    module, kind, extra, known = BACKENDS[name]
+    if not _installed(name):
+        raise ValueError(f"backend {name!r} is not installed; pip install 'eenet[{extra}]'")
+    if name != "torch" and next(network.parameters()).device.type != "cpu":
+        raise ValueError(f"backend {name!r} runs on the CPU, the network is on another device")
+    given = {option: value for option, value in options.items() if value is not None}
+    for option, value in given.items():
+        if option not in known:
+            raise ValueError(f"backend {name!r} has no option {option!r}")
+        if option == "precision" and value not in PRECISIONS:
+            raise ValueError(f"unknown precision {value!r}; choose from {', '.join(PRECISIONS)}")
+    create = getattr(import_module(f"eenet.runtime.{module}"), kind)
+    return cast(Backend, create(network, segments, score, **given))
+
+
+def _installed(name: str) -> bool:
+    needed = [name] if name == "torch" else [name, "onnx", "onnxscript"]
+    return all(importlib.util.find_spec(package) is not None for package in needed)

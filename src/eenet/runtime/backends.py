@@ -1,0 +1,47 @@
+"""What a backend is: it runs segments, keeps nothing between calls, and serves several threads."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eenet.runtime.segments import Segment
+
+
+class Outputs(NamedTuple):
+    """What a segment gives."""
+
+    features: Any
+    """For the next segment, in the backend's own form and layout, inputs along the first axis."""
+    probabilities_BN: NDArray[np.float32] | None
+    """Of the exit's head, or of the final exit; none for a bare part of the backbone."""
+    score_B: NDArray[np.float32] | None
+    """What the policy compares with a threshold; none where there is no early exit."""
+
+
+def packed(segment: Segment, arrays: Sequence[Any]) -> Outputs:
+    """Outputs from the arrays there are: all three, or what a segment without a head gives."""
+    if len(arrays) == 3:
+        return Outputs(*arrays)
+    return Outputs(arrays[0], None, None) if segment.exit is None else Outputs(None, arrays[0], None)
+
+
+class Backend(ABC):
+    """Runs the segments of one network. Made for a list of segments and a kind of score."""
+
+    name: ClassVar[str]
+    segments: Sequence[Segment]
+
+    @abstractmethod
+    def run(self, index: int, features: Any) -> Outputs:
+        """Run a segment on the features of the one before, or on uint8 pixels [B, C, H, W]."""
+
+    def take(self, features: Any, rows: NDArray[np.intp]) -> Any:
+        """Some of the inputs, copied."""
+        return features[rows]
+
+    def join(self, parts: Sequence[Any]) -> Any:
+        """Inputs of several batches as one."""
+        return np.concatenate(parts)

@@ -1,0 +1,76 @@
+"""From pixels to answers: run a batch through the segments and shrink it after every exit."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eenet.policies import ExitPolicy
+from eenet.runtime.backends import Backend
+
+
+class Answers(NamedTuple):
+    """What a batch of images got."""
+
+    probabilities_BN: NDArray[np.float32]
+    """Of the exit each image left at."""
+    exits_B: NDArray[np.intp]
+
+
+def run_batch(backend: Backend, policy: ExitPolicy, pixels_BCHW: NDArray[np.uint8]) -> Answers:
+    """Run images until each has left; after an exit only those that stay go on.
+
+    Args:
+        backend: made for the segments of this policy.
+        policy: its thresholds.
+        pixels_BCHW: any number of images, also none.
+
+    Raises:
+        ValueError: a score or probability is NaN.
+    """
+    final = len(policy.thresholds)
+    exits_B = np.full(len(pixels_BCHW), final, np.intp)
+    rows_B = np.arange(len(pixels_BCHW))  # the images that are still on their way
+    parts: list[tuple[NDArray[np.intp], NDArray[np.float32]]] = []
+    features = pixels_BCHW
+    for index, segment in enumerate(backend.segments):
+        if not len(rows_B):
+            break
+        features, probabilities_BN, score_B = backend.run(index, features)
+        assert probabilities_BN is not None
+        if score_B is None:
+            check_number(probabilities_BN, final)
+            parts.append((rows_B, probabilities_BN))
+            break
+        assert segment.exit is not None
+        check_number(score_B, segment.exit)
+        leaves_B = score_B > policy.thresholds[segment.exit]
+        if not leaves_B.any():
+            continue
+        leaving = np.flatnonzero(leaves_B)
+        parts.append((rows_B[leaving], probabilities_BN[leaving]))
+        exits_B[rows_B[leaving]] = segment.exit
+        staying = np.flatnonzero(~leaves_B)
+        rows_B = rows_B[staying]
+        if len(staying):
+            features = backend.take(features, staying)
+    return Answers(_in_order(parts, len(exits_B)), exits_B)
+
+
+def check_number(values: NDArray[np.float32], exit_index: int) -> None:
+    """NaN compares with nothing: it would go through the whole network and come out as class 0."""
+    if np.isnan(values).any():
+        raise ValueError(
+            f"exit {exit_index} gives NaN; the weights or the images hold values that are not finite"
+        )
+
+
+def _in_order(parts: list[tuple[NDArray[np.intp], NDArray[np.float32]]], count: int) -> NDArray[np.float32]:
+    if not parts:
+        return np.empty((0, 0), np.float32)
+    if len(parts) == 1:
+        return parts[0][1]
+    probabilities_BN = np.empty((count, parts[0][1].shape[1]), np.float32)
+    for rows, values in parts:
+        probabilities_BN[rows] = values
+    return probabilities_BN

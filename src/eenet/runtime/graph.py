@@ -1,0 +1,151 @@
+"""The whole network as one ONNX graph, from which every segment, prefix and the plain backbone are cut."""
+
+import hashlib
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from eenet.checkpoint import write_atomically
+from eenet.network import EENet
+from eenet.policies import SCORES
+from eenet.runtime.segments import Segment, normalization
+
+KEPT = 8  # graphs in the cache
+PIXELS = "pixels"
+
+
+def features_name(stage: int) -> str:
+    """The features behind a stage."""
+    return f"features_{stage}"
+
+
+def probabilities_name(exit_index: int) -> str:
+    """Class probabilities of an exit."""
+    return f"probabilities_{exit_index}"
+
+
+def score_name(score: str, exit_index: int) -> str:
+    """A kind of score at an early exit."""
+    return f"{score}_{exit_index}"
+
+
+def inputs_and_outputs(segment: Segment, score: str, final: int) -> tuple[list[str], list[str]]:
+    """The names of what a segment takes and gives, in the order of `Outputs` without those that are none."""
+    given = PIXELS if segment.first == 0 else features_name(segment.first - 1)
+    if segment.exit == final:
+        return [given], [probabilities_name(final)]
+    wanted = [features_name(segment.last)]
+    if segment.exit is not None:
+        wanted += [probabilities_name(segment.exit), score_name(score, segment.exit)]
+    return [given], wanted
+
+
+def network_graph(network: EENet) -> onnx.ModelProto:
+    """The network in eval mode with all that any policy may ask for, for any batch size.
+
+    It takes uint8 `pixels`, and gives for every early exit `features_K`, `probabilities_K` and
+    each kind of score, and `probabilities_K` of the final exit. BatchNorm is folded. Kept in
+    `$EENET_CACHE`, by default `~/.cache/eenet`: making it takes seconds to a minute.
+
+    Raises:
+        ValueError: torch can't export the network.
+    """
+    path = _cache() / f"{_fingerprint(network)}.onnx"
+    if path.exists():
+        os.utime(path)
+        return onnx.load(path)
+    graph = _export(network)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, graph.SerializeToString())
+    for old in sorted(path.parent.glob("*.onnx"), key=lambda p: p.stat().st_mtime)[:-KEPT]:
+        old.unlink(missing_ok=True)
+    return graph
+
+
+class _Everything(nn.Module):
+    def __init__(self, network: EENet) -> None:
+        super().__init__()
+        self.normalize = normalization(network)
+        self.network = network
+        self.eval()
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        features, outputs = self.normalize(pixels), []
+        for k, head in enumerate(self.network.heads):
+            features = self.network.stages[k](features).clone()  # the next stage may write into it
+            logits_BN, confidence_logits_B = head(features)
+            scores = [score(logits_BN, confidence_logits_B) for score in SCORES.values()]
+            outputs += [features.clone(), logits_BN.softmax(1), *scores]
+        return *outputs, self.network.stages[-1](features).softmax(1)
+
+
+def _export(network: EENet) -> onnx.ModelProto:
+    names: list[str] = []
+    for k in range(network.num_exits):
+        names += [features_name(k), probabilities_name(k), *(score_name(score, k) for score in SCORES)]
+    names.append(probabilities_name(network.num_exits))
+    training = network.training
+    pixels = torch.zeros(2, *network.config.input_size, dtype=torch.uint8)
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                _Everything(network),
+                (pixels.to(next(network.parameters()).device),),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                input_names=[PIXELS],
+                output_names=names,
+                verbose=False,
+            )
+    except Exception as error:  # whatever export may raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"this network can't be exported to ONNX; use backend='torch': {reason}") from error
+    finally:
+        network.train(training)
+    assert program is not None
+    return program.model_proto
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's notes on its own workings are not for users."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("EENET_CACHE") or Path(base) / "eenet")
+
+
+def _fingerprint(network: EENet) -> str:
+    """Of all that the graph depends on."""
+    config = asdict(network.config)
+    for key in ("policy", "budgets", "provenance", "class_names"):
+        del config[key]
+    versions = [version(name) for name in ("eenet", "torch", "onnx", "onnxscript")]
+    code = "".join(stage.code for stage in network.stages if hasattr(stage, "code"))
+    found = hashlib.sha256(json.dumps([config, versions, code], sort_keys=True).encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()

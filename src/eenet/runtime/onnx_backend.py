@@ -1,0 +1,92 @@
+"""ONNX Runtime as a backend, on the CPU.
+
+The network is optimised as a whole and then cut where it is in the runtime's own blocked
+layout: nothing is converted at a cut, and operations are fused as in the plain backbone.
+"""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime as ort
+from onnx.utils import Extractor
+
+from eenet.network import EENet
+from eenet.runtime.backends import Backend, Outputs, packed
+from eenet.runtime.graph import PIXELS, inputs_and_outputs, network_graph
+from eenet.runtime.segments import Segment
+
+
+class OnnxRuntimeBackend(Backend):
+    """Features are numpy arrays, in blocks of channels where the runtime wants that."""
+
+    name = "onnxruntime"
+
+    def __init__(
+        self, network: EENet, segments: Sequence[Segment], score: str, *, threads: int | None = None
+    ) -> None:
+        """`threads`: 1 computes in the calling thread alone; by default all cores share one pool."""
+        self.segments = list(segments)
+        graph, final = network_graph(network), network.num_exits
+        names = [inputs_and_outputs(segment, score, final) for segment in self.segments]
+        ends = list(dict.fromkeys(name for _, outputs in names for name in outputs))
+        fast, blocked = _optimized(Extractor(graph).extract_model([PIXELS], ends), threads)
+        cutter = Extractor(fast)
+        self._sessions: list[tuple[ort.InferenceSession, str]] = []
+        for inputs, outputs in names:
+            inputs, outputs = ([blocked.get(name, name) for name in side] for side in (inputs, outputs))
+            session = _session(cutter.extract_model(inputs, outputs), threads, optimize=False)
+            self._sessions.append((session, inputs[0]))
+
+    def run(self, index: int, features: Any) -> Outputs:
+        session, name = self._sessions[index]
+        outputs: list[Any] = session.run(None, {name: features})
+        return packed(self.segments[index], outputs)
+
+
+def _optimized(graph: onnx.ModelProto, threads: int | None) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """The graph as the runtime would run it, and the names that outputs have in its blocked layout."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "optimized.onnx"
+        _session(graph, threads, path=path)
+        fast = onnx.load(path)
+    known = {output.name for output in fast.graph.output}
+    blocked = {}
+    for node in fast.graph.node:
+        if node.op_type == "ReorderOutput" and node.output[0] in known:
+            blocked[node.output[0]] = node.input[0]
+    for name in blocked.values():
+        info = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", None, None, None])
+        fast.graph.value_info.append(info)
+    return fast, blocked
+
+
+def _session(
+    graph: onnx.ModelProto, threads: int | None, *, optimize: bool = True, path: Path | None = None
+) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # saving an optimised graph warns that it is for this machine only
+    if threads == 1 or not _shared_pool():
+        options.intra_op_num_threads = threads or 0
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    else:
+        options.use_per_session_threads = False
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if path:
+        options.optimized_model_filepath = str(path)
+    return ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+@cache
+def _shared_pool() -> bool:
+    """One pool for all sessions of the process: pools of their own would fight for the cores."""
+    try:
+        ort.set_global_thread_pool_sizes(len(os.sched_getaffinity(0)), 1)
+    except Exception:  # the process has made sessions of its own before
+        return False
+    return True

@@ -1,0 +1,82 @@
+"""What runs between two decisions: the stages up to the next exit that is on, and that exit's head."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from eenet.network import EENet
+from eenet.policies import SCORES, ExitPolicy
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Stages `first` to `last`, both included, and the exit behind them."""
+
+    first: int
+    last: int
+    exit: int | None
+    """The exit at its end; none for a bare part of the backbone."""
+
+
+def segments_of(policy: ExitPolicy) -> list[Segment]:
+    """The segments of a network under a policy. An exit that is switched off divides nothing."""
+    on = [k for k, enabled in enumerate(policy.enabled) if enabled]
+    firsts = [0, *(k + 1 for k in on)]
+    early = [Segment(first, k, k) for first, k in zip(firsts, on, strict=False)]
+    final = len(policy.enabled)
+    return [*early, Segment(firsts[-1], final, final)]
+
+
+class Normalize(nn.Module):
+    """uint8 pixels → images with mean and standard deviation taken out, as `eenet.images.normalize`."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.tensor(mean)[:, None, None] * 255)
+        self.register_buffer("scale", torch.tensor(std)[:, None, None] * 255)
+
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        return (pixels_BCHW - self.shift) / self.scale
+
+
+def normalization(network: EENet) -> Normalize:
+    """The network's own.
+
+    Raises:
+        ValueError: it has no mean and standard deviation.
+    """
+    mean, std = network.config.mean, network.config.std
+    if mean is None or std is None:
+        raise ValueError("the network's config has no mean and std, so images can't be normalised")
+    return Normalize(mean, std).to(next(network.parameters()).device)
+
+
+class SegmentModule(nn.Module):
+    """A segment as a module, which shares the network's weights; the first one takes uint8 pixels."""
+
+    def __init__(self, network: EENet, segment: Segment, score: str) -> None:
+        super().__init__()
+        stages: list[nn.Module] = [network.stages[k] for k in range(segment.first, segment.last + 1)]
+        if segment.first == 0:
+            stages.insert(0, normalization(network))
+        self.stages = nn.Sequential(*stages)
+        self.final = segment.exit == network.num_exits
+        self.head = network.heads[segment.exit] if segment.exit is not None and not self.final else None
+        self.score = SCORES[score]
+        self.eval()
+
+    def forward(self, features: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Features for the next segment, class probabilities [B, N], score [B], as far as there are any."""
+        features = self.stages(features)
+        if self.final:
+            return None, features.float().softmax(1), None
+        if self.head is None:
+            return features, None, None
+        logits_BN, confidence_logits_B = self.head(features)
+        logits_BN = logits_BN.float()
+        return features, logits_BN.softmax(1), self.score(logits_BN, confidence_logits_B.float())

@@ -1,0 +1,85 @@
+"""PyTorch as a backend: eager, with BatchNorm folded."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+
+from eenet.cost import seeded
+from eenet.network import EENet
+from eenet.runtime.backends import Backend, Outputs
+from eenet.runtime.segments import Segment, SegmentModule
+
+FOLDING_ERROR = 1e-3  # relative to the largest value: rounding, not another function
+
+
+class TorchBackend(Backend):
+    """Eager PyTorch on the network's device, channels last. Features are tensors there."""
+
+    name = "torch"
+
+    def __init__(
+        self, network: EENet, segments: Sequence[Segment], score: str, *, precision: str = "f32"
+    ) -> None:
+        self.segments = list(segments)
+        self._device = next(network.parameters()).device
+        self._bf16 = precision == "bf16"
+        self._modules = [
+            _folded(SegmentModule(network, segment, score), example)
+            for segment, example in zip(segments, examples(network, segments), strict=True)
+        ]
+
+    def run(self, index: int, features: Any) -> Outputs:
+        if isinstance(features, np.ndarray):
+            features = torch.from_numpy(features).to(self._device)
+        features = features.contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, self._bf16):
+            features, probabilities_BN, score_B = self._call(index, features)
+        if probabilities_BN is None:
+            return Outputs(features, None, None)
+        if score_B is None:
+            return Outputs(None, probabilities_BN.cpu().numpy(), None)
+        # one transfer, so one wait for the device
+        answers = torch.cat([probabilities_BN, score_B[:, None]], 1).cpu().numpy()
+        return Outputs(features, answers[:, :-1], answers[:, -1])
+
+    def _call(self, index: int, features: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        return self._modules[index](features)
+
+    def take(self, features: Tensor, rows: NDArray[np.intp]) -> Tensor:
+        return features[torch.from_numpy(rows).to(features.device)]
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(parts))
+
+
+def examples(network: EENet, segments: Sequence[Segment], batch_size: int = 2) -> list[Tensor]:
+    """Something for each segment to run on: random pixels, and the features they give."""
+    found: list[Tensor] = []
+    with torch.inference_mode(), seeded(network):
+        size = (batch_size, *network.config.input_size)
+        pixels = torch.randint(256, size, dtype=torch.uint8, device=next(network.parameters()).device)
+        for segment in segments:
+            before = SegmentModule(network, Segment(0, segment.first - 1, None), "max_softmax")
+            found.append(before(pixels)[0].clone() if segment.first else pixels)
+    return found
+
+
+def _folded(module: SegmentModule, example: Tensor) -> nn.Module:
+    """The segment with BatchNorm folded into convolutions; as it is, where it can't be traced through."""
+    with torch.inference_mode():
+        wanted = module(example.clone())
+        try:
+            fast = fuse(module)
+            given = fast(example.clone())
+        except Exception:  # whatever tracing may raise
+            return module
+    same = all(
+        a is b is None or (a - b).abs().max() <= FOLDING_ERROR * b.abs().max()
+        for a, b in zip(given, wanted, strict=True)
+    )
+    return fast if same else module

@@ -1,0 +1,201 @@
+"""Fast equals slow: every backend and batch size against the reference, and engines against mock segments."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import CUTS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from eenet import data
+from eenet.image_sets import ImageSet
+from eenet.images import normalize
+from eenet.network import EENet, create_model
+from eenet.policies import SCORES, ExitPolicy
+from eenet.runtime import Predictor
+from eenet.runtime.backends import Backend, Outputs
+from eenet.runtime.engines import run_batch
+from eenet.runtime.predictor import BACKENDS, create_backend
+from eenet.runtime.reference import run_one
+from eenet.runtime.segments import Segment, segments_of
+
+GUARD = 1e-4  # kernels round differently; an image this near to a threshold may take either way
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EENET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained() -> EENet:
+    """Random weights, with scores that differ between images."""
+    torch.manual_seed(0)
+    digits = data.load("digits", "validation")
+    network = create_model("resnet8_w4_cifar", placement=CUTS, num_classes=10, input_size=digits.image_size)
+    network.config.mean, network.config.std = digits.mean_std()
+    network.config.class_names = digits.class_names
+    for head in network.heads:
+        torch.nn.init.normal_(head.classifier.weight, std=1.0)
+        torch.nn.init.normal_(head.confidence.output.weight)
+    return network.eval()
+
+
+def policy_with_shares(network: EENet, images: ImageSet, score: str, enabled: Sequence[bool]) -> ExitPolicy:
+    """Thresholds at the median score of each exit."""
+    inputs = normalize(images.pixels_BCHW, network.config.mean, network.config.std)
+    with torch.inference_mode():
+        outputs = network(inputs)
+    thresholds = [
+        SCORES[score](logits_BN, z_B).median().item() + 1e-6
+        for logits_BN, z_B in zip(outputs.logits_KBN, outputs.confidence_logits_KB, strict=False)
+    ]
+    return ExitPolicy(score, tuple(thresholds), tuple(enabled))
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_equals_the_reference(trained: EENet, digits: ImageSet, backend: str, score: str) -> None:
+    enabled = (True, score != "margin", True)
+    policy = policy_with_shares(trained, digits, score, enabled)
+    images = digits.pixels_BCHW[:60]
+    inputs = normalize(images, trained.config.mean, trained.config.std)
+    slow = [run_one(trained, policy, image) for image in inputs]
+    exits = torch.tensor([exit_index for _, exit_index in slow])
+    assert len(exits.unique()) == 1 + sum(enabled)
+    with torch.inference_mode():
+        outputs = trained(inputs)
+    distances = [
+        (SCORES[score](logits_BN, z_B) - threshold).abs()
+        for logits_BN, z_B, threshold in zip(
+            outputs.logits_KBN, outputs.confidence_logits_KB, policy.thresholds, strict=False
+        )
+    ]
+    sure = torch.stack(distances).amin(0) > GUARD
+    assert sure.sum() > 50
+    fast = create_backend(backend, trained, segments_of(policy), score)
+    for batch_size in (1, 7, 60):
+        answers = [run_batch(fast, policy, part.numpy()) for part in images.split(batch_size)]
+        taken = torch.from_numpy(np.concatenate([a.exits_B for a in answers]))
+        assert torch.equal(taken[sure], exits[sure])
+        given_BN = torch.from_numpy(np.concatenate([a.probabilities_BN for a in answers]))
+        wanted_BN = torch.stack([p for p, _ in slow])
+        torch.testing.assert_close(given_BN[sure], wanted_BN[sure], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_parts_of_the_backbone(trained: EENet, digits: ImageSet, backend: str) -> None:
+    """Without exits it is the plain backbone; a part of it gives the features behind its last stage."""
+    policy = ExitPolicy("confidence", (0.0,) * 3, (False,) * 3)
+    pixels = digits.pixels_BCHW[:5]
+    fast = create_backend(backend, trained, [*segments_of(policy), Segment(0, 1, None)], "confidence")
+    inputs = normalize(pixels, trained.config.mean, trained.config.std)
+    with torch.inference_mode():
+        wanted = trained(inputs).logits_KBN[-1].softmax(1)
+    answers = run_batch(fast, policy, pixels.numpy())
+    torch.testing.assert_close(torch.from_numpy(answers.probabilities_BN), wanted, rtol=1e-4, atol=1e-5)
+    assert answers.exits_B.tolist() == [3] * 5
+    outputs = fast.run(1, pixels.numpy())
+    assert outputs.probabilities_BN is outputs.score_B is None
+    assert len(outputs.features) == 5
+
+
+def test_graph_is_kept_and_made_again_for_other_weights(
+    trained: EENet, monkeypatch: Any, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EENET_CACHE", str(tmp_path))
+    policy = ExitPolicy("max_softmax", (0.9,) * 3)
+    create_backend("onnxruntime", trained, segments_of(policy), "max_softmax")
+    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    create_backend("openvino", trained, segments_of(policy), "entropy")
+    assert {path.name for path in tmp_path.iterdir()} == first.keys()
+    weight = trained.heads[0].classifier.weight
+    with torch.no_grad():
+        weight += 1
+        create_backend("onnxruntime", trained, segments_of(policy), "max_softmax")
+        weight -= 1
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_refusals(trained: EENet) -> None:
+    segments = segments_of(ExitPolicy("confidence", (0.5,) * 3))
+    with pytest.raises(ValueError, match="unknown backend 'tvm'; choose from torch, onnxruntime, openvino"):
+        create_backend("tvm", trained, segments, "confidence")
+    with pytest.raises(ValueError, match="'onnxruntime' has no option 'precision'"):
+        create_backend("onnxruntime", trained, segments, "confidence", precision="bf16")
+    with pytest.raises(ValueError, match="unknown precision 'int3'"):
+        create_backend("openvino", trained, segments, "confidence", precision="int3")
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        Predictor(trained, batch_size=0)
+
+
+# Engines against mock segments --------------------------------------------------------
+
+
+class Mock(Backend):
+    """Features are the images' own numbers; scores are given in a table."""
+
+    name = "mock"
+
+    def __init__(self, scores_KB: NDArray[np.float32], policy: ExitPolicy) -> None:
+        self.segments = segments_of(policy)
+        self.scores_KB = scores_KB
+        self.ran: list[int] = []
+
+    def run(self, index: int, features: Any) -> Outputs:
+        numbers_B = np.asarray(features).reshape(-1).astype(int)
+        self.ran.append(len(numbers_B))
+        exit_index = self.segments[index].exit
+        probabilities_BN = np.stack([numbers_B, np.full(len(numbers_B), exit_index)], 1).astype(np.float32)
+        if index == len(self.segments) - 1:
+            return Outputs(None, probabilities_BN, None)
+        assert exit_index is not None
+        return Outputs(numbers_B, probabilities_BN, self.scores_KB[exit_index, numbers_B])
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[NDArray[np.float32], ExitPolicy]:
+    exits, count = draw(st.integers(0, 5)), draw(st.integers(0, 12))
+    value = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
+    scores = draw(st.lists(st.lists(value, min_size=count, max_size=count), min_size=exits, max_size=exits))
+    thresholds = draw(st.lists(value, min_size=exits, max_size=exits))
+    enabled = draw(st.lists(st.booleans(), min_size=exits, max_size=exits))
+    table = np.array(scores, np.float32).reshape(exits, count)
+    return table, ExitPolicy("confidence", tuple(thresholds), tuple(enabled))
+
+
+def expected_exits(scores_KB: NDArray[np.float32], policy: ExitPolicy) -> list[int]:
+    """One image at a time: the first exit, switched on, whose score is above its threshold."""
+    final = len(policy.thresholds)
+    return [
+        next((k for k in range(final) if policy.enabled[k] and column[k] > policy.thresholds[k]), final)
+        for column in scores_KB.T
+    ]
+
+
+@given(cases())
+@settings(max_examples=5000, deadline=None)
+def test_compacting(case: tuple[NDArray[np.float32], ExitPolicy]) -> None:
+    scores_KB, policy = case
+    backend, count = Mock(scores_KB, policy), scores_KB.shape[1]
+    answers = run_batch(backend, policy, np.arange(count, dtype=np.uint8)[:, None, None, None])
+    wanted = expected_exits(scores_KB, policy)
+    assert answers.exits_B.tolist() == wanted
+    assert answers.probabilities_BN.tolist() == [[b, k] for b, k in enumerate(wanted)]
+    on = [segment.exit or 0 for segment in backend.segments]
+    alive = [sum(k >= exit_index for k in wanted) for exit_index in on]
+    assert backend.ran == [n for n in alive if n]  # nothing is run for an image that has left
+
+
+def test_nan_is_an_error() -> None:
+    policy = ExitPolicy("confidence", (0.5,))
+    backend = Mock(np.array([[0.1, np.nan]], np.float32), policy)
+    with pytest.raises(ValueError, match="exit 0 gives NaN"):
+        run_batch(backend, policy, np.arange(2, dtype=np.uint8)[:, None, None, None])
