@@ -29,7 +29,10 @@ def packed(segment: Segment, arrays: Sequence[Any]) -> Outputs:
 
 
 class Backend(ABC):
-    """Runs the segments of one network. Made for a list of segments and a kind of score."""
+    """Runs the segments of one network. Made for a list of segments and a kind of score.
+
+    Features are only valid until the same thread runs the same segment again.
+    """
 
     name: ClassVar[str]
     segments: Sequence[Segment]
@@ -38,8 +41,18 @@ class Backend(ABC):
     def run(self, index: int, features: Any) -> Outputs:
         """Run a segment on the features of the one before, or on uint8 pixels [B, C, H, W]."""
 
+    def shrink(self, features: Any, rows: NDArray[np.intp]) -> Any:
+        """Some of the inputs, in ascending order. The others are overwritten.
+
+        Large new arrays cost more than the copying: the system has to map and clear their pages.
+        """
+        for to, row in enumerate(rows.tolist()):
+            if to != row:
+                features[to] = features[row]
+        return features[: len(rows)]
+
     def take(self, features: Any, rows: NDArray[np.intp]) -> Any:
-        """Some of the inputs, copied."""
+        """Some of the inputs, copied, so that they stay."""
         return features[rows]
 
     def join(self, parts: Sequence[Any]) -> Any:

@@ -53,7 +53,7 @@ def run_batch(backend: Backend, policy: ExitPolicy, pixels_BCHW: NDArray[np.uint
         staying = np.flatnonzero(~leaves_B)
         rows_B = rows_B[staying]
         if len(staying):
-            features = backend.take(features, staying)
+            features = backend.shrink(features, staying)
     return Answers(_in_order(parts, len(exits_B)), exits_B)
 
 

@@ -48,9 +48,13 @@ class OpenVINOBackend(Backend):
         request = self._request(index)
         request.set_input_tensor(openvino.Tensor(features, shared_memory=True))
         request.infer()
-        # copied, because the request writes into the same memory the next time
-        outputs = [request.get_output_tensor(i).data.copy() for i in range(len(request.model_outputs))]
-        return packed(self.segments[index], outputs)
+        outputs = packed(
+            self.segments[index],
+            [request.get_output_tensor(i).data for i in range(len(request.model_outputs))],
+        )
+        # the request writes into the same memory the next time
+        answers = [None if a is None else a.copy() for a in (outputs.probabilities_BN, outputs.score_B)]
+        return Outputs(outputs.features, *answers)
 
     def _request(self, index: int) -> openvino.InferRequest:
         """The thread's own: a request serves one at a time."""

@@ -50,6 +50,9 @@ class TorchBackend(Backend):
     def _call(self, index: int, features: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         return self._modules[index](features)
 
+    def shrink(self, features: Tensor, rows: NDArray[np.intp]) -> Tensor:
+        return self.take(features, rows)
+
     def take(self, features: Tensor, rows: NDArray[np.intp]) -> Tensor:
         return features[torch.from_numpy(rows).to(features.device)]
 

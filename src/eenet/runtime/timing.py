@@ -1,0 +1,221 @@
+"""How long early exit takes on this machine, against the plain backbone on the same backend."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eenet.network import EENet
+from eenet.policies import ExitPolicy
+from eenet.runtime.engines import run_batch
+from eenet.runtime.predictor import create_backend
+from eenet.runtime.segments import Segment, segments_of
+
+Pixels = NDArray[np.uint8]
+RUN_SECONDS = 0.5  # of the plain backbone in one run
+MOST_CALLS = 200  # in one run
+WARM_UP = 3  # calls of each
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something to be timed on a batch."""
+
+    name: str
+    call: Callable[[Pixels], Any]
+
+
+def bench(
+    network: EENet,
+    policy: ExitPolicy,
+    pixels_BCHW: Pixels,
+    *,
+    backend: str,
+    batch_size: int,
+    repeats: int = 7,
+    against: EENet | None = None,
+    on_progress: Callable[[int], None] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Time early exit and the plain backbone in turn on the same batches.
+
+    A run goes over some batches; after each batch of one comes the same batch of the others.
+
+    Args:
+        network: to be timed under a policy, and as the plain backbone without heads.
+        policy: when images leave.
+        pixels_BCHW: images, which decide who leaves where; taken again if they are too few.
+        backend: see `eenet.Predictor`.
+        batch_size: images that arrive together.
+        repeats: runs; times are the medians over them.
+        against: another network, without leaving early, such as a smaller one.
+        on_progress: called with 1 after every run.
+        options: of the backend.
+
+    Returns:
+        `backend`, `batch_size`; `plain_ms` and `early_exit_ms`, a batch, median over runs of
+        the mean; for both the percentiles over single batches, `plain_p50_ms` and so on, and
+        images a second; `exit_shares`; `speedup` = plain / early exit, and `mac_speedup`, what
+        MACs would say, `realised` = speedup / mac_speedup; `ideal_ms`, in which each image costs
+        only the backbone up to its exit, measured, and `efficiency` = ideal / early exit;
+        `against_ms` and `against_speedup` if there is another network.
+
+    Raises:
+        ValueError: no images, or the backend can't be had.
+    """
+    if not len(pixels_BCHW):
+        raise ValueError("there are no images to time with")
+    if batch_size < 1 or repeats < 1:
+        raise ValueError(f"batch_size {batch_size} and repeats {repeats} must be at least 1")
+    segments = segments_of(policy)
+    parts = [Segment(0, s.last, None) for s in segments[:-1]]
+    fast = create_backend(backend, network, [*segments, *parts], policy.score, **options)
+    contenders = [
+        Contender("early_exit", lambda batch: run_batch(fast, policy, batch)),
+        _plain("plain", network, backend, **options),
+    ]
+    for i in range(len(parts)):
+        contenders.append(Contender(f"part {i}", lambda x, i=len(segments) + i: fast.run(i, x)))
+    if against is not None:
+        contenders.append(_plain("against", against, backend, **options))
+    batches = list(islice(_batches(pixels_BCHW, batch_size), MOST_CALLS))
+    for contender in contenders:
+        for batch in batches[:WARM_UP]:
+            contender.call(batch)
+    batches = _enough(contenders[1], batches)
+    times = {contender.name: np.zeros((repeats, len(batches))) for contender in contenders}
+    for run in range(repeats):
+        for i, batch in enumerate(batches):
+            for contender in contenders:
+                start = time.perf_counter()
+                contender.call(batch)
+                times[contender.name][run, i] = 1e3 * (time.perf_counter() - start)
+        if on_progress is not None:
+            on_progress(1)
+    exits_B = np.concatenate([run_batch(fast, policy, batch).exits_B for batch in batches])
+    shares = np.bincount(exits_B, minlength=network.num_exits + 1) / len(exits_B)
+    return _row(network, policy, backend, batch_size, shares, times)
+
+
+def stage_times(
+    network: EENet,
+    pixels_BCHW: Pixels,
+    *,
+    backend: str,
+    batch_size: int,
+    repeats: int = 30,
+    **options: Any,
+) -> dict[str, Any]:
+    """Milliseconds that every stage and every head takes for a batch: medians, measured in turn.
+
+    Returns:
+        `backend`, `batch_size`, `stage_ms` (K), `head_ms` (K - 1), `plain_ms`.
+    """
+    final = network.num_exits
+    policy = ExitPolicy("confidence", (2.0,) * final)
+    segments = [*segments_of(policy), *(Segment(k, k, None) for k in range(final))]
+    fast = create_backend(backend, network, segments, policy.score, **options)
+    plain = _plain("plain", network, backend, **options)
+    batch = next(_batches(pixels_BCHW, batch_size))
+    seen: dict[str, list[float]] = {}
+
+    def clock(name: str, call: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        result = call()
+        seen.setdefault(name, []).append(1e3 * (time.perf_counter() - start))
+        return result
+
+    for _ in range(WARM_UP + repeats):
+        clock("plain", lambda: plain.call(batch))
+        features: Any = batch
+        for k in range(final):
+            clock(f"bare {k}", lambda k=k, x=features: fast.run(final + 1 + k, x))
+            features = clock(f"whole {k}", lambda k=k, x=features: fast.run(k, x)).features
+        clock("last", lambda x=features: fast.run(final, x))
+    ms = {name: median(values[WARM_UP:]) for name, values in seen.items()}
+    return {
+        "backend": backend,
+        "batch_size": batch_size,
+        "stage_ms": [*(ms[f"bare {k}"] for k in range(final)), ms["last"]],
+        "head_ms": [max(ms[f"whole {k}"] - ms[f"bare {k}"], 0.0) for k in range(final)],
+        "plain_ms": ms["plain"],
+    }
+
+
+def _plain(name: str, network: EENet, backend: str, **options: Any) -> Contender:
+    final = network.num_exits
+    fast = create_backend(backend, network, [Segment(0, final, final)], "confidence", **options)
+    return Contender(name, lambda batch: fast.run(0, batch))
+
+
+def _batches(pixels_BCHW: Pixels, batch_size: int) -> Any:
+    """Batches without end, going round."""
+    rows = cycle(range(len(pixels_BCHW)))
+    while True:
+        yield np.ascontiguousarray(pixels_BCHW[list(islice(rows, batch_size))])
+
+
+def _enough(plain: Contender, batches: list[Pixels]) -> list[Pixels]:
+    """As many batches as the plain backbone runs in half a second, at least two."""
+    start = time.perf_counter()
+    plain.call(batches[0])
+    each = time.perf_counter() - start
+    return batches[: max(2, min(len(batches), round(RUN_SECONDS / each)))]
+
+
+def _row(
+    network: EENet,
+    policy: ExitPolicy,
+    backend: str,
+    batch_size: int,
+    shares: NDArray[np.float64],
+    times: dict[str, NDArray[np.float64]],
+) -> dict[str, Any]:
+    def ms(name: str) -> float:
+        return float(np.median(times[name].mean(1)))
+
+    def ratio(slow: str, fast: str) -> float:
+        return float(np.median(times[slow].mean(1) / times[fast].mean(1)))
+
+    on = [k for k, enabled in enumerate(policy.enabled) if enabled]
+    ideal = shares[-1] * times["plain"].mean(1)
+    for i, k in enumerate(on):
+        ideal = ideal + shares[k] * times[f"part {i}"].mean(1)
+    speedup, mac_speedup = ratio("plain", "early_exit"), 1 / float(shares @ network.costs(policy.enabled))
+    row = {
+        "backend": backend,
+        "batch_size": batch_size,
+        "plain_ms": ms("plain"),
+        "early_exit_ms": ms("early_exit"),
+        "ideal_ms": float(np.median(ideal)),
+        "speedup": speedup,
+        "mac_speedup": mac_speedup,
+        "realised": speedup / mac_speedup,
+        "efficiency": float(np.median(ideal / times["early_exit"].mean(1))),
+        "exit_shares": shares.tolist(),
+    }
+    for name in ("plain", "early_exit"):
+        for percent in (50, 95, 99):
+            row[f"{name}_p{percent}_ms"] = float(np.percentile(times[name], percent))
+        row[f"{name}_images_per_second"] = 1e3 * batch_size / ms(name)
+    if "against" in times:
+        row |= {"against_ms": ms("against"), "against_speedup": ratio("against", "early_exit")}
+    return row
+
+
+def time_as_cost(measured: dict[str, Any]) -> dict[str, Any]:
+    """Stage times in place of MACs, in nanoseconds: what `Records` and `relative_costs` count with."""
+
+    def ns(values: Sequence[float]) -> list[int]:
+        return [round(1e6 * value) for value in values]
+
+    return {
+        "stage_macs": ns(measured["stage_ms"]),
+        "head_macs": ns(measured["head_ms"]),
+        "backbone_macs": ns([measured["plain_ms"]])[0],
+    }
