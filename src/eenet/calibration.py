@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ PRICE_STEPS = 24  # halvings in the search for the right one
 SWEEPS = 6  # over the exits, for one price, at most
 IDLE_SHARE = 2 * DEAD_SHARE  # with a margin, so that an exit is not dead on other images
 IDLE_PRICE = 0.002  # in accuracy, for keeping one
+MOST_EXITS = 6  # for which every choice of exits is tried
 BUDGET_STEP = 0.025  # between the policies of a checkpoint
 
 
@@ -58,7 +60,11 @@ def policies_for_budgets(records: Records) -> dict[str, ExitPolicy]:
 
 
 def policy_for_budget(
-    records: Records, budget: float, *, scores: Sequence[str] = ("confidence",)
+    records: Records,
+    budget: float,
+    *,
+    scores: Sequence[str] = ("confidence",),
+    any_exits: bool = False,
 ) -> ExitPolicy:
     """The most accurate policy found on these inputs whose mean cost keeps the budget.
 
@@ -73,6 +79,8 @@ def policy_for_budget(
         records: of held-out inputs, not those trained on.
         budget: wanted mean relative cost.
         scores: what to compare with thresholds, see `eenet.policies.SCORES`; the best one is taken.
+        any_exits: also try to switch exits off where images would leave: with up to 6 exits every
+            choice, else all but one at a time. For costs that heads have a large part in.
 
     Raises:
         ValueError: the budget is below the cheapest exit's cost, or there are no inputs.
@@ -84,7 +92,13 @@ def policy_for_budget(
         raise ValueError(
             f"budget {budget} is impossible: leaving at the first exit already costs {cheapest:.3f}"
         )
-    found = [candidate for score in scores for candidate in _candidates(records, budget, score)]
+    starts = _choices(len(records.head_macs)) if any_exits else [(True,) * len(records.head_macs)]
+    found = [
+        candidate
+        for score in scores
+        for start in starts
+        for candidate in _candidates(records, budget, score, start)
+    ]
 
     def worth(candidate: tuple[str, _Exits, list[float]]) -> tuple[float, float]:
         """Accuracy, of which an exit that is run in vain must earn some; then the one that computes more."""
@@ -96,10 +110,19 @@ def policy_for_budget(
     return exits.policy(score, thresholds)
 
 
-def _candidates(records: Records, budget: float, score: str) -> Iterator[tuple[str, "_Exits", list[float]]]:
-    """With all exits on, without the idlest, ..., until none is idle: first shared, then own thresholds."""
+def _choices(num_exits: int) -> list[tuple[bool, ...]]:
+    """Which exits to start with: always all, and never none."""
+    if num_exits <= MOST_EXITS:
+        return [on for on in product((True, False), repeat=num_exits) if any(on)]
+    return [(True,) * num_exits, *(tuple(k != off for k in range(num_exits)) for off in range(num_exits))]
+
+
+def _candidates(
+    records: Records, budget: float, score: str, start: Sequence[bool]
+) -> Iterator[tuple[str, "_Exits", list[float]]]:
+    """With these exits on, without the idlest, ..., until none is idle: first shared, then own thresholds."""
     scores_KB = recorded_scores(records, score)
-    enabled = [True] * len(scores_KB)
+    enabled = list(start)
     while any(enabled):
         exits = _Exits(records, scores_KB, enabled)
         thresholds: list[float] | None = [exits.shared(budget)] * len(exits.on)

@@ -47,6 +47,8 @@ class Config:
     """What is used unless something else is asked for."""
     budgets: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Policies for other budgets, such as "0.500"."""
+    timings: list[dict[str, Any]] = field(default_factory=list)
+    """Measured times of stages and heads, see `eenet.runtime.timing.stage_times`."""
     provenance: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
@@ -109,6 +111,7 @@ def read_config(directory: Path) -> Config:
             f"{path}: 'format_version' is {version!r}; this eenet reads version {FORMAT_VERSION}"
         )
     known = {f.name for f in fields(Config)}
+    values.setdefault("timings", [])
     for key in sorted(known - values.keys()):
         raise ValueError(f"{path}: key {key!r} is missing")
     for key in sorted(values.keys() - known):
@@ -183,6 +186,7 @@ _CONFIG_CHECKS: dict[str, tuple[str, Callable[[Any, Mapping[str, Any]], bool]]] 
         lambda v, _: isinstance(v, dict) and all(_is_budget(k) and isinstance(p, dict) for k, p in v.items()),
     ),
     "policy": ("an object, or null", lambda v, _: v is None or isinstance(v, dict)),
+    "timings": ("a list of objects", lambda v, _: _list_of(v, [dict])),
     "provenance": ("an object", lambda v, _: isinstance(v, dict)),
 }
 

@@ -1,4 +1,4 @@
-"""The command line: parse, call one function of `pipeline`, print."""
+"""The command line: parse, call one function of `pipeline` or `verbs`, print."""
 
 import contextlib
 import difflib
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -108,9 +108,9 @@ def evaluate(
         split: train, validation or test.
         budget: Wanted mean relative cost. Default: the policy of the checkpoint.
     """
-    from eenet import pipeline
+    from eenet import pipeline, verbs
 
-    measured = pipeline.evaluate_checkpoint(checkpoint, data, split=split, budget=budget)
+    measured = verbs.evaluate_checkpoint(checkpoint, data, split=split, budget=budget)
     return _show(measured, pipeline.table(measured), as_json)
 
 
@@ -131,15 +131,101 @@ def predict(
         budget: Wanted mean relative cost. Default: the policy of the checkpoint.
         backend: torch, onnxruntime or openvino. Default: the fastest for this number of images.
     """
-    from eenet import pipeline
+    from eenet import verbs
     from eenet.report import format_table
 
-    rows = pipeline.predict(checkpoint, images, budget=budget, backend=backend)
+    rows = verbs.predict(checkpoint, images, budget=budget, backend=backend)
     cells = [
         [r["file"], r["label"], f"{r['probability']:.3f}", str(r["exit"]), f"{r['relative_cost']:.3f}"]
         for r in rows
     ]
     return _show(rows, format_table(["file", "label", "probability", "exit", "cost"], cells), as_json)
+
+
+def calibrate(
+    checkpoint: Positional[str],
+    /,
+    *,
+    data: str,
+    budget: float,
+    split: str = "validation",
+    objective: Literal["macs", "latency"] = "macs",
+    backend: str | None = None,
+    batch_size: int = 1,
+    out: Path | None = None,
+    as_json: Json = False,
+) -> int:
+    """Set a checkpoint's thresholds for a budget on one half of a split, and report on the other.
+
+    Args:
+        checkpoint: A checkpoint directory.
+        data: Data set with images that the network wasn't trained on.
+        budget: Wanted mean cost, relative to the plain backbone.
+        split: train, validation or test.
+        objective: What a cost is: MACs, or time measured on this machine.
+        backend: What to time. Default: ONNX Runtime if it is installed, else torch.
+        batch_size: Images that arrive together, when timing.
+        out: Directory for a copy with the new policy. Default: the checkpoint is changed.
+    """
+    from eenet import verbs
+
+    found = verbs.calibrate(
+        checkpoint,
+        data,
+        budget=budget,
+        split=split,
+        objective=objective,
+        backend=backend,
+        batch_size=batch_size,
+        out=out,
+    )
+    return _show(found, _lines({k: v for k, v in found.items() if k != "timings"}), as_json)
+
+
+def bench(
+    checkpoint: Positional[str],
+    /,
+    *,
+    data: str | None = None,
+    backends: tuple[str, ...] = (),
+    batch_sizes: tuple[int, ...] = (1, 64),
+    against: str | None = None,
+    budget: float | None = None,
+    repeats: int = 7,
+    threads: int | None = None,
+    as_json: Json = False,
+) -> int:
+    """Time early exit against the plain backbone on this machine, on the same backend, paired.
+
+    Args:
+        checkpoint: A checkpoint directory, or a model on the Hugging Face hub.
+        data: Data set whose test images are run. Default: the one it was trained on.
+        backends: torch, onnxruntime, openvino. Default: all that are installed.
+        batch_sizes: Images that arrive together.
+        against: Another checkpoint, run without leaving early: a smaller network.
+        budget: Wanted mean relative cost. Default: the policy of the checkpoint.
+        repeats: Runs; times are medians over them.
+        threads: Of ONNX Runtime and OpenVINO. Default: one per core.
+    """
+    from eenet import verbs
+    from eenet.report import format_table
+
+    found = verbs.bench(
+        checkpoint,
+        data_name=data,
+        backends=backends,
+        batch_sizes=batch_sizes,
+        against=against,
+        budget=budget,
+        repeats=repeats,
+        threads=threads,
+    )
+    shown = ["plain_ms", "early_exit_ms", "speedup", "mac_speedup", "efficiency", "early_exit_p95_ms"]
+    shown += ["against_speedup"] if against else []
+    cells = [[r["backend"], str(r["batch_size"]), *(f"{r[key]:.3g}" for key in shown)] for r in found["rows"]]
+    header = ["backend", "batch", *(key.removesuffix("_ms").replace("_", " ") for key in shown)]
+    note = f"times in ms per batch, median of {repeats} runs, on {found['hardware']}"
+    return _show(found, f"{format_table(header, cells)}\n\n{note}", as_json)
 
 
 def info(
@@ -151,10 +237,10 @@ def info(
         name: A checkpoint, or a timm backbone.
         input_size: Channels, height and width at which to look at a backbone.
     """
-    from eenet import pipeline
+    from eenet import verbs
     from eenet.report import format_table
 
-    found = pipeline.info(name, input_size=input_size)
+    found = verbs.info(name, input_size=input_size)
     if "cuts" not in found:
         return _show(found, _lines(found), as_json)
     cuts = [[c["name"], f"{c['fraction']:.3f}", "×".join(map(str, c["feature_size"]))] for c in found["cuts"]]
@@ -164,9 +250,9 @@ def info(
 
 def list_names(*, as_json: Json = False) -> int:
     """Known recipes, data sets and backbones."""
-    from eenet import pipeline
+    from eenet import verbs
 
-    found = pipeline.list_names()
+    found = verbs.list_names()
     recipes = "\n".join(f"  {name:<18} {about}" for name, about in found["recipes"].items())
     text = (
         f"recipes\n{recipes}\n\n"
@@ -176,7 +262,15 @@ def list_names(*, as_json: Json = False) -> int:
     return _show(found, text, as_json)
 
 
-VERBS = {"train": train, "eval": evaluate, "predict": predict, "info": info, "list": list_names}
+VERBS = {
+    "train": train,
+    "eval": evaluate,
+    "predict": predict,
+    "calibrate": calibrate,
+    "bench": bench,
+    "info": info,
+    "list": list_names,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,10 +1,9 @@
-"""What each verb does from end to end: train, eval, predict, info, list."""
+"""What training does from end to end: train → gates and thresholds → records → report → checkpoint."""
 
-import glob
 import os
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,32 +20,25 @@ from eenet.calibration import policies_for_budgets
 from eenet.checkpoint import (
     CONFIG_FILE,
     WEIGHTS_FILE,
-    checkpoint_directory,
     read_config,
     write_atomically,
 )
-from eenet.console import progress
 from eenet.evaluation import evaluate
 from eenet.image_sets import Images
-from eenet.images import IMAGE_SUFFIXES
 from eenet.network import (
     EENet,
     convert,
     create_model,
-    default_input_size,
     timm_backbone,
     trained_backbone,
     without_exits,
 )
 from eenet.objectives import TRAIN_CONFIDENCE
-from eenet.recipes import RECIPES
 from eenet.report import Shown, build_report, format_table
-from eenet.runtime import Predictor
-from eenet.stages import trace
 from eenet.training import STATE_FILE, TrainConfig, calibrate, fit, process_state
 
 RECORDS_FILE, REPORT_FILE = "records-{split}.safetensors", "report.html"
-FEW_IMAGES = 500  # to make a graph for a faster backend would take longer than to label them
+
 REPORT_BYTES = 10e6  # most of it is the plotting library
 
 
@@ -228,94 +220,6 @@ def _check_is_trained(config: TrainConfig, classes: int) -> None:
         )
 
 
-def evaluate_checkpoint(
-    checkpoint: str | Path, data_name: str, *, split: str = "test", budget: float | None = None
-) -> dict[str, Any]:
-    """Run a checkpoint's policy on a data set, or the one it has for another budget.
-
-    Returns:
-        All of `eenet.evaluation.evaluate`.
-
-    Raises:
-        FileNotFoundError, ValueError: checkpoint or data can't be read or don't fit each other.
-    """
-    network = EENet.from_pretrained(checkpoint)
-    policy = network.config.exit_policy(budget)
-    images = data.load(data_name, split, size=network.config.input_size[1:])
-    with progress("evaluating", len(images)) as advance:
-        records = recording.collect(network, images, on_progress=advance)
-    return evaluate(records, policy)
-
-
-def predict(
-    checkpoint: str | Path,
-    inputs: Sequence[str],
-    *,
-    budget: float | None = None,
-    backend: str | None = None,
-) -> list[dict[str, Any]]:
-    """Label image files, directories of images, and globs, with the checkpoint's policy or for a budget.
-
-    Args:
-        checkpoint: directory or name.
-        inputs: what to label.
-        budget: wanted mean relative cost.
-        backend: see `eenet.Predictor`. Default: torch for a few images, which needs no preparation.
-
-    Returns:
-        For each image `file`, `label`, `probability`, `exit`, `relative_cost`.
-
-    Raises:
-        FileNotFoundError, ValueError: the checkpoint or an image can't be read.
-    """
-    files = _image_files(inputs)
-    if backend is None and len(files) < FEW_IMAGES:
-        backend = "torch"
-    predictor = Predictor(checkpoint, budget=budget, backend=backend)
-    rows = []
-    with progress("predicting", len(files)) as advance:
-        for path, prediction in zip(files, predictor.predict_many(files), strict=True):
-            answer = asdict(prediction)
-            del answer["class_index"]
-            rows.append({"file": str(path), **answer})
-            advance(1)
-    return rows
-
-
-def info(name: str, *, input_size: Sequence[int] | None = None) -> dict[str, Any]:
-    """What a checkpoint holds, or where a backbone can be cut.
-
-    Args:
-        name: a checkpoint, or a timm backbone.
-        input_size: (channels, height, width) at which to look at a backbone.
-
-    Raises:
-        FileNotFoundError, ValueError: neither a checkpoint nor a backbone.
-    """
-    if not Path(name).exists() and "/" not in name:
-        module = timm_backbone(name, {"in_chans": input_size[0]} if input_size else {})
-        traced = trace(module, input_size or default_input_size(module))
-        return {
-            "backbone": name,
-            "input_size": list(traced.input_size),
-            "num_classes": traced.num_classes,
-            "macs": traced.macs,
-            "parameters": sum(p.numel() for p in module.parameters()),
-            "cuts": [asdict(cut) for cut in traced.cuts],
-        }
-    config = read_config(checkpoint_directory(name))
-    return {"checkpoint": name, **asdict(config)}
-
-
-def list_names() -> dict[str, Any]:
-    """Known recipes, data sets and this package's own backbones."""
-    return {
-        "recipes": {name: recipe.about for name, recipe in RECIPES.items()},
-        "data": list(data.SOURCES),
-        "backbones": timm.list_models("*_cifar"),
-    }
-
-
 def table(measured: dict[str, Any]) -> str:
     """An evaluation as text, an exit a line."""
     final = len(measured["costs"]) - 1
@@ -399,23 +303,3 @@ def _card(shown: Shown, measured: dict[str, Any]) -> str:
         f"Relative cost is MACs spent per image, exit heads included, divided by those of the plain "
         f"backbone.\n\n## How to reproduce\n\n```\n{shown.command}\n```\n"
     )
-
-
-def _image_files(inputs: Sequence[str]) -> list[Path]:
-    files: list[Path] = []
-    for given in inputs:
-        path = Path(given)
-        if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-            if not found:
-                raise FileNotFoundError(f"no image in the directory {path}")
-        elif path.exists() or not glob.has_magic(given):
-            found = [path]
-        else:
-            found = [Path(name) for name in sorted(glob.glob(given, recursive=True))]  # noqa: PTH207
-            if not found:
-                raise FileNotFoundError(f"no file matches {given}")
-        files += found
-    if not files:
-        raise ValueError("give at least one image file, directory or glob")
-    return files

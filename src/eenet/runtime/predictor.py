@@ -97,7 +97,7 @@ class Predictor:
         self._costs = self.network.costs(policy.enabled)
         given: Any = (self.network, segments_of(policy), policy.score)
         options = {"threads": threads, "precision": None if precision == "f32" else precision}
-        if backend is None and network is not self.network and _installed("onnxruntime"):
+        if backend is None and network is not self.network and installed("onnxruntime"):
             try:
                 self.backend = create_backend("onnxruntime", *given, **options)
             except ValueError as error:
@@ -157,7 +157,7 @@ def create_backend(
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}; choose from {', '.join(BACKENDS)}")
     module, kind, extra, known = BACKENDS[name]
-    if not _installed(name):
+    if not installed(name):
         raise ValueError(f"backend {name!r} is not installed; pip install 'eenet[{extra}]'")
     if name != "torch" and next(network.parameters()).device.type != "cpu":
         raise ValueError(f"backend {name!r} runs on the CPU, the network is on another device")
@@ -171,6 +171,7 @@ def create_backend(
     return cast(Backend, create(network, segments, score, **given))
 
 
-def _installed(name: str) -> bool:
+def installed(name: str) -> bool:
+    """Whether a backend's libraries are."""
     needed = [name] if name == "torch" else [name, "onnx", "onnxscript"]
     return all(importlib.util.find_spec(package) is not None for package in needed)

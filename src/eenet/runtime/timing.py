@@ -1,8 +1,9 @@
 """How long early exit takes on this machine, against the plain backbone on the same backend."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, islice
 from statistics import median
 from typing import Any
@@ -18,6 +19,7 @@ from eenet.runtime.segments import Segment, segments_of
 
 Pixels = NDArray[np.uint8]
 RUN_SECONDS = 0.5  # of the plain backbone in one run
+BLOCK_SECONDS = 0.05
 MOST_CALLS = 200  # in one run
 WARM_UP = 3  # calls of each
 
@@ -44,7 +46,8 @@ def bench(
 ) -> dict[str, Any]:
     """Time early exit and the plain backbone in turn on the same batches.
 
-    A run goes over some batches; after each batch of one comes the same batch of the others.
+    A run goes over some batches, in blocks of a twentieth of a second: a block by one, the same
+    block by the next, so that all see the same weather and each finds its own data in the caches.
 
     Args:
         network: to be timed under a policy, and as the plain backbone without heads.
@@ -80,21 +83,22 @@ def bench(
         _plain("plain", network, backend, **options),
     ]
     for i in range(len(parts)):
-        contenders.append(Contender(f"part {i}", lambda x, i=len(segments) + i: fast.run(i, x)))
+        contenders.append(Contender(f"part {i}", partial(fast.run, len(segments) + i)))
     if against is not None:
         contenders.append(_plain("against", against, backend, **options))
     batches = list(islice(_batches(pixels_BCHW, batch_size), MOST_CALLS))
     for contender in contenders:
         for batch in batches[:WARM_UP]:
             contender.call(batch)
-    batches = _enough(contenders[1], batches)
+    batches, block = _enough(contenders[1], batches)
     times = {contender.name: np.zeros((repeats, len(batches))) for contender in contenders}
     for run in range(repeats):
-        for i, batch in enumerate(batches):
+        for first in range(0, len(batches), block):
             for contender in contenders:
-                start = time.perf_counter()
-                contender.call(batch)
-                times[contender.name][run, i] = 1e3 * (time.perf_counter() - start)
+                for i, batch in enumerate(batches[first : first + block], first):
+                    start = time.perf_counter()
+                    contender.call(batch)
+                    times[contender.name][run, i] = 1e3 * (time.perf_counter() - start)
         if on_progress is not None:
             on_progress(1)
     exits_B = np.concatenate([run_batch(fast, policy, batch).exits_B for batch in batches])
@@ -150,7 +154,7 @@ def stage_times(
 def _plain(name: str, network: EENet, backend: str, **options: Any) -> Contender:
     final = network.num_exits
     fast = create_backend(backend, network, [Segment(0, final, final)], "confidence", **options)
-    return Contender(name, lambda batch: fast.run(0, batch))
+    return Contender(name, partial(fast.run, 0))
 
 
 def _batches(pixels_BCHW: Pixels, batch_size: int) -> Any:
@@ -160,12 +164,13 @@ def _batches(pixels_BCHW: Pixels, batch_size: int) -> Any:
         yield np.ascontiguousarray(pixels_BCHW[list(islice(rows, batch_size))])
 
 
-def _enough(plain: Contender, batches: list[Pixels]) -> list[Pixels]:
-    """As many batches as the plain backbone runs in half a second, at least two."""
+def _enough(plain: Contender, batches: list[Pixels]) -> tuple[list[Pixels], int]:
+    """As many batches as the plain backbone runs in half a second, at least two; and as many make a block."""
     start = time.perf_counter()
     plain.call(batches[0])
     each = time.perf_counter() - start
-    return batches[: max(2, min(len(batches), round(RUN_SECONDS / each)))]
+    count = max(2, min(len(batches), round(RUN_SECONDS / each)))
+    return batches[:count], max(1, round(BLOCK_SECONDS / each))
 
 
 def _row(
@@ -206,16 +211,3 @@ def _row(
     if "against" in times:
         row |= {"against_ms": ms("against"), "against_speedup": ratio("against", "early_exit")}
     return row
-
-
-def time_as_cost(measured: dict[str, Any]) -> dict[str, Any]:
-    """Stage times in place of MACs, in nanoseconds: what `Records` and `relative_costs` count with."""
-
-    def ns(values: Sequence[float]) -> list[int]:
-        return [round(1e6 * value) for value in values]
-
-    return {
-        "stage_macs": ns(measured["stage_ms"]),
-        "head_macs": ns(measured["head_ms"]),
-        "backbone_macs": ns([measured["plain_ms"]])[0],
-    }

@@ -1,0 +1,114 @@
+"""calibrate and bench, run as a user runs them."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eenet.checkpoint import read_config
+from eenet.cli import main
+from eenet.network import create_model
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EENET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("verbs") / "run"
+    words = ["train", "digits", "--model", "resnet8_w4_cifar", "--num-exits", "2", "--epochs", "3"]
+    assert main([*words, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def checkpoint(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "copy"))
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main([*words, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("\n") == 1  # one object and nothing else
+    return json.loads(captured.out)
+
+
+def test_calibrate_for_macs(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(capsys, "calibrate", str(checkpoint), "--data", "digits", "--budget", "0.8")
+    assert found["num_examples"] == 144  # the other half
+    assert found["relative_cost"] == pytest.approx(0.8, abs=0.1)
+    policy = read_config(checkpoint).policy
+    assert policy is not None
+    assert list(policy["thresholds"]) == found["thresholds"]
+    assert "Policy set again" in (checkpoint / "README.md").read_text()
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
+def test_calibrate_for_latency(
+    checkpoint: Path, tmp_path: Path, backend: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (checkpoint / "config.json").read_bytes()
+    words = [
+        "--objective",
+        "latency",
+        "--backend",
+        backend,
+        "--batch-size",
+        "8",
+        "--out",
+        str(tmp_path / "b"),
+    ]
+    found = run(capsys, "calibrate", str(checkpoint), "--data", "digits", "--budget", "3", *words)
+    assert found["relative_time"] < 3
+    timings = found["timings"]
+    assert len(timings["stage_ms"]) == 3
+    assert len(timings["head_ms"]) == 2
+    assert min(timings["stage_ms"]) > 0
+    assert sum(timings["stage_ms"]) == pytest.approx(timings["plain_ms"], rel=0.9)
+    assert (checkpoint / "config.json").read_bytes() == before
+    (stored,) = read_config(tmp_path / "b").timings
+    assert stored["backend"] == backend
+    assert stored["stage_ms"] == timings["stage_ms"]
+    assert main(["eval", str(tmp_path / "b"), "--data", "digits"]) == 0
+
+
+def test_bench(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--batch-sizes", "1", "16", "--repeats", "2", "--against", str(checkpoint)]
+    found = run(capsys, "bench", str(checkpoint), *words)
+    assert [(r["backend"], r["batch_size"]) for r in found["rows"]] == [
+        (backend, size) for backend in ("torch", "onnxruntime", "openvino") for size in (1, 16)
+    ]
+    costs = create_model("resnet8_w4_cifar", num_exits=2, num_classes=10, input_size=(1, 8, 8)).costs_K
+    for row in found["rows"]:
+        assert sum(row["exit_shares"]) == pytest.approx(1)
+        cost = sum(share * cost for share, cost in zip(row["exit_shares"], costs, strict=True))
+        assert row["mac_speedup"] == pytest.approx(1 / cost)
+        assert row["realised"] == pytest.approx(row["speedup"] / row["mac_speedup"])
+        assert row["plain_p50_ms"] <= row["plain_p95_ms"] <= row["plain_p99_ms"]
+        speed = 1000 * row["batch_size"] / row["early_exit_ms"]
+        assert row["early_exit_images_per_second"] == pytest.approx(speed)
+        assert row["against_ms"] > 0
+    assert main(["bench", str(checkpoint), "--backends", "torch", "--repeats", "1"]) == 0
+    assert "early exit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        (["bench", "CKPT", "--backends", "tvm"], "unknown backend 'tvm'"),
+        (["bench", "CKPT", "--batch-sizes", "0"], "batch_size 0"),
+        (["calibrate", "CKPT", "--data", "digits", "--budget", "0.01"], "budget 0.01 is impossible"),
+        (["calibrate", "CKPT", "--data", "digits", "--budget", "0.5", "--objective", "watts"], "watts"),
+        (["predict", "CKPT", "CKPT/README.md", "--backend", "tvm"], "unknown backend 'tvm'"),
+    ],
+)
+def test_refusals(checkpoint: Path, words: list[str], wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([word.replace("CKPT", str(checkpoint)) for word in words]) == 2
+    assert wrong in capsys.readouterr().err
