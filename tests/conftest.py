@@ -1,6 +1,7 @@
 """Tests run on two threads, without the network, and always from the same random numbers."""
 
 import os
+from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -39,4 +40,26 @@ def network(digits: ImageSet) -> EENet:
     )
     network.config.mean, network.config.std = digits.mean_std()
     network.config.class_names = digits.class_names
+    return network.eval()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def graph_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Graphs that tests make are not kept."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EENET_CACHE", str(tmp_path_factory.mktemp("graphs")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained() -> EENet:
+    """Random weights, with scores that differ between images."""
+    torch.manual_seed(0)
+    digits = data.load("digits", "validation")
+    network = create_model("resnet8_w4_cifar", placement=CUTS, num_classes=10, input_size=digits.image_size)
+    network.config.mean, network.config.std = digits.mean_std()
+    network.config.class_names = digits.class_names
+    for name, parameter in network.heads.named_parameters():
+        if name.endswith(("classifier.weight", "output.weight")):
+            torch.nn.init.normal_(parameter)
     return network.eval()

@@ -1,5 +1,6 @@
 """The reference predictor: leaves where the records say, skips the rest, takes any kind of image."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +101,31 @@ def test_records_round_trip(network: EENet, digits: ImageSet, tmp_path: Path) ->
 def test_batch_size_does_not_matter(network: EENet, digits: ImageSet) -> None:
     one, many = (records.collect(network, digits, batch_size=size) for size in (7, 500))
     torch.testing.assert_close(one.logits_KBN, many.logits_KBN, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["compacting", "queued"])
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_engines_agree_in_order(network: EENet, digits: ImageSet, engine: str, batch_size: int) -> None:
+    wanted = list(Predictor(network, policy=HALF).predict_many(digits.pixels_BCHW[:100]))
+    with Predictor(network, policy=HALF, engine=engine, batch_size=batch_size) as predictor:
+        found = list(predictor.predict_many(digits.pixels_BCHW[:100]))
+    assert [(p.label, p.exit) for p in found] == [(p.label, p.exit) for p in wanted]
+
+
+def test_any_number_of_images_are_taken_as_they_are_needed(network: EENet) -> None:
+    taken = []
+
+    def endless() -> Iterator[np.ndarray]:
+        while True:
+            taken.append(1)
+            yield np.zeros((8, 8), np.uint8)
+
+    predictions = Predictor(network, policy=HALF, batch_size=8).predict_many(endless())
+    for _ in range(20):
+        next(predictions)
+    assert len(taken) == 24
+
+
+def test_unknown_engine(network: EENet) -> None:
+    with pytest.raises(ValueError, match="unknown engine 'quick'; choose from compacting, queued"):
+        Predictor(network, engine="quick")

@@ -1,24 +1,19 @@
 """Fast equals slow: every backend and batch size against the reference, and engines against mock segments."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import CUTS
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
+from runtime_cases import Mock, cases, expected_exits, images_of, policy_with_shares
 
-from eenet import data
 from eenet.image_sets import ImageSet
-from eenet.images import normalize
-from eenet.network import EENet, create_model
+from eenet.network import EENet
 from eenet.policies import SCORES, ExitPolicy
 from eenet.runtime import Predictor
-from eenet.runtime.backends import Backend, Outputs
 from eenet.runtime.engines import run_batch
 from eenet.runtime.predictor import BACKENDS, create_backend
 from eenet.runtime.reference import run_one
@@ -27,46 +22,13 @@ from eenet.runtime.segments import Segment, segments_of
 GUARD = 1e-4  # kernels round differently; an image this near to a threshold may take either way
 
 
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EENET_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def trained() -> EENet:
-    """Random weights, with scores that differ between images."""
-    torch.manual_seed(0)
-    digits = data.load("digits", "validation")
-    network = create_model("resnet8_w4_cifar", placement=CUTS, num_classes=10, input_size=digits.image_size)
-    network.config.mean, network.config.std = digits.mean_std()
-    network.config.class_names = digits.class_names
-    for head in network.heads:
-        torch.nn.init.normal_(head.classifier.weight, std=1.0)
-        torch.nn.init.normal_(head.confidence.output.weight)
-    return network.eval()
-
-
-def policy_with_shares(network: EENet, images: ImageSet, score: str, enabled: Sequence[bool]) -> ExitPolicy:
-    """Thresholds at the median score of each exit."""
-    inputs = normalize(images.pixels_BCHW, network.config.mean, network.config.std)
-    with torch.inference_mode():
-        outputs = network(inputs)
-    thresholds = [
-        SCORES[score](logits_BN, z_B).median().item() + 1e-6
-        for logits_BN, z_B in zip(outputs.logits_KBN, outputs.confidence_logits_KB, strict=False)
-    ]
-    return ExitPolicy(score, tuple(thresholds), tuple(enabled))
-
-
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_equals_the_reference(trained: EENet, digits: ImageSet, backend: str, score: str) -> None:
     enabled = (True, score != "margin", True)
     policy = policy_with_shares(trained, digits, score, enabled)
     images = digits.pixels_BCHW[:60]
-    inputs = normalize(images, trained.config.mean, trained.config.std)
+    inputs = images_of(trained, images)
     slow = [run_one(trained, policy, image) for image in inputs]
     exits = torch.tensor([exit_index for _, exit_index in slow])
     assert len(exits.unique()) == 1 + sum(enabled)
@@ -96,7 +58,7 @@ def test_parts_of_the_backbone(trained: EENet, digits: ImageSet, backend: str) -
     policy = ExitPolicy("confidence", (0.0,) * 3, (False,) * 3)
     pixels = digits.pixels_BCHW[:5]
     fast = create_backend(backend, trained, [*segments_of(policy), Segment(0, 1, None)], "confidence")
-    inputs = normalize(pixels, trained.config.mean, trained.config.std)
+    inputs = images_of(trained, pixels)
     with torch.inference_mode():
         wanted = trained(inputs).logits_KBN[-1].softmax(1)
     answers = run_batch(fast, policy, pixels.numpy())
@@ -116,7 +78,7 @@ def test_graph_is_kept_and_made_again_for_other_weights(
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     create_backend("openvino", trained, segments_of(policy), "entropy")
     assert {path.name for path in tmp_path.iterdir()} == first.keys()
-    weight = trained.heads[0].classifier.weight
+    weight = trained.heads.get_parameter("0.classifier.weight")
     with torch.no_grad():
         weight += 1
         create_backend("onnxruntime", trained, segments_of(policy), "max_softmax")
@@ -137,47 +99,6 @@ def test_refusals(trained: EENet) -> None:
 
 
 # Engines against mock segments --------------------------------------------------------
-
-
-class Mock(Backend):
-    """Features are the images' own numbers; scores are given in a table."""
-
-    name = "mock"
-
-    def __init__(self, scores_KB: NDArray[np.float32], policy: ExitPolicy) -> None:
-        self.segments = segments_of(policy)
-        self.scores_KB = scores_KB
-        self.ran: list[int] = []
-
-    def run(self, index: int, features: Any) -> Outputs:
-        numbers_B = np.asarray(features).reshape(-1).astype(int)
-        self.ran.append(len(numbers_B))
-        exit_index = self.segments[index].exit
-        probabilities_BN = np.stack([numbers_B, np.full(len(numbers_B), exit_index)], 1).astype(np.float32)
-        if index == len(self.segments) - 1:
-            return Outputs(None, probabilities_BN, None)
-        assert exit_index is not None
-        return Outputs(numbers_B, probabilities_BN, self.scores_KB[exit_index, numbers_B])
-
-
-@st.composite
-def cases(draw: st.DrawFn) -> tuple[NDArray[np.float32], ExitPolicy]:
-    exits, count = draw(st.integers(0, 5)), draw(st.integers(0, 12))
-    value = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
-    scores = draw(st.lists(st.lists(value, min_size=count, max_size=count), min_size=exits, max_size=exits))
-    thresholds = draw(st.lists(value, min_size=exits, max_size=exits))
-    enabled = draw(st.lists(st.booleans(), min_size=exits, max_size=exits))
-    table = np.array(scores, np.float32).reshape(exits, count)
-    return table, ExitPolicy("confidence", tuple(thresholds), tuple(enabled))
-
-
-def expected_exits(scores_KB: NDArray[np.float32], policy: ExitPolicy) -> list[int]:
-    """One image at a time: the first exit, switched on, whose score is above its threshold."""
-    final = len(policy.thresholds)
-    return [
-        next((k for k in range(final) if policy.enabled[k] and column[k] > policy.thresholds[k]), final)
-        for column in scores_KB.T
-    ]
 
 
 @given(cases())

@@ -12,15 +12,8 @@ from eenet.cli import main
 from eenet.network import create_model
 
 
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EENET_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("verbs") / "run"
     words = ["train", "digits", "--model", "resnet8_w4_cifar", "--num-exits", "2", "--epochs", "3"]
     assert main([*words, "--out", str(out)]) == 0
@@ -28,8 +21,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def checkpoint(trained: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained, tmp_path / "copy"))
+def checkpoint(run_directory: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run_directory, tmp_path / "copy"))
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:

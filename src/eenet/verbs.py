@@ -151,9 +151,9 @@ def calibrate(
     target = network.save_pretrained(out or directory)
     card = (directory / CARD_FILE).read_text() if (directory / CARD_FILE).exists() else ""
     note = (
-        f"\n## Policy set again, {datetime.now(UTC).date().isoformat()}\n\nFor budget {budget} in {objective} on one "
-        f"half of the {split} split of {data_name}; on the other half accuracy {result['accuracy']:.2%} at "
-        f"relative cost {result['relative_cost']:.3f}.\n"
+        f"\n## Policy set again, {datetime.now(UTC).date().isoformat()}\n\n"
+        f"For budget {budget} in {objective} on one half of the {split} split of {data_name}; on the other "
+        f"half accuracy {result['accuracy']:.2%} at relative cost {result['relative_cost']:.3f}.\n"
     )
     write_atomically(target / CARD_FILE, (card + note).encode())
     return result

@@ -143,7 +143,7 @@ def _fingerprint(network: EENet) -> str:
     for key in ("policy", "budgets", "provenance", "class_names"):
         del config[key]
     versions = [version(name) for name in ("eenet", "torch", "onnx", "onnxscript")]
-    code = "".join(stage.code for stage in network.stages if hasattr(stage, "code"))
+    code = "".join(str(getattr(stage, "code", "")) for stage in network.stages)
     found = hashlib.sha256(json.dumps([config, versions, code], sort_keys=True).encode())
     for name, tensor in sorted(network.state_dict().items()):
         found.update(name.encode())

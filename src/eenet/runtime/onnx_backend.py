@@ -44,8 +44,7 @@ class OnnxRuntimeBackend(Backend):
 
     def run(self, index: int, features: Any) -> Outputs:
         session, name = self._sessions[index]
-        outputs: list[Any] = session.run(None, {name: features})
-        return packed(self.segments[index], outputs)
+        return packed(self.segments[index], session.run(None, {name: features}))
 
 
 def _optimized(graph: onnx.ModelProto, threads: int | None) -> tuple[onnx.ModelProto, dict[str, str]]:

@@ -18,6 +18,7 @@ from eenet.network import EENet
 from eenet.policies import ExitPolicy
 from eenet.runtime.backends import Backend
 from eenet.runtime.engines import Answers, run_batch
+from eenet.runtime.queued import QueuedEngine
 from eenet.runtime.segments import Segment, segments_of
 
 BACKENDS = {  # module, class, extra, options
@@ -25,6 +26,7 @@ BACKENDS = {  # module, class, extra, options
     "onnxruntime": ("onnx_backend", "OnnxRuntimeBackend", "onnx", ("threads",)),
     "openvino": ("openvino_backend", "OpenVINOBackend", "openvino", ("threads", "precision")),
 }
+ENGINES = ("compacting", "queued")
 PRECISIONS = ("f32", "bf16")
 
 
@@ -56,6 +58,7 @@ class Predictor:
         policy: ExitPolicy | None = None,
         budget: float | None = None,
         backend: str | None = None,
+        engine: str = "compacting",
         batch_size: int = 64,
         threads: int | None = None,
         precision: str = "f32",
@@ -69,7 +72,9 @@ class Predictor:
             backend: `torch`, `onnxruntime` or `openvino`. Default: ONNX Runtime for a checkpoint, if it
                 is installed and takes the network; torch for a network in memory, because a graph
                 of it would have to be made first.
-            batch_size: images run together by `predict_many`; it shrinks after every exit.
+            engine: `compacting` runs what one call brings, and shrinks the batch after every exit;
+                `queued` also joins images of calls from many threads, see `eenet.runtime.queued`.
+            batch_size: images run together, at most. With 1 they go one after the other.
             threads: of ONNX Runtime or OpenVINO; default: one per core.
             precision: `f32`, or `bf16` with torch and OpenVINO.
 
@@ -93,6 +98,8 @@ class Predictor:
             )
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; give at least 1")
+        if engine not in ENGINES:
+            raise ValueError(f"unknown engine {engine!r}; choose from {', '.join(ENGINES)}")
         self.policy, self.batch_size = policy, batch_size
         self._costs = self.network.costs(policy.enabled)
         given: Any = (self.network, segments_of(policy), policy.score)
@@ -105,6 +112,9 @@ class Predictor:
                 self.backend = create_backend("torch", *given)
         else:
             self.backend = create_backend(backend or "torch", *given, **options)
+        self._queue = (
+            QueuedEngine(self.backend, policy, batch_size=batch_size) if engine == "queued" else None
+        )
 
     def predict(self, image: Any) -> Prediction:
         """Classify one image: a file, PIL image, numpy array or tensor, see `eenet.images.to_pixels`."""
@@ -118,7 +128,20 @@ class Predictor:
 
     def run(self, pixels_BCHW: NDArray[np.uint8]) -> Answers:
         """Class probabilities and exits of images that have the network's size already."""
+        if self._queue is not None:
+            return self._queue.submit(pixels_BCHW).result()
         return run_batch(self.backend, self.policy, pixels_BCHW)
+
+    def close(self) -> None:
+        """End the threads of a `queued` engine, once they have finished what they have."""
+        if self._queue is not None:
+            self._queue.close()
+
+    def __enter__(self) -> "Predictor":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _pixels(self, image: Any) -> NDArray[np.uint8]:
         return to_pixels(image, self.network.config.input_size).numpy()

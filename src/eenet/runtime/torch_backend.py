@@ -34,9 +34,7 @@ class TorchBackend(Backend):
         ]
 
     def run(self, index: int, features: Any) -> Outputs:
-        if isinstance(features, np.ndarray):
-            features = torch.from_numpy(features).to(self._device)
-        features = features.contiguous(memory_format=torch.channels_last)
+        features = self._tensor(features).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, self._bf16):
             features, probabilities_BN, score_B = self._call(index, features)
         if probabilities_BN is None:
@@ -53,11 +51,14 @@ class TorchBackend(Backend):
     def shrink(self, features: Tensor, rows: NDArray[np.intp]) -> Tensor:
         return self.take(features, rows)
 
-    def take(self, features: Tensor, rows: NDArray[np.intp]) -> Tensor:
-        return features[torch.from_numpy(rows).to(features.device)]
+    def take(self, features: Any, rows: NDArray[np.intp]) -> Tensor:
+        return self._tensor(features)[torch.from_numpy(rows).to(self._device)]
 
-    def join(self, parts: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(parts))
+    def join(self, parts: Sequence[Any]) -> Tensor:
+        return torch.cat([self._tensor(part) for part in parts])
+
+    def _tensor(self, features: Any) -> Tensor:
+        return torch.from_numpy(features).to(self._device) if isinstance(features, np.ndarray) else features
 
 
 def examples(network: EENet, segments: Sequence[Segment], batch_size: int = 2) -> list[Tensor]:

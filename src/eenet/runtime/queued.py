@@ -1,0 +1,271 @@
+"""Requests of many threads, batched again at every segment: what stays of one is joined by others."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from queue import Full
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eenet.policies import ExitPolicy
+from eenet.runtime.backends import Backend, Outputs
+from eenet.runtime.engines import Answers, check_number
+
+
+@dataclass(eq=False)
+class _Request:
+    future: Future[Answers]
+    exits_B: NDArray[np.intp]
+    left: int
+    """Images without an answer."""
+    arrived: float
+    deadline: float
+    probabilities_BN: NDArray[np.float32] | None = None
+    failed: bool = False
+
+    def answer(self, rows: NDArray[np.intp], values: NDArray[np.float32], exit_index: int) -> None:
+        """Note the answers of some images."""
+        if self.probabilities_BN is None:
+            self.probabilities_BN = np.empty((len(self.exits_B), values.shape[1]), np.float32)
+        self.probabilities_BN[rows] = values
+        self.exits_B[rows] = exit_index
+        self.left -= len(rows)
+
+    def finish(self) -> None:
+        """Outside of any lock: callbacks run here."""
+        assert self.probabilities_BN is not None
+        self.future.set_result(Answers(self.probabilities_BN, self.exits_B))
+
+
+@dataclass
+class _Chunk:
+    """Images of one request that wait for the same segment."""
+
+    request: _Request
+    rows: NDArray[np.intp]
+    features: Any
+
+
+@dataclass
+class _Queue:
+    chunks: deque[_Chunk] = field(default_factory=deque)
+    images: int = 0
+
+    def put(self, chunk: _Chunk) -> None:
+        self.chunks.append(chunk)
+        self.images += len(chunk.rows)
+
+    def pop(self, backend: Backend, most: int) -> list[_Chunk]:
+        """The first chunks, together at most so many images; the last one may be divided."""
+        taken: list[_Chunk] = []
+        while self.chunks and most > 0:
+            chunk = self.chunks.popleft()
+            if len(chunk.rows) > most:
+                here, later = np.arange(most), np.arange(most, len(chunk.rows))
+                rest = _Chunk(chunk.request, chunk.rows[most:], backend.take(chunk.features, later))
+                self.chunks.appendleft(rest)
+                chunk = _Chunk(chunk.request, chunk.rows[:most], backend.take(chunk.features, here))
+            self.images -= len(chunk.rows)
+            most -= len(chunk.rows)
+            taken.append(chunk)
+        return taken
+
+
+class QueuedEngine:
+    """Runs requests from any number of threads on a backend.
+
+    Every segment has a queue. Run next is the deepest one with a full batch; else the one with
+    an image that has waited too long; else the first, so that later batches grow; else the
+    longest.
+
+    >>> with QueuedEngine(backend, policy) as engine:
+    ...     answers = engine.submit(pixels_BCHW).result()
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        policy: ExitPolicy,
+        *,
+        batch_size: int = 32,
+        most_waiting: int = 1024,
+        patience: float = 0.02,
+        workers: int = 1,
+    ) -> None:
+        """A running engine; `close` it, or use it in a `with`.
+
+        Args:
+            backend: made for the segments of this policy.
+            policy: its thresholds.
+            batch_size: images that run together, at most.
+            most_waiting: images inside, at most; whoever brings more has to wait.
+            patience: seconds after which an image no longer waits for company.
+            workers: threads that run segments.
+        """
+        self._backend, self._policy = backend, policy
+        self._batch_size, self._most_waiting, self._patience = batch_size, most_waiting, patience
+        self._queues = [_Queue() for segment in backend.segments if segment.exit is not None]
+        self._inside = 0
+        self._closed = False
+        self._changed = threading.Condition()
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(
+        self, pixels_BCHW: NDArray[np.uint8], *, timeout: float | None = None, wait: bool = True
+    ) -> Future[Answers]:
+        """Hand in images; the future holds their answers, or the error of the segment that failed.
+
+        Args:
+            pixels_BCHW: any number, of the network's size.
+            timeout: seconds; after it the future holds a `TimeoutError` and what isn't run yet is dropped.
+            wait: for room inside; else, if there is none, `queue.Full` is raised.
+
+        Raises:
+            queue.Full: there is no room, and `wait` is off.
+            TimeoutError: there was none in time.
+            RuntimeError: the engine is closed.
+        """
+        now = time.monotonic()
+        count, deadline = len(pixels_BCHW), now + (timeout if timeout is not None else float("inf"))
+        future: Future[Answers] = Future()
+        if not count:
+            future.set_result(Answers(np.empty((0, 0), np.float32), np.empty(0, np.intp)))
+            return future
+        future.set_running_or_notify_cancel()  # images can't be called back one by one
+        request = _Request(future, np.zeros(count, np.intp), count, now, deadline)
+        with self._changed:
+            while not self._closed and self._inside and self._inside + count > self._most_waiting:
+                if not wait:
+                    raise Full(f"{self._inside} images are waiting; the most is {self._most_waiting}")
+                left = None if timeout is None else deadline - time.monotonic()
+                if not self._changed.wait(left):
+                    raise TimeoutError(f"no room for {count} images within {timeout} seconds")
+            if self._closed:
+                raise RuntimeError("the engine is closed")
+            self._inside += count
+            self._queues[0].put(_Chunk(request, np.arange(count), pixels_BCHW))
+            self._changed.notify_all()
+        return future
+
+    def close(self) -> None:
+        """Finish what is inside, take nothing more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def __enter__(self) -> "QueuedEngine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Workers -------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not any(queue.images for queue in self._queues):
+                    if self._closed and not self._inside:
+                        self._changed.notify_all()
+                        return
+                    self._changed.wait()
+                index = self._next()
+                chunks = self._queues[index].pop(self._backend, self._batch_size)
+            ready = [chunk for chunk in chunks if self._is_wanted(chunk)]
+            if ready:
+                self._run(index, ready)
+
+    def _next(self) -> int:
+        """The queue to run."""
+        sizes = [queue.images for queue in self._queues]
+        full = [k for k, size in enumerate(sizes) if size >= self._batch_size]
+        if full:
+            return full[-1]
+        oldest = min((queue.chunks[0].request.arrived, k) for k, queue in enumerate(self._queues) if sizes[k])
+        if time.monotonic() - oldest[0] > self._patience:
+            return oldest[1]
+        return 0 if sizes[0] else int(np.argmax(sizes))
+
+    def _is_wanted(self, chunk: _Chunk) -> bool:
+        """Whether anyone still waits for it; if not, it goes."""
+        if chunk.request.failed:
+            self._leave(len(chunk.rows))
+            return False
+        if time.monotonic() > chunk.request.deadline:
+            self._fail(chunk, TimeoutError("the deadline passed before the images were through"))
+            return False
+        return True
+
+    def _run(self, index: int, chunks: Sequence[_Chunk]) -> None:
+        features = chunks[0].features
+        if len(chunks) > 1:
+            features = self._backend.join([chunk.features for chunk in chunks])
+        try:
+            outputs = self._backend.run(index, features)
+            self._check(index, outputs)
+        except Exception as error:  # whatever a segment raises belongs to its request
+            if len(chunks) == 1:
+                self._fail(chunks[0], error)
+                return
+            for chunk in chunks:  # only the one that fails shall fail
+                self._run(index, [chunk])
+            return
+        start = 0
+        for chunk in chunks:
+            rows = np.arange(start, start + len(chunk.rows))
+            start += len(chunk.rows)
+            self._settle(index, chunk, rows, outputs)
+
+    def _check(self, index: int, outputs: Outputs) -> None:
+        values = outputs.probabilities_BN if outputs.score_B is None else outputs.score_B
+        exit_index = self._backend.segments[index].exit
+        assert values is not None
+        assert exit_index is not None
+        check_number(values, exit_index)
+
+    def _settle(self, index: int, chunk: _Chunk, rows: NDArray[np.intp], outputs: Outputs) -> None:
+        """Note the answers of images that leave, and queue the others for the next segment."""
+        exit_index = self._backend.segments[index].exit
+        assert exit_index is not None
+        assert outputs.probabilities_BN is not None
+        leaves = np.ones(len(rows), bool)
+        if outputs.score_B is not None:
+            leaves = outputs.score_B[rows] > self._policy.thresholds[exit_index]
+        leaving, staying = np.flatnonzero(leaves), np.flatnonzero(~leaves)
+        onward = None
+        if len(staying):
+            kept = self._backend.take(outputs.features, rows[staying])
+            onward = _Chunk(chunk.request, chunk.rows[staying], kept)
+        with self._changed:
+            if len(leaving):
+                values = outputs.probabilities_BN[rows[leaving]]
+                chunk.request.answer(chunk.rows[leaving], values, exit_index)
+            if onward is not None:
+                self._queues[index + 1].put(onward)
+            self._inside -= len(leaving)
+            self._changed.notify_all()
+            done = not chunk.request.left
+        if done and len(leaving):
+            chunk.request.finish()
+
+    def _fail(self, chunk: _Chunk, error: Exception) -> None:
+        with self._changed:
+            first = not chunk.request.failed
+            chunk.request.failed = True
+        self._leave(len(chunk.rows))
+        if first:
+            chunk.request.future.set_exception(error)
+
+    def _leave(self, count: int) -> None:
+        with self._changed:
+            self._inside -= count
+            self._changed.notify_all()
