@@ -7,7 +7,6 @@ layout: nothing is converted at a cut, and operations are fused as in the plain 
 import os
 import tempfile
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ class OnnxRuntimeBackend(Backend):
     def __init__(
         self, network: EENet, segments: Sequence[Segment], score: str, *, threads: int | None = None
     ) -> None:
-        """`threads`: 1 computes in the calling thread alone; by default all cores share one pool."""
+        """`threads`: with 1, all is computed in the calling thread. Default: one per core."""
         self.segments = list(segments)
         graph, final = network_graph(network), network.num_exits
         names = [inputs_and_outputs(segment, score, final) for segment in self.segments]
@@ -69,23 +68,12 @@ def _session(
 ) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 3  # saving an optimised graph warns that it is for this machine only
-    if threads == 1 or not _shared_pool():
-        options.intra_op_num_threads = threads or 0
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    else:
-        options.use_per_session_threads = False
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    # Threads that go on spinning after a run would take the cores from the next segment's session.
+    # One pool for the process is as fast, but ONNX Runtime then refuses a user's ordinary sessions.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if path:
         options.optimized_model_filepath = str(path)
     return ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-@cache
-def _shared_pool() -> bool:
-    """One pool for all sessions of the process: pools of their own would fight for the cores."""
-    try:
-        ort.set_global_thread_pool_sizes(len(os.sched_getaffinity(0)), 1)
-    except Exception:  # the process has made sessions of its own before
-        return False
-    return True

@@ -1,6 +1,7 @@
 """The door for users: images in, labels out, each with the exit it took."""
 
 import importlib.util
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -75,7 +76,8 @@ class Predictor:
             engine: `compacting` runs what one call brings, and shrinks the batch after every exit;
                 `queued` also joins images of calls from many threads, see `eenet.runtime.queued`.
             batch_size: images run together, at most. With 1 they go one after the other.
-            threads: of ONNX Runtime or OpenVINO; default: one per core.
+            threads: of ONNX Runtime or OpenVINO for a batch. Default: one per core; with the
+                queued engine one, and a batch on every core.
             precision: `f32`, or `bf16` with torch and OpenVINO.
 
         Raises:
@@ -102,19 +104,25 @@ class Predictor:
             raise ValueError(f"unknown engine {engine!r}; choose from {', '.join(ENGINES)}")
         self.policy, self.batch_size = policy, batch_size
         self._costs = self.network.costs(policy.enabled)
+        fallback = False
+        if backend is None:
+            fallback = network is not self.network and installed("onnxruntime")
+            backend = "onnxruntime" if fallback else "torch"
+        workers = 1
+        if engine == "queued" and backend != "torch" and threads is None:
+            threads, workers = 1, len(os.sched_getaffinity(0))
         given: Any = (self.network, segments_of(policy), policy.score)
         options = {"threads": threads, "precision": None if precision == "f32" else precision}
-        if backend is None and network is not self.network and installed("onnxruntime"):
-            try:
-                self.backend = create_backend("onnxruntime", *given, **options)
-            except ValueError as error:
-                warnings.warn(f"{error}; running with torch", stacklevel=2)
-                self.backend = create_backend("torch", *given)
-        else:
-            self.backend = create_backend(backend or "torch", *given, **options)
-        self._queue = (
-            QueuedEngine(self.backend, policy, batch_size=batch_size) if engine == "queued" else None
-        )
+        try:
+            self.backend = create_backend(backend, *given, **options)
+        except ValueError as error:
+            if not fallback:
+                raise
+            warnings.warn(f"{error}; running with torch", stacklevel=2)
+            self.backend = create_backend("torch", *given)
+        self._queue = None
+        if engine == "queued":
+            self._queue = QueuedEngine(self.backend, policy, batch_size=batch_size, workers=workers)
 
     def predict(self, image: Any) -> Prediction:
         """Classify one image: a file, PIL image, numpy array or tensor, see `eenet.images.to_pixels`."""
