@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -149,7 +150,7 @@ def rival(_: Path) -> list[dict[str, Any]]:
     images = normalize(torch.from_numpy(pixels), [0.5] * 3, [0.25] * 3)
     rows = []
     for size in (1, 64):
-        chunks = [slice(i, i + size) for i in range(0, len(pixels), size)]
+        chunks = tuple(slice(i, i + size) for i in range(0, len(pixels), size))
         calls: dict[str, Callable[[slice], Any]] = {
             "earlyon": lambda part: (
                 theirs(images[part])
@@ -164,13 +165,18 @@ def rival(_: Path) -> list[dict[str, Any]]:
         fast = create_backend("onnxruntime", network, segments_of(policy), policy.score)
         exits_B = np.concatenate([run_batch(fast, policy, pixels[part]).exits_B for part in chunks])
         shares = (np.bincount(exits_B, minlength=4) / len(pixels)).round(3).tolist()
-        seconds = in_turn({name: lambda call=call: [call(c) for c in chunks] for name, call in calls.items()})
+        seconds = in_turn({name: partial(over, call, chunks) for name, call in calls.items()})
         for name, taken in seconds.items():
             rate = len(pixels) / taken
             times = seconds["earlyon"] / taken
             rows.append({"batch_size": size, "runtime": name, "images/s": rate, "× earlyon": times})
         rows[-1]["exit_shares"] = shares
     return rows
+
+
+def over(call: Callable[[slice], Any], chunks: Sequence[slice]) -> None:
+    for chunk in chunks:
+        call(chunk)
 
 
 class LogitsOnly(torch.nn.Module):

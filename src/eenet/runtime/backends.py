@@ -41,6 +41,22 @@ class Backend(ABC):
     def run(self, index: int, features: Any) -> Outputs:
         """Run a segment on the features of the one before, or on uint8 pixels [B, C, H, W]."""
 
+    def run_alone(
+        self,
+        pixels_BCHW: NDArray[np.uint8],
+        thresholds: Sequence[float],  # noqa: ARG002
+    ) -> tuple[NDArray[np.float32], int] | None:
+        """A single image through all segments in one call: probabilities [1, N] and its exit.
+
+        Args:
+            pixels_BCHW: one image.
+            thresholds: one for each segment but the last.
+
+        Returns:
+            Nothing, if the backend knows no better way than segment by segment.
+        """
+        return None
+
     def shrink(self, features: Any, rows: NDArray[np.intp]) -> Any:
         """Some of the inputs, in ascending order. The others are overwritten.
 

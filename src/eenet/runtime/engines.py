@@ -29,6 +29,11 @@ def run_batch(backend: Backend, policy: ExitPolicy, pixels_BCHW: NDArray[np.uint
         ValueError: a score or probability is NaN.
     """
     final = len(policy.thresholds)
+    if len(pixels_BCHW) == 1:
+        on = [policy.thresholds[s.exit] for s in backend.segments if s.exit is not None and s.exit < final]
+        if (alone := backend.run_alone(pixels_BCHW, on)) is not None:
+            check_number(alone[0], alone[1])
+            return Answers(alone[0], np.array([alone[1]]))
     exits_B = np.full(len(pixels_BCHW), final, np.intp)
     rows_B = np.arange(len(pixels_BCHW))  # the images that are still on their way
     parts: list[tuple[NDArray[np.intp], NDArray[np.float32]]] = []
