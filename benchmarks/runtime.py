@@ -100,6 +100,7 @@ def policy_for_shares(
 def backends(checkpoint: Path) -> list[dict[str, Any]]:
     """Every backend and batch size, on networks from small to large."""
     small, pixels = EENet.from_pretrained(checkpoint), cifar(1024)
+    cases: list[tuple[str, EENet, ExitPolicy, NDArray[np.uint8], tuple[int, ...]]]
     cases = [("resnet20_cifar, trained", small, small.config.exit_policy(BUDGET), pixels, (1, 8, 64, 256))]
     for backbone in ("resnet56_cifar", "resnet110_cifar"):
         network = random_network(backbone, 3, 32, 10)

@@ -43,7 +43,7 @@ class Backend(ABC):
 
     def run_alone(
         self,
-        pixels_BCHW: NDArray[np.uint8],
+        pixels_BCHW: NDArray[np.uint8],  # noqa: ARG002
         thresholds: Sequence[float],  # noqa: ARG002
     ) -> tuple[NDArray[np.float32], int] | None:
         """A single image through all segments in one call: probabilities [1, N] and its exit.
