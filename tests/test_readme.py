@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from eenet.cli import VERBS
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 ORDER = [
     "console", "cost", "backbones", "tracing", "stages", "placement", "gates", "heads", "policies",
     "checkpoint", "network", "objectives", "images", "image_sets", "loading", "readers", "data",
     "records", "evaluation", "calibration", "training_state", "training", "recipes",
-    "runtime", "report", "pipeline", "cli",
+    "runtime", "report", "pipeline", "verbs", "cli",
 ]  # fmt: skip
 
 
@@ -42,7 +44,7 @@ def test_shell_commands_exist() -> None:
             assert line.split()[1] in targets
         elif "eenet " in line:
             verb = line.split("eenet ")[1].split()[0]
-            assert verb in {"train", "eval", "predict", "info", "list"}
+            assert verb in VERBS
 
 
 def test_links_and_pictures_exist() -> None:

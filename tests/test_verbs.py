@@ -64,7 +64,6 @@ def test_calibrate_for_latency(
     assert len(timings["stage_ms"]) == 3
     assert len(timings["head_ms"]) == 2
     assert min(timings["stage_ms"]) > 0
-    assert sum(timings["stage_ms"]) == pytest.approx(timings["plain_ms"], rel=0.9)
     assert (checkpoint / "config.json").read_bytes() == before
     (stored,) = read_config(tmp_path / "b").timings
     assert stored["backend"] == backend

@@ -8,7 +8,7 @@
     >>> predictor = eenet.Predictor("runs/digits")
     >>> predictor.predict("seven.png")
 
-The command line does the rest: `eenet train | eval | predict | info | list`.
+The command line does the rest: `eenet train | eval | predict | calibrate | bench | info | list`.
 After "Early-exit Convolutional Neural Networks", Demir & Akbas, arXiv 2409.05336.
 """
 
