@@ -40,17 +40,17 @@ from eenet.runtime.timing import bench
 
 SHARES = (0.5, 0.25, 0.125)
 BUDGET = 0.6
-REPEATS = 5
 SHOWN = ["plain_ms", "early_exit_ms", "ideal_ms", "speedup", "mac_speedup", "realised", "efficiency"]
 
 
 def main(
     checkpoint: tyro.conf.Positional[Path],
     parts: tuple[str, ...] = ("backends", "overhead", "rival", "queue", "growth"),
+    repeats: int = 5,
 ) -> None:
-    """Run the parts that are named."""
+    """Run the parts that are named; `repeats` runs of each, of which the median counts."""
     for part in parts:
-        rows = PARTS[part](checkpoint)
+        rows = PARTS[part](checkpoint, repeats)
         keys = list(dict.fromkeys(key for row in rows for key in row if key != "exit_shares"))
         kept = [key for key in keys if not key.endswith(("p50_ms", "p95_ms", "p99_ms", "per_second"))]
         cells = [[shown(row.get(key, "")) for key in kept] for row in rows]
@@ -97,21 +97,21 @@ def policy_for_shares(
     return ExitPolicy(score, tuple(thresholds))
 
 
-def backends(checkpoint: Path) -> list[dict[str, Any]]:
+def backends(checkpoint: Path, repeats: int) -> list[dict[str, Any]]:
     """Every backend and batch size, on networks from small to large."""
     small, pixels = EENet.from_pretrained(checkpoint), cifar(1024)
     cases: list[tuple[str, EENet, ExitPolicy, NDArray[np.uint8], tuple[int, ...]]]
-    cases = [("resnet20_cifar, trained", small, small.config.exit_policy(BUDGET), pixels, (1, 8, 64, 256))]
+    cases = [("resnet20_cifar, trained", small, small.config.exit_policy(BUDGET), pixels, (1, 64, 256))]
     for backbone in ("resnet56_cifar", "resnet110_cifar"):
         network = random_network(backbone, 3, 32, 10)
         cases.append((backbone, network, policy_for_shares(network, pixels, SHARES), pixels, (1, 64, 256)))
     network, large = random_network("resnet50", 3, 224, 1000), noise(64)
-    cases.append(("resnet50", network, policy_for_shares(network, large, SHARES), large, (1, 64)))
+    cases.append(("resnet50", network, policy_for_shares(network, large, SHARES), large, (64,)))
     rows = []
     for name, network, policy, images, sizes in cases:
-        for backend in ("onnxruntime", "openvino", "torch"):
+        for backend in ("onnxruntime", "openvino", *(["torch"] if network is small else [])):
             for size in sizes:
-                row = bench(network, policy, images, backend=backend, batch_size=size, repeats=REPEATS)
+                row = bench(network, policy, images, backend=backend, batch_size=size, repeats=repeats)
                 rows.append({"network": name, **row})
     return rows
 
@@ -120,7 +120,7 @@ def noise(count: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (count, 3, 224, 224), dtype=np.uint8)
 
 
-def overhead(_: Path) -> list[dict[str, Any]]:
+def overhead(_: Path, repeats: int) -> list[dict[str, Any]]:
     """What exits cost when no image leaves: each alone, and all."""
     rows, pixels = [], cifar(256)
     for backbone in ("resnet56_cifar", "resnet110_cifar"):
@@ -128,13 +128,13 @@ def overhead(_: Path) -> list[dict[str, Any]]:
         for on in ((0,), (1,), (2,), (0, 1, 2)):
             policy = ExitPolicy("confidence", (2.0,) * 3, tuple(k in on for k in range(3)))
             for size in (1, 64):
-                row = bench(network, policy, pixels, backend="onnxruntime", batch_size=size, repeats=REPEATS)
+                row = bench(network, policy, pixels, backend="onnxruntime", batch_size=size, repeats=repeats)
                 over = row["early_exit_ms"] / row["plain_ms"] - 1
                 rows.append({"network": backbone, "exits on": str(on), "batch_size": size, "overhead": over})
     return rows
 
 
-def rival(_: Path) -> list[dict[str, Any]]:
+def rival(_: Path, repeats: int) -> list[dict[str, Any]]:
     """The package `earlyon` and a plain loop, on the same backbone, heads, images and shares of exits."""
     from earlyon.core.types import EarlyExitConfig, ExitPoint
     from earlyon.core.wrappers import EarlyExitWrapper
@@ -166,7 +166,7 @@ def rival(_: Path) -> list[dict[str, Any]]:
         fast = create_backend("onnxruntime", network, segments_of(policy), policy.score)
         exits_B = np.concatenate([run_batch(fast, policy, pixels[part]).exits_B for part in chunks])
         shares = (np.bincount(exits_B, minlength=4) / len(pixels)).round(3).tolist()
-        seconds = in_turn({name: partial(over, call, chunks) for name, call in calls.items()})
+        seconds = in_turn({name: partial(over, call, chunks) for name, call in calls.items()}, repeats)
         for name, taken in seconds.items():
             rate = len(pixels) / taken
             times = seconds["earlyon"] / taken
@@ -191,10 +191,10 @@ class LogitsOnly(torch.nn.Module):
         return self.head(features)[0]
 
 
-def in_turn(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
+def in_turn(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
     """Median seconds of each, called in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for repeat in range(REPEATS + 1):
+    for repeat in range(repeats + 1):
         for name, call in calls.items():
             start = time.perf_counter()
             call()
@@ -203,7 +203,7 @@ def in_turn(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
     return {name: median(values) for name, values in seconds.items()}
 
 
-def queue(checkpoint: Path) -> list[dict[str, Any]]:
+def queue(checkpoint: Path, repeats: int) -> list[dict[str, Any]]:
     """1,000 requests of 1 to 8 images from 16 threads that arrive at random, in several ways."""
     network, pixels = EENet.from_pretrained(checkpoint), cifar(2000)
     policy = network.config.exit_policy(BUDGET)
@@ -245,7 +245,8 @@ def queue(checkpoint: Path) -> list[dict[str, Any]]:
             free: lambda: arrive(free, lambda rows: run_batch(made[1], policy, pixels[rows]), 2),
             "queued, 1 workers × 2 threads": lambda: queued(2, 1),
             "queued, 2 workers × 1 threads": lambda: queued(1, 2),
-        }
+        },
+        repeats,
     )
     count = sum(map(len, requests))
     return [
@@ -254,18 +255,18 @@ def queue(checkpoint: Path) -> list[dict[str, Any]]:
     ]
 
 
-def growth(checkpoint: Path) -> list[dict[str, Any]]:
+def growth(checkpoint: Path, repeats: int) -> list[dict[str, Any]]:
     """Time and memory as batches, exits and the number of images grow."""
     rows: list[dict[str, Any]] = []
     network = EENet.from_pretrained(checkpoint)
     policy, pixels = network.config.exit_policy(BUDGET), cifar(2048)
     for size in (1, 4, 16, 64, 256, 1024):
-        row = bench(network, policy, pixels, backend="onnxruntime", batch_size=size, repeats=3)
+        row = bench(network, policy, pixels, backend="onnxruntime", batch_size=size, repeats=repeats)
         rows.append({"what": "batch size", "n": size} | {key: row[key] for key in SHOWN})
     for exits in (1, 2, 4, 8, 16):
         deep = random_network("resnet110_cifar", exits, 32, 10)
         stay = ExitPolicy("confidence", (2.0,) * exits)
-        row = bench(deep, stay, pixels[:64], backend="onnxruntime", batch_size=64, repeats=3)
+        row = bench(deep, stay, pixels[:64], backend="onnxruntime", batch_size=64, repeats=repeats)
         rows.append({"what": "exits, none leaves"} | {"n": exits} | {key: row[key] for key in SHOWN})
     context = multiprocessing.get_context("spawn")
     for plain, count in ((True, 1000), (False, 1000), (False, 10_000), (False, 100_000)):
