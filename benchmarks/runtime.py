@@ -136,8 +136,8 @@ def overhead(_: Path, repeats: int) -> list[dict[str, Any]]:
 
 def rival(_: Path, repeats: int) -> list[dict[str, Any]]:
     """The package `earlyon` and a plain loop, on the same backbone, heads, images and shares of exits."""
-    from earlyon.core.types import EarlyExitConfig, ExitPoint
-    from earlyon.core.wrappers import EarlyExitWrapper
+    from earlyon.core.types import EarlyExitConfig, ExitPoint  # pyright: ignore[reportMissingImports]
+    from earlyon.core.wrappers import EarlyExitWrapper  # pyright: ignore[reportMissingImports]
 
     network, pixels = random_network("resnet56_cifar", 3, 32, 10), cifar(256)
     policy = policy_for_shares(network, pixels, SHARES, "max_softmax")

@@ -1,7 +1,7 @@
 """Progress on the terminal, or as plain lines in a log file; always on stderr."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,6 +14,14 @@ def progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(name, total=total)
         yield lambda count: bar.advance(task, count)
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """A sign of life for work that can't say how far it is; nothing in a log file."""
+    console = Console(stderr=True)
+    with console.status(text) if console.is_terminal else nullcontext():
+        yield
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What a backend is: it runs segments, keeps nothing between calls, and serves several threads."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -8,6 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eenet.runtime.segments import Segment
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)  # not on every system
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 class Outputs(NamedTuple):

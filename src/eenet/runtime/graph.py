@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from eenet.checkpoint import write_atomically
+from eenet.console import working
 from eenet.network import EENet
 from eenet.policies import SCORES
 from eenet.runtime.segments import Segment, normalization
@@ -64,7 +65,8 @@ def network_graph(network: EENet) -> onnx.ModelProto:
     if path.exists():
         os.utime(path)
         return onnx.load(path)
-    graph = _export(network)
+    with working("making an ONNX graph of the network, once"):
+        graph = _export(network)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, graph.SerializeToString())
     for old in sorted(path.parent.glob("*.onnx"), key=lambda p: p.stat().st_mtime)[:-KEPT]:

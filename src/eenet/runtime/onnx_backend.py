@@ -4,7 +4,6 @@ The network is optimised as a whole and then cut where it is in the runtime's ow
 layout: nothing is converted at a cut, and operations are fused as in the plain backbone.
 """
 
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from onnx.utils import Extractor
 
 from eenet.network import EENet
-from eenet.runtime.backends import Backend, Outputs, packed
+from eenet.runtime.backends import Backend, Outputs, cores, packed
 from eenet.runtime.graph import PIXELS, inputs_and_outputs, network_graph
 from eenet.runtime.segments import Segment
 
@@ -148,7 +147,7 @@ def _session(
 ) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 3  # saving an optimised graph warns that it is for this machine only
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = threads or cores()
     # Threads that go on spinning after a run would take the cores from the next segment's session.
     # One pool for the process is as fast, but ONNX Runtime then refuses a user's ordinary sessions.
     options.add_session_config_entry("session.force_spinning_stop", "1")

@@ -1,7 +1,6 @@
 """The door for users: images in, labels out, each with the exit it took."""
 
 import importlib.util
-import os
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from eenet.checkpoint import CONFIG_FILE
 from eenet.images import to_pixels
 from eenet.network import EENet
 from eenet.policies import ExitPolicy
-from eenet.runtime.backends import Backend
+from eenet.runtime.backends import Backend, cores
 from eenet.runtime.engines import Answers, run_batch
 from eenet.runtime.queued import QueuedEngine
 from eenet.runtime.segments import Segment, segments_of
@@ -110,7 +109,7 @@ class Predictor:
             backend = "onnxruntime" if fallback else "torch"
         workers = 1
         if engine == "queued" and backend != "torch" and threads is None:
-            threads, workers = 1, len(os.sched_getaffinity(0))
+            threads, workers = 1, cores()
         given: Any = (self.network, segments_of(policy), policy.score)
         options = {"threads": threads, "precision": None if precision == "f32" else precision}
         try:
