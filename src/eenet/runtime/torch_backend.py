@@ -18,7 +18,7 @@ FOLDING_ERROR = 1e-3  # relative to the largest value: rounding, not another fun
 
 
 class TorchBackend(Backend):
-    """Eager PyTorch on the network's device, channels last. Features are tensors there."""
+    """Eager PyTorch on the network's device, in its faster layout. Features are tensors there."""
 
     name = "torch"
 
@@ -27,6 +27,7 @@ class TorchBackend(Backend):
     ) -> None:
         self.segments = list(segments)
         self._device = next(network.parameters()).device
+        self._layout = network.memory_format  # not always channels last: see there
         self._bf16 = precision == "bf16"
         self._modules = [
             _folded(SegmentModule(network, segment, score), example)
@@ -34,7 +35,7 @@ class TorchBackend(Backend):
         ]
 
     def run(self, index: int, features: Any) -> Outputs:
-        features = self._tensor(features).contiguous(memory_format=torch.channels_last)
+        features = self._tensor(features).contiguous(memory_format=self._layout)
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, self._bf16):
             features, probabilities_BN, score_B = self._call(index, features)
         if probabilities_BN is None:
