@@ -7,12 +7,12 @@ split. Prints tables and writes `benchmarks/results/objectives-DATA-HARDWARE-tor
     python benchmarks/objectives.py --seeds 0 1 2 --out runs/objectives
 """
 
-import csv
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import results
 import torch
 import tyro
 from sklearn.metrics import roc_auc_score
@@ -20,7 +20,7 @@ from sklearn.metrics import roc_auc_score
 from eenet import records as recording
 from eenet.calibration import policy_for_budget
 from eenet.evaluation import decide, evaluate, recorded_scores
-from eenet.pipeline import hardware, train
+from eenet.pipeline import train
 from eenet.recipes import get_recipe
 from eenet.records import Records
 from eenet.report import format_table
@@ -82,12 +82,7 @@ def main(
                 print(f"training {path}", flush=True)
                 train(replace(get_recipe(recipe), seed=seed, **TRAINED[name]), path, resume=path.exists())
     rows = compare(out, seeds)
-    name = "-".join(["objectives", recipe, *hardware().split(), f"torch{torch.__version__.split('+')[0]}"])
-    path = Path(__file__).parent / "results" / f"{name.replace('/', '-')}.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
+    path = results.write(f"objectives-{recipe}", rows)
     print(f"\n{path}")
 
 
