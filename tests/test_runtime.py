@@ -1,5 +1,7 @@
 """Fast equals slow: every backend and batch size against the reference, and engines against mock segments."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,33 @@ def test_graph_is_kept_and_made_again_for_other_weights(
         create_backend("onnxruntime", trained, segments_of(policy), "max_softmax")
         weight -= 1
     assert len(list(tmp_path.iterdir())) == 2
+
+
+DROPPED_ELSEWHERE = """
+import signal, subprocess, threading
+from eenet.network import create_model
+from eenet.policies import ExitPolicy
+from eenet.runtime.predictor import create_backend
+from eenet.runtime.segments import segments_of
+
+network = create_model("resnet8_w4_cifar", num_classes=10, input_size=(1, 8, 8), num_exits=1)
+network.config.mean, network.config.std = [0.5], [0.5]
+policy = ExitPolicy("confidence", (0.5,))
+held = [create_backend("openvino", network.eval(), segments_of(policy), policy.score)]
+thread = threading.Thread(target=held.clear)
+thread.start()
+thread.join()
+signal.signal(signal.SIGCHLD, lambda *_: print("handled"))
+subprocess.run(["true"])
+"""
+
+
+def test_openvino_may_be_given_up_in_another_thread() -> None:
+    """It once took the first thread's signal stack with it: the next signal was the end."""
+    done = subprocess.run(
+        [sys.executable, "-c", DROPPED_ELSEWHERE], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 def test_refusals(trained: EENet) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import openvino
@@ -29,7 +30,7 @@ class OpenVINOBackend(Backend):
     ) -> None:
         """`threads`: by default all cores. `precision`: f32, or bf16 where the processor has it."""
         self.segments = list(segments)
-        extractor, core = Extractor(network_graph(network)), openvino.Core()
+        extractor, core = Extractor(network_graph(network)), _core()
         options: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": precision,  # the default is bf16 on some processors
@@ -62,3 +63,14 @@ class OpenVINOBackend(Backend):
         if index not in requests:
             requests[index] = self._models[index].create_infer_request()
         return requests[index]
+
+
+@cache
+def _core() -> openvino.Core:
+    """One for the process, never given up.
+
+    Where a core was made, the thread has a signal stack of OpenVINO's. A core that ends in another
+    thread, as the garbage collector pleases, takes that stack away, and the next signal that has a
+    handler kills the process (openvinotoolkit/openvino, pull request 11894).
+    """
+    return openvino.Core()
