@@ -29,7 +29,7 @@ def test_head(name: str, gate: str) -> None:
     assert logits.shape == (2, N)
     assert confidence.shape == (2,)
     macs, width = TRUNKS[name]
-    judging = width if gate == "features" else (N + 5) * 8 + 8
+    judging = width if gate == "features" else (N + 7) * 9 + 8
     assert count_macs(head, (1, C, H, W)) == macs + width * N + judging
     (logits.square().sum() + confidence.square().sum()).backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in head.classifier.parameters())
@@ -72,3 +72,12 @@ def test_unknown_head() -> None:
         create_head("bnpol", (C, H, W), N)
     with pytest.raises(ValueError, match="unknown gate 'feature'; choose from answer, features"):
         create_head("pool", (C, H, W), N, "feature")
+
+
+def test_deep_leaves_out_what_sees_only_padding() -> None:
+    """Its last map has 2×2 pixels: a 3×3 kernel with padding would meet one place with four weights."""
+    head = create_head("deep", (C, 8, 8), N)
+    small = next(m for m in head.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (2, 2))
+    pixels = torch.randn(2, small.in_channels, 2, 2)
+    padded = torch.nn.functional.pad(small.weight, (1, 0, 1, 0))
+    torch.testing.assert_close(small(pixels), torch.nn.functional.conv2d(pixels, padded, stride=2, padding=1))

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from eenet import records
-from eenet.evaluation import decide
+from eenet.evaluation import decide, recorded_scores
 from eenet.image_sets import ImageSet
 from eenet.network import EENet, create_model
 from eenet.policies import ExitPolicy
@@ -22,11 +22,13 @@ HALF = ExitPolicy("max_softmax", (0.14, 0.14, 0.175), (True, False, True))
 def test_agrees_with_the_records(network: EENet, digits: ImageSet) -> None:
     """One image at a time and stopping, against all exits of all images at once."""
     recorded = records.collect(network, digits, batch_size=50)
-    exits = decide(recorded, HALF).tolist()
+    medians = recorded_scores(recorded, "max_softmax").median(1).values
+    policy = ExitPolicy("max_softmax", tuple(medians.tolist()), (True, False, True))
+    exits = decide(recorded, policy).tolist()
     assert len(set(exits)) == 3
-    predictions = list(Predictor(network, policy=HALF).predict_many(digits.pixels_BCHW))
+    predictions = list(Predictor(network, policy=policy).predict_many(digits.pixels_BCHW))
     assert [p.exit for p in predictions] == exits
-    costs = recorded.costs(HALF.enabled)
+    costs = recorded.costs(policy.enabled)
     for b, (k, p) in enumerate(zip(exits, predictions, strict=True)):
         probabilities = recorded.logits_KBN[k, b].softmax(0)
         assert p.class_index == int(probabilities.argmax())

@@ -46,7 +46,7 @@ def fit_gates(network: EENet, records: Records) -> Records:
             head.confidence.fit(records.logits_KBN[k], records.logits_KBN[-1])
             with torch.no_grad():
                 confidence_KB[k] = head.confidence.judge(
-                    records.logits_KBN[k].to(head.confidence.mean_S)
+                    records.logits_KBN[k].to(head.confidence.hidden.weight)
                 ).cpu()
     return replace(records, confidence_logits_KB=confidence_KB)
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 HIDDEN = 8
-LOGIT = 4  # the column of `statistics` that is max softmax as a logit
+NARROWEST = 0.01  # standard deviation of a statistic: what hardly varied is not to count for much
 PENALTY = 1e-3  # on the sum of squared parameters, so that without evidence max softmax stays
 
 
@@ -22,19 +22,19 @@ class FeatureGate(nn.Linear):
 class AnswerGate(nn.Module):
     """Max softmax, corrected by a hidden layer of eight that is fitted on held-out images.
 
-    It sees each class probability, the largest, its lead over the second, the entropy, and
-    the largest and its lead as logits. Until it is fitted, the confidence is max softmax. No
-    gradient goes back into the classifier.
+    It sees `statistics` of the exit's own answer. Until it is fitted, the confidence is max
+    softmax. No gradient goes back into the classifier.
     """
 
-    mean_S: Tensor
-    std_S: Tensor
+    logit_1S: Tensor
 
     def __init__(self, width: int, num_classes: int) -> None:  # noqa: ARG002
         super().__init__()
-        inputs = num_classes + 5
-        self.register_buffer("mean_S", torch.zeros(inputs))
-        self.register_buffer("std_S", torch.ones(inputs))
+        inputs = statistics(torch.zeros(1, num_classes)).shape[1]
+        logit_1S = torch.zeros(1, inputs)  # what picks max softmax as a logit out of the statistics
+        top = min(2, num_classes)
+        logit_1S[0, -2 * top], logit_1S[0, -top] = 1, -1
+        self.register_buffer("logit_1S", logit_1S, persistent=False)
         self.hidden = nn.Linear(inputs, HIDDEN)
         self.output = nn.Linear(HIDDEN, 1)
         self._start()
@@ -53,12 +53,12 @@ class AnswerGate(nn.Module):
     def judge(self, logits_BN: Tensor) -> Tensor:
         """Confidence logits [B] of answers."""
         with torch.autocast(logits_BN.device.type, enabled=False):
-            return self._judge(statistics(logits_BN.to(self.mean_S.dtype)))
+            statistics_BS = statistics(logits_BN.to(self.hidden.weight.dtype))
+            return self._judge(statistics_BS, statistics_BS)
 
-    def _judge(self, statistics_BS: Tensor) -> Tensor:
-        standardised_BS = ((statistics_BS - self.mean_S) / self.std_S).clamp(-10, 10)
-        correction_B1 = self.output(torch.tanh(self.hidden(standardised_BS)))
-        return (statistics_BS[:, LOGIT : LOGIT + 1] + correction_B1).squeeze(1)
+    def _judge(self, statistics_BS: Tensor, seen_BS: Tensor) -> Tensor:
+        correction_B1 = self.output(torch.tanh(self.hidden(seen_BS)))
+        return (F.linear(statistics_BS, self.logit_1S) + correction_B1).squeeze(1)
 
     def fit(self, logits_BN: Tensor, final_BN: Tensor) -> None:
         """Fit the confidence to `accuracy_kept`, by cross-entropy, on held-out images.
@@ -67,18 +67,20 @@ class AnswerGate(nn.Module):
             logits_BN: of this exit.
             final_BN: logits of the final exit.
         """
-        dtype, device = self.mean_S.dtype, self.mean_S.device
+        dtype, device = self.hidden.weight.dtype, self.hidden.weight.device
         self.double().cpu()
         statistics_BS = statistics(logits_BN.double())
         kept_B = accuracy_kept(logits_BN.double(), final_BN.double())
         self._start()
-        self.mean_S.copy_(statistics_BS.mean(0))
-        self.std_S.copy_(statistics_BS.std(0, correction=0).clamp_min(1e-6))
+        mean_S = statistics_BS.mean(0)
+        std_S = statistics_BS.std(0, correction=0).clamp_min(NARROWEST)
+        standardised_BS = (statistics_BS - mean_S) / std_S
         optimizer = torch.optim.LBFGS(self.parameters(), max_iter=100, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
             optimizer.zero_grad()
-            misfit = F.binary_cross_entropy_with_logits(self._judge(statistics_BS), kept_B)
+            judged_B = self._judge(statistics_BS, standardised_BS)
+            misfit = F.binary_cross_entropy_with_logits(judged_B, kept_B)
             total = misfit + PENALTY * torch.stack([p.square().sum() for p in self.parameters()]).sum()
             total.backward()
             return total
@@ -86,6 +88,9 @@ class AnswerGate(nn.Module):
         with torch.enable_grad():
             optimizer.step(loss)
         optimizer.zero_grad()
+        with torch.no_grad():  # from now on it sees statistics as they are
+            self.hidden.weight /= std_S
+            self.hidden.bias -= self.hidden.weight @ mean_S
         self.to(device=device, dtype=dtype)
 
 
@@ -104,21 +109,17 @@ def create_gate(name: str, width: int, num_classes: int) -> nn.Module:
 
 
 def statistics(logits_BN: Tensor) -> Tensor:
-    """What an answer gate sees: [B, N + 5]."""
-    log_p_BN = logits_BN.log_softmax(1)
-    p_BN = log_p_BN.exp()
-    two = log_p_BN.topk(min(2, log_p_BN.shape[1]), 1).values
-    first, second = two[:, :1], two[:, -1:]
-    top = first.exp()
-    columns = [
-        top,
-        top - second.exp(),
-        -(p_BN * log_p_BN).sum(1, keepdim=True),
-        (first - second).clamp(max=20),
-        first - (1 - top).clamp(min=1e-6).log(),
-        p_BN,
-    ]
-    return torch.cat(columns, 1)
+    """What an answer gate sees: [B, S].
+
+    Each class probability, the two largest, the negative entropy, and the logarithms of the
+    two largest and of what they leave to the others. Few operations, since at batch 1 each
+    takes a runtime microseconds.
+    """
+    p_BN = logits_BN.softmax(1)
+    top = p_BN.topk(min(2, p_BN.shape[1]), 1).values
+    logs = torch.cat([top, 1 - top], 1).clamp(min=1e-6).log()
+    entropy_B1 = (p_BN * logits_BN.log_softmax(1)).sum(1, keepdim=True)
+    return torch.cat([p_BN, top, entropy_B1, logs], 1)
 
 
 def accuracy_kept(logits_BN: Tensor, final_BN: Tensor) -> Tensor:

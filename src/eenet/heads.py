@@ -68,16 +68,17 @@ def deep(size: FeatureSize) -> Trunk:
 
     For features that are not linearly readable: early ones, or those of a backbone that was
     trained without exits. Pooling first makes it cheap; at most `DEEP_WIDTH` channels keep it
-    cheap behind wide layers. A map of one pixel gets 1×1 convolutions.
+    cheap behind wide layers. A map of one pixel gets 1×1 convolutions, and one of 2×2 pixels
+    a kernel of its size, since the rest would only see padding.
     """
-    channels, side = size[0], max(size[1:])
+    channels, sides = size[0], list(size[1:])
     widths = [min(2 * channels, DEEP_WIDTH), min(4 * channels, 2 * DEEP_WIDTH)]
     odd = any(n % 2 for n in size[1:])  # ceil_mode is slow where runtimes have no fast kernel for it
     layers: list[nn.Module] = [nn.AvgPool2d(2, ceil_mode=odd)]
     for narrow, wide in zip([channels, *widths], widths, strict=False):
-        side = (side + 1) // 2
-        kernel = 3 if side > 1 else 1
-        layers.append(nn.Conv2d(narrow, wide, kernel, stride=2, padding=kernel // 2, bias=False))
+        sides = [(side + 1) // 2 for side in sides]
+        kernel = min(3, sides[0]) if sides[0] == sides[1] else 3
+        layers.append(nn.Conv2d(narrow, wide, kernel, stride=2, padding=int(kernel == 3), bias=False))
         layers += [nn.BatchNorm2d(wide), nn.ReLU()]
     return nn.Sequential(*layers, GlobalPool()), widths[-1]
 
