@@ -9,7 +9,8 @@ import pytest
 
 from eenet.checkpoint import read_config
 from eenet.cli import main
-from eenet.network import create_model
+from eenet.network import EENet, create_model
+from eenet.runtime import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,30 @@ def test_calibrate_for_macs(checkpoint: Path, capsys: pytest.CaptureFixture[str]
     assert policy is not None
     assert list(policy["thresholds"]) == found["thresholds"]
     assert "Policy set again" in (checkpoint / "README.md").read_text()
+
+
+def test_calibrate_for_a_drop_and_a_risk(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Kept under names; the checkpoint's own policy stays as it is."""
+    before = read_config(checkpoint).policy
+    where = [str(checkpoint), "--data", "digits", "--split", "test", "--name"]
+    bold = run(capsys, "calibrate", *where, "bold", "--max-drop", "1")
+    assert bold["relative_cost"] == pytest.approx(EENet.from_pretrained(checkpoint).costs_K[0])
+    words = ["--risk", "0.3", "--delta", "0.2", "--risk-of", "disagreement"]
+    safe = run(capsys, "calibrate", *where, "safe", *words)
+    promise = safe["guarantee"]
+    assert (promise["risk"], promise["limit"], promise["delta"]) == ("disagreement", 0.3, 0.2)
+    assert promise["num_examples"] == 180
+    assert promise["measured"] <= 0.3
+    assert "guarantee" in run(capsys, "calibrate", *where, "mean", "--risk", "0.3", "--on-average")
+    config = read_config(checkpoint)
+    assert config.policy == before
+    assert list(config.policies) == ["bold", "safe", "mean"]
+    assert "Policy 'bold' set" in (checkpoint / "README.md").read_text()
+    measured = run(capsys, "eval", str(checkpoint), "--data", "digits", "--policy", "bold")
+    assert measured["exit_counts"][0] == 360
+    assert Predictor(checkpoint, policy="safe", backend="torch").policy.thresholds == tuple(
+        config.policies["safe"]["thresholds"]
+    )
 
 
 @pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
@@ -98,6 +123,15 @@ def test_bench(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["bench", "CKPT", "--batch-sizes", "0"], "batch_size 0"),
         (["calibrate", "CKPT", "--data", "digits", "--budget", "0.01"], "budget 0.01 is impossible"),
         (["calibrate", "CKPT", "--data", "digits", "--budget", "0.5", "--objective", "watts"], "watts"),
+        (["calibrate", "CKPT", "--data", "digits"], "one of budget, max drop and risk"),
+        (["calibrate", "CKPT", "--data", "digits", "--budget", "0.5", "--risk", "0.1"], "one of budget,"),
+        (
+            ["calibrate", "CKPT", "--data", "digits", "--risk", "0.1"],
+            "needs images that were not used before",
+        ),
+        (["calibrate", "CKPT", "--data", "digits", "--split", "test", "--risk", "0.001"], "are needed"),
+        (["eval", "CKPT", "--data", "digits", "--policy", "fast"], "has no policy 'fast'"),
+        (["eval", "CKPT", "--data", "digits", "--policy", "fast", "--budget", "0.5"], "not both"),
         (["predict", "CKPT", "CKPT/README.md", "--backend", "tvm"], "unknown backend 'tvm'"),
     ],
 )

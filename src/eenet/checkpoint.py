@@ -47,17 +47,26 @@ class Config:
     """What is used unless something else is asked for."""
     budgets: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Policies for other budgets, such as "0.500"."""
+    policies: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Policies that a user has named."""
     timings: list[dict[str, Any]] = field(default_factory=list)
     """Measured times of stages and heads, see `eenet.runtime.timing.stage_times`."""
     provenance: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
-    def exit_policy(self, budget: float | None = None) -> ExitPolicy:
-        """The policy to run, or the one made for the largest budget that is not above this one.
+    def exit_policy(self, budget: float | None = None, name: str | None = None) -> ExitPolicy:
+        """The policy to run, or the one made for the largest budget that is not above this one, or by name.
 
         Raises:
-            ValueError: there is none for a budget this small.
+            ValueError: there is none for a budget this small, or none of this name; or both are given.
         """
+        if name is not None:
+            if budget is not None:
+                raise ValueError(f"give a budget or the name of a policy, not both ({budget}, {name!r})")
+            if name not in self.policies:
+                known = f"it has {', '.join(self.policies)}" if self.policies else "it has none with a name"
+                raise ValueError(f"the checkpoint has no policy {name!r}: {known}")
+            return ExitPolicy.from_dict(self.policies[name], len(self.exits))
         if budget is None:
             return ExitPolicy.from_dict(self.policy, len(self.exits))
         kept = [key for key in self.budgets if float(key) <= budget + 1e-9]
@@ -112,6 +121,7 @@ def read_config(directory: Path) -> Config:
         )
     known = {f.name for f in fields(Config)}
     values.setdefault("timings", [])
+    values.setdefault("policies", {})
     for key in sorted(known - values.keys()):
         raise ValueError(f"{path}: key {key!r} is missing")
     for key in sorted(values.keys() - known):
@@ -123,9 +133,10 @@ def read_config(directory: Path) -> Config:
     if values["policy"] is not None:
         with blaming(path, "'policy'"):
             ExitPolicy.from_dict(values["policy"], len(values["exits"]))
-    for budget, policy in values["budgets"].items():
-        with blaming(path, f"'budgets', {budget}"):
-            ExitPolicy.from_dict(policy, len(values["exits"]))
+    for key in ("budgets", "policies"):
+        for name, policy in values[key].items():
+            with blaming(path, f"{key!r}, {name}"):
+                ExitPolicy.from_dict(policy, len(values["exits"]))
     values["input_size"] = tuple(values["input_size"])
     return Config(**values)
 
@@ -184,6 +195,10 @@ _CONFIG_CHECKS: dict[str, tuple[str, Callable[[Any, Mapping[str, Any]], bool]]] 
     "budgets": (
         "an object of objects with budgets as keys",
         lambda v, _: isinstance(v, dict) and all(_is_budget(k) and isinstance(p, dict) for k, p in v.items()),
+    ),
+    "policies": (
+        "an object of objects",
+        lambda v, _: isinstance(v, dict) and all(isinstance(p, dict) for p in v.values()),
     ),
     "policy": ("an object, or null", lambda v, _: v is None or isinstance(v, dict)),
     "timings": ("a list of objects", lambda v, _: _list_of(v, [dict])),

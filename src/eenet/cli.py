@@ -1,4 +1,4 @@
-"""The command line: parse, call one function of `pipeline` or `verbs`, print."""
+"""The command line: parse, call one function of `pipeline`, `thresholds` or `verbs`, print."""
 
 import contextlib
 import difflib
@@ -98,6 +98,7 @@ def evaluate(
     data: str,
     split: str = "test",
     budget: float | None = None,
+    policy: str | None = None,
     as_json: Json = False,
 ) -> int:
     """Run a checkpoint's policy on a data set: accuracy, cost, and where images left.
@@ -107,10 +108,11 @@ def evaluate(
         data: Data set: a known name, a folder, or owner/name on the Hugging Face hub.
         split: train, validation or test.
         budget: Wanted mean relative cost. Default: the policy of the checkpoint.
+        policy: Name of a policy of the checkpoint, see `eenet calibrate --name`.
     """
     from eenet import pipeline, verbs
 
-    measured = verbs.evaluate_checkpoint(checkpoint, data, split=split, budget=budget)
+    measured = verbs.evaluate_checkpoint(checkpoint, data, split=split, budget=budget, policy=policy)
     return _show(measured, pipeline.table(measured), as_json)
 
 
@@ -120,6 +122,7 @@ def predict(
     /,
     *,
     budget: float | None = None,
+    policy: str | None = None,
     backend: str | None = None,
     as_json: Json = False,
 ) -> int:
@@ -129,12 +132,13 @@ def predict(
         checkpoint: A checkpoint directory, or a model on the Hugging Face hub.
         images: Image files, directories, or globs.
         budget: Wanted mean relative cost. Default: the policy of the checkpoint.
+        policy: Name of a policy of the checkpoint, see `eenet calibrate --name`.
         backend: torch, onnxruntime or openvino. Default: the fastest for this number of images.
     """
     from eenet import verbs
     from eenet.report import format_table
 
-    rows = verbs.predict(checkpoint, images, budget=budget, backend=backend)
+    rows = verbs.predict(checkpoint, images, budget=budget, policy=policy, backend=backend)
     cells = [
         [r["file"], r["label"], f"{r['probability']:.3f}", str(r["exit"]), f"{r['relative_cost']:.3f}"]
         for r in rows
@@ -147,36 +151,55 @@ def calibrate(
     /,
     *,
     data: str,
-    budget: float,
+    budget: float | None = None,
+    max_drop: float | None = None,
+    risk: float | None = None,
+    delta: float = 0.1,
+    on_average: Flag = False,
+    risk_of: Literal["excess_error", "disagreement"] = "excess_error",
     split: str = "validation",
     objective: Literal["macs", "latency"] = "macs",
     backend: str | None = None,
     batch_size: int = 1,
+    name: str | None = None,
     out: Path | None = None,
     as_json: Json = False,
 ) -> int:
-    """Set a checkpoint's thresholds for a budget on one half of a split, and report on the other.
+    """Set a checkpoint's thresholds on one half of a split, and report on the other.
+
+    Give one of --budget, --max-drop and --risk.
 
     Args:
         checkpoint: A checkpoint directory.
         data: Data set with images that the network wasn't trained on.
         budget: Wanted mean cost, relative to the plain backbone.
+        max_drop: The cheapest that loses at most so much accuracy: 0.01 is one point.
+        risk: The cheapest that is shown to keep this risk on new images as well.
+        delta: How likely that guarantee may fail.
+        on_average: Guarantee the risk on average over calibrations, without a delta.
+        risk_of: More errors than the full network, or another answer than its (needs no labels).
         split: train, validation or test.
-        objective: What a cost is: MACs, or time measured on this machine.
+        objective: What a budget is in: MACs, or time measured on this machine.
         backend: What to time. Default: ONNX Runtime if it is installed, else torch.
         batch_size: Images that arrive together, when timing.
+        name: Keep the policy under this name. Default: it replaces the checkpoint's own.
         out: Directory for a copy with the new policy. Default: the checkpoint is changed.
     """
-    from eenet import verbs
+    from eenet import thresholds
 
-    found = verbs.calibrate(
+    found = thresholds.calibrate(
         checkpoint,
         data,
         budget=budget,
+        max_drop=max_drop,
+        risk=risk,
+        delta=None if on_average else delta,
+        risk_of=risk_of,
         split=split,
         objective=objective,
         backend=backend,
         batch_size=batch_size,
+        name=name,
         out=out,
     )
     return _show(found, _lines({k: v for k, v in found.items() if k != "timings"}), as_json)
@@ -191,6 +214,7 @@ def bench(
     batch_sizes: tuple[int, ...] = (1, 64),
     against: str | None = None,
     budget: float | None = None,
+    policy: str | None = None,
     repeats: int = 7,
     threads: int | None = None,
     as_json: Json = False,
@@ -204,6 +228,7 @@ def bench(
         batch_sizes: Images that arrive together.
         against: Another checkpoint, run without leaving early: a smaller network.
         budget: Wanted mean relative cost. Default: the policy of the checkpoint.
+        policy: Name of a policy of the checkpoint, see `eenet calibrate --name`.
         repeats: Runs; times are medians over them.
         threads: Of ONNX Runtime and OpenVINO. Default: one per core.
     """
@@ -217,6 +242,7 @@ def bench(
         batch_sizes=batch_sizes,
         against=against,
         budget=budget,
+        policy=policy,
         repeats=repeats,
         threads=threads,
     )
@@ -242,7 +268,8 @@ def info(
 
     found = verbs.info(name, input_size=input_size)
     if "cuts" not in found:
-        return _show(found, _lines(found), as_json)
+        brief = {**found, "budgets": ", ".join(found["budgets"]), "policies": ", ".join(found["policies"])}
+        return _show(found, _lines(brief), as_json)
     cuts = [[c["name"], f"{c['fraction']:.3f}", "×".join(map(str, c["feature_size"]))] for c in found["cuts"]]
     text = _lines({k: v for k, v in found.items() if k != "cuts"})
     return _show(found, f"{text}\n\n{format_table(['cut', 'relative cost', 'features'], cuts)}", as_json)

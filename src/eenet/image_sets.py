@@ -124,3 +124,9 @@ class LazyImageSet(_Labelled):
 
 
 Images = ImageSet | LazyImageSet
+
+
+def sample(images: Images, count: int) -> Any:
+    """Pixels of some images at random, the same every time, as an array: data sets may be sorted by class."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    return images.pixels(order[:count].sort().values).numpy()

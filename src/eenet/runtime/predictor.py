@@ -55,7 +55,7 @@ class Predictor:
         self,
         network: EENet | str | Path,
         *,
-        policy: ExitPolicy | None = None,
+        policy: ExitPolicy | str | None = None,
         budget: float | None = None,
         backend: str | None = None,
         engine: str = "compacting",
@@ -67,7 +67,7 @@ class Predictor:
 
         Args:
             network: with the mean and standard deviation of its images in `config`.
-            policy: another one.
+            policy: another one, or the name of one that the checkpoint has.
             budget: wanted mean relative cost, for which the checkpoint has a policy.
             backend: `torch`, `onnxruntime` or `openvino`. Default: ONNX Runtime for a checkpoint, if it
                 is installed and takes the network; torch for a network in memory, because a graph
@@ -82,7 +82,7 @@ class Predictor:
         Raises:
             FileNotFoundError, ValueError: the checkpoint can't be loaded, or the network has no
                 `mean` and `std`, or the policy is for another number of exits,
-                or there is none for this budget, or the backend can't be had.
+                or there is none for this budget or of this name, or the backend can't be had.
         """
         self.network = network if isinstance(network, EENet) else EENet.from_pretrained(network)
         self.network.eval()
@@ -90,8 +90,8 @@ class Predictor:
         if config.mean is None or config.std is None:
             where = "the network's config" if isinstance(network, EENet) else f"{CONFIG_FILE} of {network}"
             raise ValueError(f"{where} has no mean and std, so images can't be normalised")
-        if policy is None:
-            policy = config.exit_policy(budget)
+        if not isinstance(policy, ExitPolicy):
+            policy = config.exit_policy(budget, policy)
         if len(policy.thresholds) != self.network.num_exits:
             raise ValueError(
                 f"the policy is for {len(policy.thresholds)} early exits, "
