@@ -6,7 +6,7 @@ Writes `benchmarks/results/guarantees-PART-HARDWARE-torchVERSION.csv`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 import results
 import torch
 import tyro
-from torch import Tensor
 
 from eenet import records as recording
 from eenet.calibration import policy_for_budget
@@ -127,7 +126,7 @@ def halved(paths: Sequence[Path], halvings: int) -> list[dict[str, Any]]:
         pairs = []
         for seed in range(halvings):
             order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))
-            pairs.append([_some(found, half) for half in (order[::2], order[1::2])])
+            pairs.append([found.subset(half) for half in (order[::2], order[1::2])])
         for budget in BUDGETS:
             measured = [evaluate(b, policy_for_budget(a, budget)) for a, b in pairs]
             cost = mean(m["relative_cost"] for m in measured)
@@ -174,15 +173,6 @@ def _row(path: Path, what: str, asked: float, measured: list[dict[str, Any]], of
 
 def _drop(measured: list[dict[str, Any]]) -> float:
     return mean(m["full_accuracy"] - m["accuracy"] for m in measured)
-
-
-def _some(records: Records, rows: Tensor) -> Records:
-    return replace(
-        records,
-        logits_KBN=records.logits_KBN[:, rows],
-        confidence_logits_KB=records.confidence_logits_KB[:, rows],
-        labels_B=records.labels_B[rows],
-    )
 
 
 if __name__ == "__main__":

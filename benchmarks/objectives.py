@@ -19,6 +19,7 @@ from sklearn.metrics import roc_auc_score
 
 from eenet import records as recording
 from eenet.calibration import policy_for_budget
+from eenet.diagnostics import bootstrap_interval
 from eenet.evaluation import decide, evaluate, recorded_scores
 from eenet.pipeline import train
 from eenet.recipes import get_recipe
@@ -205,21 +206,9 @@ def print_difference(method: str, base: dict, right: dict) -> None:
         ]
         if pairs and method != "ours":
             differences_B = 100 * torch.stack(pairs).mean(0)
-            low, high = bootstrap(differences_B)
+            low, high = bootstrap_interval(differences_B, draws=2000)
             mean = f"{differences_B.mean():+.2f} [{low:+.2f}, {high:+.2f}] points"
             print(f"ours − {method}, budgets {name}: {mean}")
-
-
-def bootstrap(values_B: torch.Tensor, draws: int = 2000) -> tuple[float, float]:
-    generator = torch.Generator().manual_seed(0)
-    means = torch.stack(
-        [
-            values_B[torch.randint(len(values_B), (len(values_B),), generator=generator)].mean()
-            for _ in range(draws)
-        ]
-    )
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=means.dtype)).tolist()
-    return low, high
 
 
 def spread(values: list[float]) -> str:

@@ -111,9 +111,10 @@ def evaluate(
         policy: Name of a policy of the checkpoint, see `eenet calibrate --name`.
     """
     from eenet import pipeline, verbs
+    from eenet.report import diagnosis_table
 
     measured = verbs.evaluate_checkpoint(checkpoint, data, split=split, budget=budget, policy=policy)
-    return _show(measured, pipeline.table(measured), as_json)
+    return _show(measured, f"{pipeline.table(measured)}\n\n{diagnosis_table(measured)}", as_json)
 
 
 def predict(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import safetensors
@@ -40,6 +40,15 @@ class Records:
     def correct_KB(self) -> Tensor:
         """Whether each exit's own answer is right: bool [K, B]."""
         return self.logits_KBN.argmax(2) == self.labels_B
+
+    def subset(self, rows: Tensor) -> "Records":
+        """Those of some inputs, by index."""
+        return replace(
+            self,
+            logits_KBN=self.logits_KBN[:, rows],
+            confidence_logits_KB=self.confidence_logits_KB[:, rows],
+            labels_B=self.labels_B[rows],
+        )
 
     def costs(self, enabled: tuple[bool, ...] | None = None) -> list[float]:
         """Relative cost of leaving at each exit."""

@@ -250,3 +250,31 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
         for line in lines
     )
+
+
+def diagnosis_table(found: dict[str, Any]) -> str:
+    """What `eenet.diagnostics.diagnose` found as text, an exit a line."""
+    rows = []
+    for k, ((cost, accuracy), error) in enumerate(
+        zip(found["oracle"], found["calibration_error"], strict=True)
+    ):
+        early = k < len(found["auroc"])
+        auroc = found["auroc"][k] if early else None
+        counts = [str(found[key][k]) if early else "–" for key in ("right_then_wrong", "wrong_then_right")]
+        rows.append(
+            [
+                str(k) if early else "final",
+                f"{error:.3f}",
+                "–" if auroc is None else f"{auroc:.3f}",
+                *counts,
+                f"{accuracy:.2%} at {cost:.3f}",
+            ]
+        )
+    header = ["exit", "calibration error", "AUROC", "right, then wrong", "wrong, then right", "oracle"]
+    shown = {name: [f"{100 * v:.2f}" for v in pair] for name, pair in found["intervals"].items()}
+    low, high = found["intervals"]["relative_cost"]
+    return (
+        f"{format_table(header, rows)}\n\n95 % intervals: accuracy {' to '.join(shown['accuracy'])} %, "
+        f"cost {low:.3f} to {high:.3f}, drop against the full network {' to '.join(shown['drop'])} points; "
+        f"mean accuracy over all costs {found['curve_area']:.2%}"
+    )

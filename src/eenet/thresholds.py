@@ -16,7 +16,6 @@ from eenet.evaluation import evaluate
 from eenet.image_sets import sample
 from eenet.network import EENet
 from eenet.pipeline import hardware
-from eenet.records import Records
 from eenet.risk import policy_for_drop, policy_for_risk
 from eenet.runtime.predictor import installed
 from eenet.runtime.timing import stage_times
@@ -87,7 +86,7 @@ def calibrate(
     with progress("evaluating", len(images)) as advance:
         records = recording.collect(network, images, on_progress=advance)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    fitted, held_out = (_some(records, half) for half in (order[::2], order[1::2]))
+    fitted, held_out = (records.subset(half) for half in (order[::2], order[1::2]))
     result: dict[str, Any] = {"checkpoint": str(out or directory)}
     if risk is not None:
         policy, guarantee = policy_for_risk(fitted, risk, delta=delta, risk=risk_of)
@@ -144,12 +143,3 @@ def time_as_cost(measured: dict[str, Any]) -> dict[str, Any]:
 def default_backend() -> str:
     """The fastest that is installed."""
     return "onnxruntime" if installed("onnxruntime") else "torch"
-
-
-def _some(records: Records, rows: torch.Tensor) -> Records:
-    return replace(
-        records,
-        logits_KBN=records.logits_KBN[:, rows],
-        confidence_logits_KB=records.confidence_logits_KB[:, rows],
-        labels_B=records.labels_B[rows],
-    )

@@ -13,6 +13,7 @@ from eenet import data
 from eenet import records as recording
 from eenet.checkpoint import checkpoint_directory, read_config
 from eenet.console import progress
+from eenet.diagnostics import diagnose
 from eenet.evaluation import evaluate
 from eenet.image_sets import sample
 from eenet.images import IMAGE_SUFFIXES
@@ -39,7 +40,7 @@ def evaluate_checkpoint(
     """Run a checkpoint's policy on a data set, or the one it has for another budget, or by a name.
 
     Returns:
-        All of `eenet.evaluation.evaluate`.
+        All of `eenet.evaluation.evaluate` and of `eenet.diagnostics.diagnose`.
 
     Raises:
         FileNotFoundError, ValueError: checkpoint or data can't be read or don't fit each other.
@@ -49,7 +50,7 @@ def evaluate_checkpoint(
     images = data.load(data_name, split, size=network.config.input_size[1:])
     with progress("evaluating", len(images)) as advance:
         records = recording.collect(network, images, on_progress=advance)
-    return evaluate(records, chosen)
+    return {**evaluate(records, chosen), **diagnose(records, chosen)}
 
 
 def predict(

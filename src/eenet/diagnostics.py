@@ -1,0 +1,97 @@
+"""Records and a policy → what accuracy and cost don't tell: calibration, ranking, what an oracle would do."""
+
+from typing import Any
+
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from eenet.evaluation import accuracy_cost_curve, decide, recorded_scores
+from eenet.policies import ExitPolicy
+from eenet.records import Records
+
+BINS = 15
+DRAWS = 1000
+CHUNK = 10_000_000  # numbers drawn at a time
+
+
+def diagnose(records: Records, policy: ExitPolicy) -> dict[str, Any]:
+    """How well the exits know what they know, and what is left to be gained.
+
+    Returns:
+        `calibration_error` of every exit's max softmax (`expected_calibration_error`); `auroc` of
+        the policy's score at every early exit for "right if stopped here" (none where all inputs
+        are right or all wrong); `right_then_wrong`, inputs that an early exit gets right and the
+        final exit wrong ("overthinking", Kaya et al. 2019), and `wrong_then_right`, for every
+        early exit; `curve_area`, see there; `oracle`, see there; `intervals`, for `accuracy`,
+        `relative_cost`, `full_accuracy` and `drop` (full minus policy, paired) the 95 % interval,
+        by bootstrap over inputs.
+    """
+    correct_KB, exits_B = records.correct_KB, decide(records, policy)
+    early_KB, final_B = correct_KB[:-1], correct_KB[-1]
+    right_B = correct_KB.gather(0, exits_B[None])[0].double()
+    spent_B = torch.tensor(records.costs(policy.enabled), dtype=torch.float64)[exits_B]
+    values = {
+        "accuracy": right_B,
+        "relative_cost": spent_B,
+        "full_accuracy": final_B.double(),
+        "drop": final_B.double() - right_B,
+    }
+    return {
+        "calibration_error": [
+            expected_calibration_error(logits_BN, right_B)
+            for logits_BN, right_B in zip(records.logits_KBN, correct_KB, strict=True)
+        ],
+        "auroc": [
+            roc_auc_score(right_B, score_B) if 0 < right_B.sum() < len(right_B) else None
+            for right_B, score_B in zip(early_KB, _scores(records, policy), strict=True)
+        ],
+        "right_then_wrong": (early_KB & ~final_B).sum(1).tolist(),
+        "wrong_then_right": (~early_KB & final_B).sum(1).tolist(),
+        "curve_area": curve_area(records, policy.score),
+        "oracle": oracle(records),
+        "intervals": {name: bootstrap_interval(values_B) for name, values_B in values.items()},
+    }
+
+
+def expected_calibration_error(logits_BN: Tensor, right_B: Tensor) -> float:
+    """Mean distance between max softmax and accuracy, over 15 bins of equal width. Guo et al. 2017."""
+    top_B = logits_BN.double().softmax(1).amax(1)
+    bins_B = (top_B * BINS).long().clamp(max=BINS - 1)
+    off = torch.zeros(BINS, dtype=torch.float64).index_add(0, bins_B, right_B.double() - top_B)
+    return off.abs().sum().item() / len(top_B)
+
+
+def oracle(records: Records) -> list[tuple[float, float]]:
+    """Relative cost and accuracy of leaving at the first right exit, of those up to exit 0, 1, ..."""
+    costs_K = torch.tensor(records.costs(), dtype=torch.float64)
+    correct_KB, points = records.correct_KB, []
+    for last in range(len(correct_KB)):
+        seen_KB = correct_KB[: last + 1]
+        first_B = seen_KB.int().argmax(0)  # exit 0 where none is right
+        points.append((costs_K[first_B].mean().item(), seen_KB.any(0).double().mean().item()))
+    return points
+
+
+def curve_area(records: Records, score: str) -> float:
+    """Mean accuracy over costs on the accuracy–cost curve, from the first exit to the final one."""
+    if not records.head_macs:
+        return records.correct_KB[-1].double().mean().item()
+    points = sorted((cost, accuracy) for _, cost, accuracy in accuracy_cost_curve(records, score))
+    costs, accuracies = (torch.tensor(values, dtype=torch.float64) for values in zip(*points, strict=True))
+    return (torch.trapezoid(accuracies, costs) / (costs[-1] - costs[0])).item()
+
+
+def bootstrap_interval(values_B: Tensor, *, draws: int = DRAWS) -> tuple[float, float]:
+    """95 % interval of the mean, by bootstrap over inputs; the same every time."""
+    random = torch.Generator().manual_seed(0)
+    count, means = len(values_B), []
+    for chunk in torch.arange(draws).split(max(CHUNK // count, 1)):
+        picked = torch.randint(count, (len(chunk), count), generator=random)
+        means.append(values_B.double()[picked].mean(1))
+    low, high = torch.cat(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def _scores(records: Records, policy: ExitPolicy) -> Tensor:
+    return recorded_scores(records, policy.score) if records.head_macs else records.confidence_logits_KB
