@@ -1,7 +1,9 @@
 """Fast equals slow: every backend and batch size against the reference, and engines against mock segments."""
 
+import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +17,27 @@ from runtime_cases import Mock, cases, expected_exits, images_of, policy_with_sh
 from eenet.image_sets import ImageSet
 from eenet.network import EENet
 from eenet.policies import SCORES, ExitPolicy
-from eenet.runtime import Predictor
+from eenet.runtime import Predictor, compile_backend
 from eenet.runtime.engines import run_batch
 from eenet.runtime.predictor import BACKENDS, create_backend
 from eenet.runtime.reference import run_one
 from eenet.runtime.segments import Segment, segments_of
+from eenet.runtime.torch_backend import TorchBackend
 
 GUARD = 1e-4  # kernels round differently; an image this near to a threshold may take either way
 
 
-@pytest.mark.parametrize("score", SCORES)
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_equals_the_reference(trained: EENet, digits: ImageSet, backend: str, score: str) -> None:
+COMPILED = "torch-compile"  # seconds for each segment, batch size and kind of score
+QUICK = [name for name in BACKENDS if name != COMPILED]
+
+
+@pytest.mark.parametrize(("backend", "score"), [*product(QUICK, SCORES), (COMPILED, "margin")])
+def test_equals_the_reference(
+    trained: EENet, digits: ImageSet, backend: str, score: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend == COMPILED and not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("torch.compile needs a C++ compiler")
+    monkeypatch.setattr(compile_backend, "BUCKETS", (16,))  # 7 images are padded, 60 go in parts
     enabled = (True, score != "margin", True)
     policy = policy_with_shares(trained, digits, score, enabled)
     images = digits.pixels_BCHW[:60]
@@ -54,7 +65,7 @@ def test_equals_the_reference(trained: EENet, digits: ImageSet, backend: str, sc
         torch.testing.assert_close(given_BN[sure], wanted_BN[sure], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", QUICK)
 def test_parts_of_the_backbone(trained: EENet, digits: ImageSet, backend: str) -> None:
     """Without exits it is the plain backbone; a part of it gives the features behind its last stage."""
     policy = ExitPolicy("confidence", (0.0,) * 3, (False,) * 3)
@@ -69,6 +80,17 @@ def test_parts_of_the_backbone(trained: EENet, digits: ImageSet, backend: str) -
     outputs = fast.run(1, pixels.numpy())
     assert outputs.probabilities_BN is outputs.score_B is None
     assert len(outputs.features) == 5
+
+
+def test_torch_folds_every_norm(trained: EENet) -> None:
+    """Those of heads as well; the network itself keeps its own."""
+    policy = ExitPolicy("confidence", (0.5,) * 3)
+    fast = create_backend("torch", trained, segments_of(policy), "confidence")
+    assert isinstance(fast, TorchBackend)
+    kinds = [type(part) for module in fast._modules for part in module.modules()]
+    assert torch.nn.Conv2d in kinds
+    assert torch.nn.BatchNorm2d not in kinds
+    assert torch.nn.BatchNorm2d in [type(part) for part in trained.heads.modules()]
 
 
 def test_graph_is_kept_and_made_again_for_other_weights(
@@ -117,7 +139,9 @@ def test_openvino_may_be_given_up_in_another_thread() -> None:
 
 def test_refusals(trained: EENet) -> None:
     segments = segments_of(ExitPolicy("confidence", (0.5,) * 3))
-    with pytest.raises(ValueError, match="unknown backend 'tvm'; choose from torch, onnxruntime, openvino"):
+    with pytest.raises(
+        ValueError, match="unknown backend 'tvm'; choose from torch, torch-compile, onnxruntime, openvino"
+    ):
         create_backend("tvm", trained, segments, "confidence")
     with pytest.raises(ValueError, match="'onnxruntime' has no option 'precision'"):
         create_backend("onnxruntime", trained, segments, "confidence", precision="bf16")

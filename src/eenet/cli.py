@@ -134,7 +134,7 @@ def predict(
         images: Image files, directories, or globs.
         budget: Wanted mean relative cost. Default: the policy of the checkpoint.
         policy: Name of a policy of the checkpoint, see `eenet calibrate --name`.
-        backend: torch, onnxruntime or openvino. Default: the fastest for this number of images.
+        backend: torch, torch-compile, onnxruntime or openvino. Default: the fastest for so many images.
     """
     from eenet import verbs
     from eenet.report import format_table
@@ -225,7 +225,7 @@ def bench(
     Args:
         checkpoint: A checkpoint directory, or a model on the Hugging Face hub.
         data: Data set whose test images are run. Default: the one it was trained on.
-        backends: torch, onnxruntime, openvino. Default: all that are installed.
+        backends: torch, torch-compile, onnxruntime, openvino. Default: all that are there but torch-compile.
         batch_sizes: Images that arrive together.
         against: Another checkpoint, run without leaving early: a smaller network.
         budget: Wanted mean relative cost. Default: the policy of the checkpoint.

@@ -21,12 +21,13 @@ from eenet.network import EENet, default_input_size, timm_backbone
 from eenet.pipeline import hardware
 from eenet.recipes import RECIPES
 from eenet.runtime import Predictor
-from eenet.runtime.predictor import BACKENDS, installed
+from eenet.runtime.predictor import BACKENDS, installed, options_of
 from eenet.runtime.timing import bench as time_network
 from eenet.stages import trace
 
 FEW_IMAGES = 500  # to make a graph for a faster backend would take longer than to label them
 BENCH_IMAGES = 1000
+SLOW_TO_START = "torch-compile"
 
 
 def evaluate_checkpoint(
@@ -107,7 +108,7 @@ def bench(
     Args:
         checkpoint: directory or name.
         data_name: whose test images to use. Default: the data set it was trained on.
-        backends: default: all that are installed.
+        backends: default: all that are installed, but for torch-compile, which takes minutes to start.
         batch_sizes: images that arrive together.
         against: another checkpoint, run without leaving early, such as a smaller network.
         budget: wanted mean relative cost. Default: the policy of the checkpoint.
@@ -133,11 +134,11 @@ def bench(
         raise ValueError(f"{checkpoint} doesn't say what it was trained on; name a data set with --data")
     images = data.load(data_name, "test", size=network.config.input_size[1:])
     pixels_BCHW = sample(images, BENCH_IMAGES)
-    backends = backends or [name for name in BACKENDS if installed(name)]
+    backends = backends or [name for name in BACKENDS if installed(name) and name != SLOW_TO_START]
     rows = []
     with progress("timing", len(backends) * len(batch_sizes) * repeats) as advance:
         for backend in backends:
-            options = {"threads": threads} if backend != "torch" else {}
+            options = {"threads": threads} if "threads" in options_of(backend) else {}
             for batch_size in batch_sizes:
                 rows.append(
                     time_network(
@@ -152,7 +153,7 @@ def bench(
                         **options,
                     )
                 )
-    names = ["eenet", "torch", *(b for b in backends if b != "torch")]
+    names = ["eenet", "torch", *(b for b in backends if not b.startswith("torch"))]
     return {"rows": rows, "hardware": hardware(), "versions": {name: version(name) for name in names}}
 
 

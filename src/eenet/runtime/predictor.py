@@ -23,6 +23,7 @@ from eenet.runtime.segments import Segment, segments_of
 
 BACKENDS = {  # module, class, extra, options
     "torch": ("torch_backend", "TorchBackend", "", ("precision",)),
+    "torch-compile": ("compile_backend", "TorchCompileBackend", "", ("precision",)),
     "onnxruntime": ("onnx_backend", "OnnxRuntimeBackend", "onnx", ("threads",)),
     "openvino": ("openvino_backend", "OpenVINOBackend", "openvino", ("threads", "precision")),
 }
@@ -69,15 +70,15 @@ class Predictor:
             network: with the mean and standard deviation of its images in `config`.
             policy: another one, or the name of one that the checkpoint has.
             budget: wanted mean relative cost, for which the checkpoint has a policy.
-            backend: `torch`, `onnxruntime` or `openvino`. Default: ONNX Runtime for a checkpoint, if it
-                is installed and takes the network; torch for a network in memory, because a graph
-                of it would have to be made first.
+            backend: `torch`, `torch-compile`, `onnxruntime` or `openvino`. Default: ONNX Runtime for
+                a checkpoint, if it is installed and takes the network; torch for a network in
+                memory, because a graph of it would have to be made first.
             engine: `compacting` runs what one call brings, and shrinks the batch after every exit;
                 `queued` also joins images of calls from many threads, see `eenet.runtime.queued`.
             batch_size: images run together, at most. With 1 they go one after the other.
             threads: of ONNX Runtime or OpenVINO for a batch. Default: one per core; with the
                 queued engine one, and a batch on every core.
-            precision: `f32`, or `bf16` with torch and OpenVINO.
+            precision: `f32`, or `bf16` with torch, torch-compile and OpenVINO.
 
         Raises:
             FileNotFoundError, ValueError: the checkpoint can't be loaded, or the network has no
@@ -108,7 +109,7 @@ class Predictor:
             fallback = network is not self.network and installed("onnxruntime")
             backend = "onnxruntime" if fallback else "torch"
         workers = 1
-        if engine == "queued" and backend != "torch" and threads is None:
+        if engine == "queued" and "threads" in options_of(backend) and threads is None:
             threads, workers = 1, cores()
         given: Any = (self.network, segments_of(policy), policy.score)
         options = {"threads": threads, "precision": None if precision == "f32" else precision}
@@ -189,7 +190,7 @@ def create_backend(
     module, kind, extra, known = BACKENDS[name]
     if not installed(name):
         raise ValueError(f"backend {name!r} is not installed; pip install 'eenet[{extra}]'")
-    if name != "torch" and next(network.parameters()).device.type != "cpu":
+    if extra and next(network.parameters()).device.type != "cpu":
         raise ValueError(f"backend {name!r} runs on the CPU, the network is on another device")
     given = {option: value for option, value in options.items() if value is not None}
     for option, value in given.items():
@@ -201,7 +202,12 @@ def create_backend(
     return cast(Backend, create(network, segments, score, **given))
 
 
+def options_of(name: str) -> tuple[str, ...]:
+    """The options that a backend takes; none for an unknown one."""
+    return BACKENDS[name][3] if name in BACKENDS else ()
+
+
 def installed(name: str) -> bool:
     """Whether a backend's libraries are."""
-    needed = [name] if name == "torch" else [name, "onnx", "onnxscript"]
+    needed = [name, "onnx", "onnxscript"] if BACKENDS[name][2] else ["torch"]
     return all(importlib.util.find_spec(package) is not None for package in needed)

@@ -1,5 +1,6 @@
 """PyTorch as a backend: eager, with BatchNorm folded."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ class TorchBackend(Backend):
         self._layout = network.memory_format  # not always channels last: see there
         self._bf16 = precision == "bf16"
         self._modules = [
-            _folded(SegmentModule(network, segment, score), example)
+            _with_folded_norms(SegmentModule(network, segment, score), example)
             for segment, example in zip(segments, examples(network, segments), strict=True)
         ]
 
@@ -74,17 +75,24 @@ def examples(network: EENet, segments: Sequence[Segment], batch_size: int = 2) -
     return found
 
 
-def _folded(module: SegmentModule, example: Tensor) -> nn.Module:
-    """The segment with BatchNorm folded into convolutions; as it is, where it can't be traced through."""
+def _with_folded_norms(module: SegmentModule, example: Tensor) -> SegmentModule:
+    """The segment's stages and its head's trunk folded; what lies behind may be hard to trace."""
     with torch.inference_mode():
-        wanted = module(example.clone())
-        try:
-            fast = fuse(module)
-            given = fast(example.clone())
-        except Exception:  # whatever tracing may raise
-            return module
-    same = all(
-        a is b is None or (a - b).abs().max() <= FOLDING_ERROR * b.abs().max()
-        for a, b in zip(given, wanted, strict=True)
-    )
-    return fast if same else module
+        features = module.stages(example.clone())
+        module.stages = _folded(module.stages, example)
+        if module.head is not None:
+            module.head = copy.copy(module.head)  # the network's own stays as it is
+            module.head._modules = dict(module.head._modules)
+            module.head.trunk = _folded(module.head.trunk, features)
+    return module
+
+
+def _folded(module: nn.Module, example: Tensor) -> nn.Module:
+    """With BatchNorm folded into convolutions; as it is, where it can't be traced through."""
+    wanted = module(example.clone())
+    try:
+        fast = fuse(module)
+        given = fast(example.clone())
+    except Exception:  # whatever tracing may raise
+        return module
+    return fast if (given - wanted).abs().max() <= FOLDING_ERROR * wanted.abs().max() else module
