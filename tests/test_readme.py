@@ -15,8 +15,8 @@ README = (ROOT / "README.md").read_text()
 ORDER = [
     "console", "cost", "backbones", "tracing", "stages", "placement", "gates", "heads", "policies",
     "checkpoint", "network", "objectives", "images", "image_sets", "loading", "readers", "data",
-    "records", "evaluation", "calibration", "training_state", "training", "recipes",
-    "runtime", "report", "pipeline", "verbs", "cli",
+    "records", "evaluation", "diagnostics", "calibration", "risk", "training_state", "training", "recipes",
+    "runtime", "report", "pipeline", "thresholds", "verbs", "cli",
 ]  # fmt: skip
 
 
