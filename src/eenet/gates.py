@@ -89,8 +89,8 @@ class AnswerGate(nn.Module):
             optimizer.step(loss)
         optimizer.zero_grad()
         with torch.no_grad():  # from now on it sees statistics as they are
-            self.hidden.weight /= std_S
-            self.hidden.bias -= self.hidden.weight @ mean_S
+            self.hidden.weight.div_(std_S)
+            self.hidden.bias.sub_(self.hidden.weight @ mean_S)
         self.to(device=device, dtype=dtype)
 
 

@@ -64,7 +64,7 @@ class SegmentModule(nn.Module):
         stages: list[nn.Module] = [network.stages[k] for k in range(segment.first, segment.last + 1)]
         if segment.first == 0:
             stages.insert(0, normalization(network))
-        self.stages = nn.Sequential(*stages)
+        self.stages: nn.Module = nn.Sequential(*stages)
         self.final = segment.exit == network.num_exits
         self.head = network.heads[segment.exit] if segment.exit is not None and not self.final else None
         self.score = SCORES[score]

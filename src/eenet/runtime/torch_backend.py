@@ -81,9 +81,9 @@ def _with_folded_norms(module: SegmentModule, example: Tensor) -> SegmentModule:
         features = module.stages(example.clone())
         module.stages = _folded(module.stages, example)
         if module.head is not None:
-            module.head = copy.copy(module.head)  # the network's own stays as it is
-            module.head._modules = dict(module.head._modules)
-            module.head.trunk = _folded(module.head.trunk, features)
+            head = copy.copy(module.head)  # the network's own stays as it is
+            head._modules = {**head._modules, "trunk": _folded(head.get_submodule("trunk"), features)}
+            module.head = head
     return module
 
 
