@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import product
+from itertools import combinations, product
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ SWEEPS = 6  # over the exits, for one price, at most
 IDLE_SHARE = 2 * DEAD_SHARE  # with a margin, so that an exit is not dead on other images
 IDLE_PRICE = 0.002  # in accuracy, for keeping one
 MOST_EXITS = 6  # for which every choice of exits is tried
+MOST_CHOICES = 5000  # for which every choice of so many exits is tried
 BUDGET_STEP = 0.025  # between the policies of a checkpoint
 
 
@@ -139,6 +140,43 @@ def _candidates(
         if shares[idlest] >= IDLE_SHARE:
             return
         enabled[exits.on[idlest]] = False
+
+
+def exits_for_budget(records: Records, num_exits: int, budget: float) -> list[int]:
+    """The exits that, alone, give the best accuracy within a budget; one threshold on the confidence.
+
+    For a network trained with many exits, to find out where to put few. Every choice is tried if
+    there are at most 5,000; else exits are dropped one after the other, each time the one that is
+    missed least.
+
+    Args:
+        records: of held-out inputs, from the network with many exits.
+        num_exits: how many to choose.
+        budget: mean relative cost; the heads of those not chosen cost nothing.
+
+    Raises:
+        ValueError: there are fewer exits, or no choice keeps the budget.
+    """
+    scores_KB, count = recorded_scores(records, "confidence"), len(records.head_macs)
+    if not 1 <= num_exits <= count:
+        raise ValueError(f"num_exits is {num_exits}; the network has {count} early exits to choose from")
+
+    def worth(chosen: Sequence[int]) -> float:
+        exits = _Exits(records, scores_KB, [k in chosen for k in range(count)])
+        accuracy, cost = exits.measure([exits.shared(budget)] * len(exits.on))
+        return accuracy if cost <= budget else -cost
+
+    if math.comb(count, num_exits) <= MOST_CHOICES:
+        best = max(combinations(range(count), num_exits), key=worth)
+    else:
+        best = tuple(range(count))
+        while len(best) > num_exits:
+            best = max(combinations(best, len(best) - 1), key=worth)
+    if worth(best) < 0:
+        raise ValueError(
+            f"no {num_exits} exits keep a budget of {budget}; the cheapest is {records.costs()[0]:.3f}"
+        )
+    return list(best)
 
 
 class _Exits:

@@ -255,6 +255,59 @@ def bench(
     return _show(found, f"{format_table(header, cells)}\n\n{note}", as_json)
 
 
+def sweep(
+    recipe: Positional[str],
+    /,
+    *,
+    placements: tuple[str, ...] = ("linear", "pareto", "golden", "fine", "searched"),
+    nums_exits: tuple[int, ...] = (3,),
+    heads: tuple[str, ...] = ("deep",),
+    trials: int | None = None,
+    seed: int | None = None,
+    data: str | None = None,
+    model: str | None = None,
+    budget: float | None = None,
+    epochs: int | None = None,
+    out: Path | None = None,
+    as_json: Json = False,
+) -> int:
+    """Train a recipe with exits in different places and compare at its budget; the same command goes on.
+
+    Args:
+        recipe: Name of the recipe, see `eenet list`.
+        placements: linear, pareto, golden, fine, searched (the best of a network with an exit at every cut).
+        nums_exits: Numbers of early exits.
+        heads: Kinds of exit heads.
+        trials: So many combinations, chosen by Optuna's TPE. Default: all.
+        seed: Of the weights, the order of the images and their augmentation.
+        data: Data set: a known name, a folder, or owner/name on the Hugging Face hub.
+        model: timm name of the backbone, or a checkpoint whose trained backbone is taken.
+        budget: Mean relative cost at which the networks are compared.
+        epochs: Passes over the training images.
+        out: Directory for networks, table and picture. Default: runs/RECIPE-sweep.
+    """
+    from eenet import sweep as sweeping
+    from eenet.recipes import get_recipe
+    from eenet.report import format_table
+
+    given = {"seed": seed, "data": data, "model": model, "budget": budget, "epochs": epochs}
+    config = replace(get_recipe(recipe), **{key: value for key, value in given.items() if value is not None})
+    out = out or Path("runs") / f"{recipe}-sweep"
+    space = sweeping.Space(placements, nums_exits, heads)
+    rows = sweeping.sweep(config, out, space, trials=trials, command=f"eenet sweep {recipe}")
+    cells = []
+    for row in rows:
+        named = [row["placement"], str(row["num_exits"]), row["head"]]
+        if "error" in row:
+            cells.append([*named, row["error"], *[""] * 4])
+            continue
+        percents = [f"{row[key]:.2%}" for key in ("validation_accuracy", "accuracy", "full_accuracy")]
+        cells.append([*named, ", ".join(row["exits"]), *percents, f"{row['relative_cost']:.3f}"])
+    header = ["placement", "exits", "head", "behind", "validation", "test", "test, full network", "test cost"]
+    files = f"table   {out / sweeping.TABLE_FILE}\npicture {out / sweeping.PICTURE_FILE}"
+    return _show(rows, f"{format_table(header, cells)}\n\n{files}", as_json)
+
+
 def info(
     name: Positional[str], /, *, input_size: tuple[int, int, int] | None = None, as_json: Json = False
 ) -> int:
@@ -296,6 +349,7 @@ VERBS = {
     "predict": predict,
     "calibrate": calibrate,
     "bench": bench,
+    "sweep": sweep,
     "info": info,
     "list": list_names,
 }

@@ -74,9 +74,7 @@ def train(
     out = Path(out)
     if first := process_state().is_main_process:
         _prepare(out, resume)
-    if images is None:
-        size = _image_size(config)
-        images = {split: data.load(config.data, split, size=size) for split in data.SPLITS}
+    images = load_images(config) if images is None else images
     network = _fitted(network, images["train"]) if network else build(config, images["train"])
     if first:
         _check_room(out, network, len(images["validation"]) + len(images["test"]))
@@ -90,6 +88,12 @@ def train(
         resume=resume,
     )
     return _conclude(network, images, config, out, seconds, command) if first else {}
+
+
+def load_images(config: TrainConfig) -> dict[str, Images]:
+    """The splits of a configuration's data set, at the size it wants."""
+    size = _image_size(config)
+    return {split: data.load(config.data, split, size=size) for split in data.SPLITS}
 
 
 def _conclude(

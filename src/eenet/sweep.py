@@ -1,0 +1,233 @@
+"""Many trainings of one recipe: where exits sit, how many there are, which heads; resumable."""
+
+import csv
+import io
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import optuna
+import plotly.graph_objects as go
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from eenet import records as recording
+from eenet.calibration import exits_for_budget, policy_for_budget
+from eenet.checkpoint import WEIGHTS_FILE, read_config, write_atomically
+from eenet.evaluation import accuracy_cost_curve, evaluate
+from eenet.heads import HEADS
+from eenet.image_sets import Images
+from eenet.network import timm_backbone, trained_backbone
+from eenet.pipeline import RECORDS_FILE, load_images, train
+from eenet.placement import PLACEMENTS, place
+from eenet.report import EXIT_COLOURS
+from eenet.stages import trace
+from eenet.training import STATE_FILE, TrainConfig
+
+SEARCHED = "searched"
+OVER = [TrialState.COMPLETE, TrialState.PRUNED]
+JOURNAL_FILE, TABLE_FILE, PICTURE_FILE = "sweep.journal", "sweep.csv", "sweep.html"
+MOST_EXITS = 16  # of the network with an exit at every cut
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is varied; every combination is a training."""
+
+    placements: Sequence[str] = (*PLACEMENTS, SEARCHED)
+    """Names of `eenet.placement`, or `searched`: the best choice for the budget among many exits of a
+    network that is trained once, with an exit at every cut (at most 16)."""
+    nums_exits: Sequence[int] = (3,)
+    heads: Sequence[str] = ("deep",)
+
+
+def sweep(
+    config: TrainConfig,
+    out: str | Path,
+    space: Space | None = None,
+    *,
+    trials: int | None = None,
+    command: str | None = None,
+) -> list[dict[str, Any]]:
+    """Train a recipe with exits in different places; compare at its budget.
+
+    An interrupted sweep goes on where it was, in the middle of a training as well. Table and
+    picture are written anew after every training.
+
+    Args:
+        config: the recipe; its budget is where the networks are compared.
+        out: directory with a directory for each network, the journal, `sweep.csv` and `sweep.html`.
+        space: what is varied.
+        trials: so many combinations, chosen by Optuna's TPE. Default: all.
+        command: how the run was started, for cards and reports.
+
+    Returns:
+        A row for each combination, the best on validation images first: `placement`, `num_exits`,
+        `head`, `exits`, `validation_accuracy`, `validation_cost`, on test images `accuracy`,
+        `relative_cost`, `full_accuracy`, `dead_exits`, and `checkpoint`; or `error`, why it can't be.
+
+    Raises:
+        ValueError: unknown names, or another sweep's journal lies in `out`.
+    """
+    out, space = Path(out), space or Space()
+    _check(space, trials)
+    out.mkdir(parents=True, exist_ok=True)
+    images = load_images(config)
+    optuna.logging.set_verbosity(logging.ERROR)
+    study = optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(out / JOURNAL_FILE))),
+        sampler=optuna.samplers.TPESampler(seed=config.seed),
+        study_name="sweep",
+        direction="maximize",
+        load_if_exists=True,
+    )
+    recipe = json.loads(json.dumps(asdict(config)))
+    if study.user_attrs.setdefault("recipe", recipe) != recipe:
+        raise ValueError(f"{out} holds the sweep of another recipe; choose another --out")
+    study.set_user_attr("recipe", recipe)
+    for stopped in study.get_trials(states=[TrialState.RUNNING]):
+        study.tell(stopped.number, state=TrialState.FAIL)
+        study.enqueue_trial(stopped.params)
+
+    def one(trial: optuna.Trial) -> float:
+        placement = trial.suggest_categorical("placement", list(space.placements))
+        num_exits = trial.suggest_categorical("num_exits", list(space.nums_exits))
+        head = trial.suggest_categorical("head", list(space.heads))
+        try:
+            chosen = replace(config, placement=placement, num_exits=num_exits, head=head)
+            row = _train(chosen, out, images, command)
+        except ValueError as error:  # too many exits for this placement, a budget below the first exit
+            trial.set_user_attr("error", str(error))
+            raise optuna.TrialPruned(str(error)) from error
+        for key, value in row.items():
+            trial.set_user_attr(key, value)
+        return row["validation_accuracy"]
+
+    grid = [
+        {"placement": placement, "num_exits": num_exits, "head": head}
+        for placement, num_exits, head in product(space.placements, space.nums_exits, space.heads)
+    ]
+    if trials is None:
+        for combination in grid:
+            study.enqueue_trial(combination, skip_if_exists=True)
+    over = study.get_trials(states=OVER)
+    left = min(trials or len(grid), len(grid)) - sum(trial.params in grid for trial in over)
+    if left > 0:
+        study.optimize(one, n_trials=left, callbacks=[lambda study, _: _write(out, _rows(study))])
+    rows = _rows(study)
+    _write(out, rows)
+    return rows
+
+
+def _check(space: Space, trials: int | None) -> None:
+    if trials is not None and trials < 1:
+        raise ValueError(f"trials is {trials}; give at least 1")
+    for name, values in asdict(space).items():
+        if not values:
+            raise ValueError(f"{name} is empty; give at least one")
+    known = (*PLACEMENTS, SEARCHED)
+    for placement in space.placements:
+        if placement not in known:
+            raise ValueError(f"unknown placement {placement!r}; choose from {', '.join(known)}")
+    for head in space.heads:
+        if head not in HEADS:
+            raise ValueError(f"unknown exit head {head!r}; choose from {', '.join(HEADS)}")
+
+
+def _train(
+    config: TrainConfig, out: Path, images: Mapping[str, Images], command: str | None
+) -> dict[str, Any]:
+    """Train unless it is done already, and measure."""
+    name = f"{config.placement}-{config.num_exits}-{config.head}"
+    if config.placement == SEARCHED:
+        config = replace(config, placement=_searched(config, out, images, command))
+    path = _trained(config, out / name, images, command)
+    held_out, tested = (
+        recording.load(path / RECORDS_FILE.format(split=split)) for split in ("validation", "test")
+    )
+    policy = policy_for_budget(held_out, config.budget)
+    validation, test = evaluate(held_out, policy), evaluate(tested, policy)
+    return {
+        "exits": read_config(path).exits,
+        "validation_accuracy": validation["accuracy"],
+        "validation_cost": validation["relative_cost"],
+        **{key: test[key] for key in ("accuracy", "relative_cost", "full_accuracy", "dead_exits")},
+        "checkpoint": str(path),
+    }
+
+
+def _searched(config: TrainConfig, out: Path, images: Mapping[str, Images], command: str | None) -> list[str]:
+    """The names of the cuts to choose, from a network with an exit at every cut."""
+    cuts = _cuts(config, images["train"])
+    every = [cuts[i][0] for i in place(cuts, MOST_EXITS)] if len(cuts) > MOST_EXITS else [c for c, _ in cuts]
+    dense = replace(config, placement=every, num_exits=len(every))
+    path = _trained(dense, out / f"every-{config.head}", images, command)
+    held_out = recording.load(path / RECORDS_FILE.format(split="validation"))
+    return [every[k] for k in exits_for_budget(held_out, config.num_exits, config.budget)]
+
+
+def _trained(config: TrainConfig, path: Path, images: Mapping[str, Images], command: str | None) -> Path:
+    if not (path / WEIGHTS_FILE).exists():
+        train(config, path, resume=(path / STATE_FILE).exists(), images=images, command=command)
+    return path
+
+
+def _cuts(config: TrainConfig, images: Images) -> list[tuple[str, float]]:
+    """Name and fraction of MACs of every cut of the recipe's backbone."""
+    if Path(config.model).is_dir():
+        backbone, _ = trained_backbone(config.model)
+    else:
+        args = {
+            **config.model_args,
+            "num_classes": len(images.class_names),
+            "in_chans": images.image_size[0],
+        }
+        backbone = timm_backbone(config.model, args, pretrained=config.pretrained)
+    return [(cut.name, cut.fraction) for cut in trace(backbone, images.image_size).cuts]
+
+
+def _rows(study: optuna.Study) -> list[dict[str, Any]]:
+    """One for each combination that was tried, the best first."""
+    tried = {str(t.params): {**t.params, **t.user_attrs} for t in study.get_trials(states=OVER)}
+    return sorted(tried.values(), key=lambda row: -row.get("validation_accuracy", -1))
+
+
+def _write(out: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """The table, and the picture of every network's curve on test images."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(out / TABLE_FILE, text.getvalue().encode())
+    figure, placements = go.Figure(), sorted({row["placement"] for row in rows})
+    for row in rows:
+        if "error" in row:
+            continue
+        tested = recording.load(Path(row["checkpoint"]) / RECORDS_FILE.format(split="test"))
+        points = sorted((cost, accuracy) for _, cost, accuracy in accuracy_cost_curve(tested, "confidence"))
+        costs, accuracies = zip(*points, strict=True)
+        name = f"{row['placement']}, {row['num_exits']} exits, {row['head']}"
+        colour = EXIT_COLOURS[placements.index(row["placement"]) % len(EXIT_COLOURS)]
+        figure.add_scatter(x=costs, y=accuracies, name=name, legendgroup=name, line_color=colour)
+        figure.add_scatter(
+            x=[row["relative_cost"]],
+            y=[row["accuracy"]],
+            name=name,
+            legendgroup=name,
+            showlegend=False,
+            mode="markers",
+            marker={"size": 10, "color": colour},
+        )
+    figure.update_layout(
+        title="Accuracy against cost on test images; dots: set for the budget on validation images",
+        xaxis_title="relative cost (MACs / MACs of the plain backbone)",
+        yaxis={"title": "accuracy", "tickformat": ".1%"},
+        template="plotly_white",
+    )
+    write_atomically(out / PICTURE_FILE, figure.to_html(include_plotlyjs=True).encode())
