@@ -38,7 +38,9 @@ def test_a_sweep_goes_on_where_it_was(
     capsys.readouterr()
     assert main(words) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert sorted(trained) == ["every-pool", "every-pool", "fine-1-pool", "linear-1-pool", "searched-1-pool"]
+    assert len(trained) == 1 + len(set(trained))  # one of them twice
+    assert "pool-0-1-2" in trained  # an exit at every cut, for the search
+    assert {Path(row["checkpoint"]).name for row in rows} <= set(trained)
     assert [row["validation_accuracy"] for row in rows] == sorted(
         (row["validation_accuracy"] for row in rows), reverse=True
     )

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 from eenet import records as recording
 from eenet.calibration import exits_for_budget, policy_for_budget
-from eenet.checkpoint import WEIGHTS_FILE, read_config, write_atomically
+from eenet.checkpoint import WEIGHTS_FILE, write_atomically
 from eenet.evaluation import accuracy_cost_curve, evaluate
 from eenet.heads import HEADS
 from eenet.image_sets import Images
@@ -142,18 +142,23 @@ def _check(space: Space, trials: int | None) -> None:
 def _train(
     config: TrainConfig, out: Path, images: Mapping[str, Images], command: str | None
 ) -> dict[str, Any]:
-    """Train unless it is done already, and measure."""
-    name = f"{config.placement}-{config.num_exits}-{config.head}"
+    """Train unless that network is there already, and measure."""
+    cuts = _cuts(config, images["train"])
     if config.placement == SEARCHED:
-        config = replace(config, placement=_searched(config, out, images, command))
-    path = _trained(config, out / name, images, command)
+        every = place(cuts, MOST_EXITS) if len(cuts) > MOST_EXITS else range(len(cuts))
+        path = _trained(config, cuts, list(every), out, images, command)
+        held_out = recording.load(path / RECORDS_FILE.format(split="validation"))
+        chosen = [every[k] for k in exits_for_budget(held_out, config.num_exits, config.budget)]
+    else:
+        chosen = place(cuts, config.num_exits, config.placement)
+    path = _trained(config, cuts, chosen, out, images, command)
     held_out, tested = (
         recording.load(path / RECORDS_FILE.format(split=split)) for split in ("validation", "test")
     )
     policy = policy_for_budget(held_out, config.budget)
     validation, test = evaluate(held_out, policy), evaluate(tested, policy)
     return {
-        "exits": read_config(path).exits,
+        "exits": [cuts[i][0] for i in chosen],
         "validation_accuracy": validation["accuracy"],
         "validation_cost": validation["relative_cost"],
         **{key: test[key] for key in ("accuracy", "relative_cost", "full_accuracy", "dead_exits")},
@@ -161,19 +166,19 @@ def _train(
     }
 
 
-def _searched(config: TrainConfig, out: Path, images: Mapping[str, Images], command: str | None) -> list[str]:
-    """The names of the cuts to choose, from a network with an exit at every cut."""
-    cuts = _cuts(config, images["train"])
-    every = [cuts[i][0] for i in place(cuts, MOST_EXITS)] if len(cuts) > MOST_EXITS else [c for c, _ in cuts]
-    dense = replace(config, placement=every, num_exits=len(every))
-    path = _trained(dense, out / f"every-{config.head}", images, command)
-    held_out = recording.load(path / RECORDS_FILE.format(split="validation"))
-    return [every[k] for k in exits_for_budget(held_out, config.num_exits, config.budget)]
-
-
-def _trained(config: TrainConfig, path: Path, images: Mapping[str, Images], command: str | None) -> Path:
+def _trained(
+    config: TrainConfig,
+    cuts: Sequence[tuple[str, float]],
+    chosen: Sequence[int],
+    out: Path,
+    images: Mapping[str, Images],
+    command: str | None,
+) -> Path:
+    """The directory of the network with these exits: two placements may mean the same one."""
+    path = out / "-".join([config.head, *map(str, chosen)])
     if not (path / WEIGHTS_FILE).exists():
-        train(config, path, resume=(path / STATE_FILE).exists(), images=images, command=command)
+        placed = replace(config, placement=[cuts[i][0] for i in chosen], num_exits=len(chosen))
+        train(placed, path, resume=(path / STATE_FILE).exists(), images=images, command=command)
     return path
 
 
