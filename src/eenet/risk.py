@@ -64,8 +64,8 @@ def policy_for_drop(records: Records, drop: float, *, score: str = "confidence")
     """
     if not 0 <= drop <= 1:
         raise ValueError(f"max drop is {drop}; give a part of accuracy between 0 and 1")
-    losses_TB = _losses(records, score, "excess_error")
-    kept = _before_first_failure(lambda t: losses_TB[t].double().mean().item() <= drop + 1e-12)
+    lost_T, won_T, _ = _along_the_grid(records, score, "excess_error")
+    kept = _before_first_failure(lambda t: lost_T[t] - won_T[t] <= drop * len(records) + 1e-9)
     if kept is None:
         raise ValueError(
             f"even the most careful threshold loses more than {drop} of accuracy on these inputs"
@@ -113,20 +113,15 @@ def policy_for_risk(
         raise ValueError(
             f"{len(records)} inputs can't show a risk of {limit} {within}; at least {needed} are needed"
         )
-    losses_TB = _losses(records, score, risk)
+    count = len(records)
+    lost_T, won_T, once_lost_T = _along_the_grid(records, score, risk)
     if delta is None:
-        once_lost_TB = losses_TB.cummax(0).values.clamp(min=0)
-        kept = _before_first_failure(
-            lambda t: (once_lost_TB[t].sum().item() + 1) / (len(records) + 1) <= limit
-        )
+        kept = _before_first_failure(lambda t: (once_lost_T[t] + 1) / (count + 1) <= limit)
     else:
-        lost_T, won_T = ((losses_TB == sign).sum(1).tolist() for sign in (1, -1))
-        kept = _before_first_failure(
-            lambda t: p_value(lost_T[t], won_T[t], len(records), limit, risk) <= delta
-        )
+        kept = _before_first_failure(lambda t: p_value(lost_T[t], won_T[t], count, limit, risk) <= delta)
     if kept is None:
         raise ValueError(f"even the most careful threshold can't be shown to keep a risk of {limit}")
-    measured = losses_TB[kept].double().mean().item()
+    measured = (lost_T[kept] - won_T[kept]) / count
     return _policy(records, score, kept), Guarantee(risk, limit, delta, len(records), measured)
 
 
@@ -187,24 +182,36 @@ def thresholds_to_try(score: str, num_classes: int) -> list[float]:
     return thresholds.float().tolist()  # as scores are: no threshold falls between two roundings
 
 
-def _losses(records: Records, score: str, risk: str) -> Tensor:
-    """Of every threshold of the grid on every input: int8 [T, B]; 1 is a loss, -1 a gain."""
+def _along_the_grid(records: Records, score: str, risk: str) -> tuple[list[int], list[int], list[int]]:
+    """For every threshold how many inputs are lost, how many gained, and how many lost there or before."""
     if not len(records):
         raise ValueError("there are no inputs to calibrate on")
     if not records.head_macs:
         raise ValueError("these are records of a network without early exits")
     if risk == "excess_error" and bool((records.labels_B < 0).any()):
         raise ValueError("excess error needs labels, and some inputs have none; use risk 'disagreement'")
-    answers_KB = records.logits_KBN.argmax(2)
     if risk == "disagreement":
-        losses_KB = (answers_KB != answers_KB[-1]).to(torch.int8)
+        answers_KB = records.logits_KBN.argmax(2)
+        losses_KB = (answers_KB[:-1] != answers_KB[-1]).int()
     else:
-        right_KB = records.correct_KB.to(torch.int8)
-        losses_KB = right_KB[-1] - right_KB
-    # an input has left by exit k if one of its scores up to there is above the threshold
+        right_KB = records.correct_KB.int()
+        losses_KB = right_KB[-1] - right_KB[:-1]
+    # An input is at exit k from the threshold that one of its scores up to there is above, until
+    # the one that a score before is above.
     best_KB = recorded_scores(records, score).cummax(0).values
-    thresholds = thresholds_to_try(score, records.logits_KBN.shape[2])
-    return torch.stack([losses_KB.gather(0, (best_KB <= t).sum(0, keepdim=True))[0] for t in thresholds])
+    thresholds = torch.tensor(thresholds_to_try(score, records.logits_KBN.shape[2]))
+    from_KB = torch.searchsorted(-thresholds, -best_KB, right=True)
+    until_KB = torch.cat([torch.full_like(from_KB[:1], len(thresholds)), from_KB[:-1]])
+    there_KB = from_KB < until_KB
+
+    def count(chosen_KB: Tensor) -> list[int]:
+        enter, leave = (torch.bincount(at[chosen_KB], minlength=STEPS + 2) for at in (from_KB, until_KB))
+        return (enter - leave).cumsum(0)[: STEPS + 1].tolist()
+
+    lost_KB = there_KB & (losses_KB == 1)
+    first_B = torch.where(lost_KB, from_KB, STEPS + 1).amin(0)
+    once_lost_T = torch.bincount(first_B, minlength=STEPS + 2).cumsum(0)[: STEPS + 1].tolist()
+    return count(lost_KB), count(there_KB & (losses_KB == -1)), once_lost_T
 
 
 def _before_first_failure(passes: Callable[[int], bool]) -> int | None:
