@@ -17,7 +17,7 @@ from eenet.records import Records
 
 PRICES = (1e-4, 1e2)  # of cost, in accuracy: from "cost doesn't matter" to "nothing else does"
 TIE = -1e-7  # a price that only decides between equal accuracies: the budget may be used
-PRICE_STEPS = 24  # halvings in the search for the right one
+PRICE_STEPS = 12  # halvings, of the logarithm, in the search for the right one
 SWEEPS = 6  # over the exits, for one price, at most
 IDLE_SHARE = 2 * DEAD_SHARE  # with a margin, so that an exit is not dead on other images
 IDLE_PRICE = 0.002  # in accuracy, for keeping one
