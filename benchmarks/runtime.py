@@ -50,7 +50,10 @@ def main(
 ) -> None:
     """Run the parts that are named; `repeats` runs of each, of which the median counts."""
     for part in parts:
-        rows = PARTS[part](checkpoint, repeats)
+        rows: list[dict[str, Any]] = []
+        for row in PARTS[part](checkpoint, repeats):
+            rows.append(row)
+            results.write(f"runtime-{part}", rows)  # what is measured stays, if time runs out
         keys = list(dict.fromkeys(key for row in rows for key in row if key != "exit_shares"))
         kept = [key for key in keys if not key.endswith(("p50_ms", "p95_ms", "p99_ms", "per_second"))]
         cells = [[shown(row.get(key, "")) for key in kept] for row in rows]
@@ -97,32 +100,41 @@ def policy_for_shares(
     return ExitPolicy(score, tuple(thresholds))
 
 
-def backends(checkpoint: Path, repeats: int) -> list[dict[str, Any]]:
+def backends(checkpoint: Path, repeats: int) -> Iterator[dict[str, Any]]:
     """Every backend and batch size, on networks from small to large."""
     small, pixels = EENet.from_pretrained(checkpoint), cifar(1024)
-    cases: list[tuple[str, EENet, ExitPolicy, NDArray[np.uint8], tuple[int, ...]]]
-    cases = [("resnet20_cifar, trained", small, small.config.exit_policy(BUDGET), pixels, (1, 64, 256))]
+    policy = small.config.exit_policy(BUDGET)
+    yield from _backends("resnet20_cifar, trained", small, policy, pixels, (1, 64, 256), repeats)
     for backbone in ("resnet56_cifar", "resnet110_cifar"):
         network = random_network(backbone, 3, 32, 10)
-        cases.append((backbone, network, policy_for_shares(network, pixels, SHARES), pixels, (1, 64, 256)))
+        policy = policy_for_shares(network, pixels, SHARES)
+        yield from _backends(backbone, network, policy, pixels, (1, 64, 256), repeats)
     network, large = random_network("resnet50", 3, 224, 1000), noise(64)
-    cases.append(("resnet50", network, policy_for_shares(network, large, SHARES), large, (64,)))
-    rows = []
-    for name, network, policy, images, sizes in cases:
-        for backend in ("onnxruntime", "openvino", *(["torch"] if network is small else [])):
-            for size in sizes:
-                row = bench(network, policy, images, backend=backend, batch_size=size, repeats=repeats)
-                rows.append({"network": name, **row})
-    return rows
+    policy = policy_for_shares(network, large, SHARES)
+    yield from _backends("resnet50", network, policy, large, (64,), repeats)
+
+
+def _backends(
+    name: str,
+    network: EENet,
+    policy: ExitPolicy,
+    images: NDArray[np.uint8],
+    sizes: Sequence[int],
+    repeats: int,
+) -> Iterator[dict[str, Any]]:
+    for backend in ("onnxruntime", "openvino", *(["torch"] if "trained" in name else [])):
+        for size in sizes:
+            row = bench(network, policy, images, backend=backend, batch_size=size, repeats=repeats)
+            yield {"network": name, **row}
 
 
 def noise(count: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (count, 3, 224, 224), dtype=np.uint8)
 
 
-def overhead(_: Path, repeats: int) -> list[dict[str, Any]]:
+def overhead(_: Path, repeats: int) -> Iterator[dict[str, Any]]:
     """What exits cost when no image leaves: each alone, and all."""
-    rows, pixels = [], cifar(256)
+    pixels = cifar(256)
     for backbone in ("resnet56_cifar", "resnet110_cifar"):
         network = random_network(backbone, 3, 32, 10)
         for on in ((0,), (1,), (2,), (0, 1, 2)):
@@ -130,8 +142,7 @@ def overhead(_: Path, repeats: int) -> list[dict[str, Any]]:
             for size in (1, 64):
                 row = bench(network, policy, pixels, backend="onnxruntime", batch_size=size, repeats=repeats)
                 over = row["early_exit_ms"] / row["plain_ms"] - 1
-                rows.append({"network": backbone, "exits on": str(on), "batch_size": size, "overhead": over})
-    return rows
+                yield {"network": backbone, "exits on": str(on), "batch_size": size, "overhead": over}
 
 
 def rival(_: Path, repeats: int) -> list[dict[str, Any]]:
@@ -255,26 +266,24 @@ def queue(checkpoint: Path, repeats: int) -> list[dict[str, Any]]:
     ]
 
 
-def growth(checkpoint: Path, repeats: int) -> list[dict[str, Any]]:
+def growth(checkpoint: Path, repeats: int) -> Iterator[dict[str, Any]]:
     """Time and memory as batches, exits and the number of images grow."""
-    rows: list[dict[str, Any]] = []
     network = EENet.from_pretrained(checkpoint)
     policy, pixels = network.config.exit_policy(BUDGET), cifar(2048)
     for size in (1, 4, 16, 64, 256, 1024):
         row = bench(network, policy, pixels, backend="onnxruntime", batch_size=size, repeats=repeats)
-        rows.append({"what": "batch size", "n": size} | {key: row[key] for key in SHOWN})
+        yield {"what": "batch size", "n": size} | {key: row[key] for key in SHOWN}
     for exits in (1, 2, 4, 8, 16):
         deep = random_network("resnet110_cifar", exits, 32, 10)
         stay = ExitPolicy("confidence", (2.0,) * exits)
         row = bench(deep, stay, pixels[:64], backend="onnxruntime", batch_size=64, repeats=repeats)
-        rows.append({"what": "exits, none leaves"} | {"n": exits} | {key: row[key] for key in SHOWN})
+        yield {"what": "exits, none leaves", "n": exits} | {key: row[key] for key in SHOWN}
     context = multiprocessing.get_context("spawn")
     for plain, count in ((True, 1000), (False, 1000), (False, 10_000), (False, 100_000)):
         with context.Pool(1) as pool:
             megabytes, taken = pool.apply(many_images, (checkpoint, plain, count))
         what = "images, plain" if plain else "images"
-        rows.append({"what": what, "n": count, "peak MB": megabytes, "images/s": count / taken})
-    return rows
+        yield {"what": what, "n": count, "peak MB": megabytes, "images/s": count / taken}
 
 
 def many_images(checkpoint: Path, plain: bool, count: int) -> tuple[float, float]:
