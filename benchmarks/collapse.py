@@ -8,20 +8,19 @@ budget is turned. Prints a table and writes
     python benchmarks/collapse.py --recipe digits
 """
 
-import csv
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-import torch
+import results
 import tyro
 
 from eenet import records as recording
 from eenet.calibration import policy_for_budget
 from eenet.evaluation import evaluate
-from eenet.pipeline import hardware, train
+from eenet.pipeline import train
 from eenet.recipes import get_recipe
 from eenet.report import format_table
 from eenet.training import TrainConfig
@@ -55,12 +54,7 @@ def main(
         )
     header = list(rows[0])
     print(format_table(header, [[str(row[key]) for key in header] for row in rows]))
-    name = "-".join(["collapse", recipe, *hardware().split(), f"torch{torch.__version__.split('+')[0]}"])
-    path = Path(__file__).parent / "results" / f"{name.replace('/', '-')}.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, header)
-        writer.writeheader()
-        writer.writerows(rows)
+    path = results.write(f"collapse-{recipe}", rows)
     print(f"\n{path}")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import timm
 import torch
+from torch import nn
 
 from eenet import data
 from eenet import records as recording
@@ -159,11 +160,16 @@ def build(config: TrainConfig, images: Images) -> EENet:
         if config.freeze_backbone:
             _check_is_trained(config, classes)
     else:
-        args = {**config.model_args, "num_classes": classes, "in_chans": size[0]}
-        backbone = timm_backbone(config.model, args, pretrained=config.pretrained)
+        backbone, args = plain_backbone(config, images)
         network = without_exits(backbone, size)
         network.config.backbone, network.config.backbone_args = config.model, args
     return _fitted(network, images)
+
+
+def plain_backbone(config: TrainConfig, images: Images) -> tuple[nn.Module, dict[str, Any]]:
+    """The timm network of a configuration, made for these images, and what it was made with."""
+    args = {**config.model_args, "num_classes": len(images.class_names), "in_chans": images.image_size[0]}
+    return timm_backbone(config.model, args, pretrained=config.pretrained), args
 
 
 def _gate(config: TrainConfig) -> str:

@@ -22,8 +22,8 @@ from eenet.checkpoint import WEIGHTS_FILE, write_atomically
 from eenet.evaluation import accuracy_cost_curve, evaluate
 from eenet.heads import HEADS
 from eenet.image_sets import Images
-from eenet.network import timm_backbone, trained_backbone
-from eenet.pipeline import RECORDS_FILE, load_images, train
+from eenet.network import trained_backbone
+from eenet.pipeline import RECORDS_FILE, load_images, plain_backbone, train
 from eenet.placement import PLACEMENTS, place
 from eenet.report import EXIT_COLOURS
 from eenet.stages import trace
@@ -78,6 +78,7 @@ def sweep(
     _check(space, trials)
     out.mkdir(parents=True, exist_ok=True)
     images = load_images(config)
+    cuts = _cuts(config, images["train"])
     optuna.logging.set_verbosity(logging.ERROR)
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(out / JOURNAL_FILE))),
@@ -100,7 +101,7 @@ def sweep(
         head = trial.suggest_categorical("head", list(space.heads))
         try:
             chosen = replace(config, placement=placement, num_exits=num_exits, head=head)
-            row = _train(chosen, out, images, command)
+            row = _train(chosen, cuts, out, images, command)
         except ValueError as error:  # too many exits for this placement, a budget below the first exit
             trial.set_user_attr("error", str(error))
             raise optuna.TrialPruned(str(error)) from error
@@ -140,10 +141,13 @@ def _check(space: Space, trials: int | None) -> None:
 
 
 def _train(
-    config: TrainConfig, out: Path, images: Mapping[str, Images], command: str | None
+    config: TrainConfig,
+    cuts: Sequence[tuple[str, float]],
+    out: Path,
+    images: Mapping[str, Images],
+    command: str | None,
 ) -> dict[str, Any]:
     """Train unless that network is there already, and measure."""
-    cuts = _cuts(config, images["train"])
     if config.placement == SEARCHED:
         every = place(cuts, MOST_EXITS) if len(cuts) > MOST_EXITS else range(len(cuts))
         path = _trained(config, cuts, list(every), out, images, command)
@@ -184,15 +188,8 @@ def _trained(
 
 def _cuts(config: TrainConfig, images: Images) -> list[tuple[str, float]]:
     """Name and fraction of MACs of every cut of the recipe's backbone."""
-    if Path(config.model).is_dir():
-        backbone, _ = trained_backbone(config.model)
-    else:
-        args = {
-            **config.model_args,
-            "num_classes": len(images.class_names),
-            "in_chans": images.image_size[0],
-        }
-        backbone = timm_backbone(config.model, args, pretrained=config.pretrained)
+    trained = Path(config.model).is_dir()
+    backbone, _ = trained_backbone(config.model) if trained else plain_backbone(config, images)
     return [(cut.name, cut.fraction) for cut in trace(backbone, images.image_size).cuts]
 
 
