@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 
@@ -75,6 +76,11 @@ def test_it_works_from_anywhere(installed: Path, tmp_path: Path) -> None:
     assert Path(file).is_relative_to(installed.parent)
     assert "create_model" in names
     assert run(installed / "eenet", "--version", cwd=tmp_path).startswith("eenet ")
+    Image.new("L", (8, 8)).save(tmp_path / "black.png")
+    (row,) = json.loads(
+        run(installed / "eenet", "predict", "digits-eenet8", "black.png", "--json", cwd=tmp_path)
+    )
+    assert row["label"] in map(str, range(10))
     out = tmp_path / "out"
     demo = ["train", "digits", "--epochs", "1", "--out", str(out), "--json"]
     trained = json.loads(run(installed / "eenet", *demo, cwd=tmp_path))

@@ -27,7 +27,7 @@ _CFG: dict[str, Any] = {
     "first_conv": "conv1",
     "classifier": "fc",
 }
-_DEPTHS = (20, 32, 44, 56, 110)
+_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 _TINY_WIDTHS = (2, 4)
 
 _NAMES = [*(f"resnet{depth}_cifar" for depth in _DEPTHS), *(f"resnet8_w{w}_cifar" for w in _TINY_WIDTHS)]
@@ -101,6 +101,18 @@ def _layer(in_channels: int, channels: int, blocks: int, *, stride: int) -> nn.S
 
 def _build(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     return build_model_with_cfg(CifarResNet, variant, pretrained, **kwargs)
+
+
+@register_model
+def resnet8_cifar(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-8 for 32×32 images."""
+    return _build("resnet8_cifar", pretrained, **dict(kwargs, blocks=1))
+
+
+@register_model
+def resnet14_cifar(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-14 for 32×32 images."""
+    return _build("resnet14_cifar", pretrained, **dict(kwargs, blocks=2))
 
 
 @register_model

@@ -1,5 +1,6 @@
 """A checkpoint directory: its files, the configuration in it, and every check before it is trusted."""
 
+import difflib
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from eenet.policies import ExitPolicy
 
 FORMAT_VERSION = 1
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+SHIPPED = Path(__file__).parent / "pretrained"
 PICKLE_SUFFIXES = {".pt", ".pth", ".bin", ".pkl", ".ckpt"}
 
 
@@ -76,20 +78,32 @@ class Config:
         return ExitPolicy.from_dict(self.budgets[max(kept, key=float)], len(self.exits))
 
 
+def shipped_checkpoints() -> list[str]:
+    """Names of the trained networks that come with this package."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG_FILE}"))
+
+
 def checkpoint_directory(name: str | Path) -> Path:
-    """The local directory of a checkpoint: a directory, or the id of a model on the hub.
+    """The local directory of a checkpoint: a directory, a shipped name, or the id of a model on the hub.
 
     Raises:
-        FileNotFoundError: neither a directory nor a model on the hub.
+        FileNotFoundError: none of these.
     """
-    directory = Path(name)
+    directory, shipped = Path(name), shipped_checkpoints()
     if directory.is_dir():
         return directory
+    if str(name) in shipped:
+        return SHIPPED / name
     if directory.exists():
         raise FileNotFoundError(f"{name} is a file; a checkpoint is a directory with {CONFIG_FILE}")
     hint = f"no checkpoint directory {name}"
+    if near := difflib.get_close_matches(str(name), shipped, n=3):
+        raise FileNotFoundError(f"{hint}; did you mean {', '.join(near)}?")
     if len(directory.parts) != 2 or directory.is_absolute() or str(name).startswith("."):
-        raise FileNotFoundError(f"{hint}; make one with `eenet train`, or give a hub id (owner/name)")
+        raise FileNotFoundError(
+            f"{hint}; make one with `eenet train`, or give a hub id (owner/name), or one of "
+            f"{', '.join(shipped)}"
+        )
     try:
         allowed = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
         return Path(snapshot_download(str(name), allow_patterns=allowed))

@@ -104,7 +104,7 @@ def evaluate(
     """Run a checkpoint's policy on a data set: accuracy, cost, and where images left.
 
     Args:
-        checkpoint: A checkpoint directory, or a model on the Hugging Face hub.
+        checkpoint: A checkpoint directory, a shipped name, or a model on the Hugging Face hub.
         data: Data set: a known name, a folder, or owner/name on the Hugging Face hub.
         split: train, validation or test.
         budget: Wanted mean relative cost. Default: the policy of the checkpoint.
@@ -130,7 +130,7 @@ def predict(
     """Label images; each leaves the network at the first exit that is sure enough.
 
     Args:
-        checkpoint: A checkpoint directory, or a model on the Hugging Face hub.
+        checkpoint: A checkpoint directory, a shipped name, or a model on the Hugging Face hub.
         images: Image files, directories, or globs.
         budget: Wanted mean relative cost. Default: the policy of the checkpoint.
         policy: Name of a policy of the checkpoint, see `eenet calibrate --name`.
@@ -223,7 +223,7 @@ def bench(
     """Time early exit against the plain backbone on this machine, on the same backend, paired.
 
     Args:
-        checkpoint: A checkpoint directory, or a model on the Hugging Face hub.
+        checkpoint: A checkpoint directory, a shipped name, or a model on the Hugging Face hub.
         data: Data set whose test images are run. Default: the one it was trained on.
         backends: torch, torch-compile, onnxruntime, openvino. Default: all that are there but torch-compile.
         batch_sizes: Images that arrive together.
@@ -330,13 +330,16 @@ def info(
 
 
 def list_names(*, as_json: Json = False) -> int:
-    """Known recipes, data sets and backbones."""
+    """Known recipes, data sets, backbones, and the trained networks that come with eenet."""
     from eenet import verbs
 
     found = verbs.list_names()
-    recipes = "\n".join(f"  {name:<18} {about}" for name, about in found["recipes"].items())
+    checkpoints, recipes = (
+        "\n".join(f"  {name:<18} {about}" for name, about in found[key].items())
+        for key in ("checkpoints", "recipes")
+    )
     text = (
-        f"recipes\n{recipes}\n\n"
+        f"checkpoints\n{checkpoints}\n\nrecipes\n{recipes}\n\n"
         f"data\n  {', '.join(found['data'])}, a folder, or owner/name on the Hugging Face hub\n\n"
         f"backbones\n  {', '.join(found['backbones'])}, and every CNN of timm"
     )

@@ -136,7 +136,8 @@ class EENet(nn.Module):
         """Load a checkpoint.
 
         Args:
-            name: a checkpoint directory, or the id of a model on the Hugging Face hub.
+            name: a checkpoint directory, a shipped name such as `digits-eenet8`, or the id of a model
+                on the Hugging Face hub.
             backbone: for a network made by `convert` from a class of your own: an instance
                 of that class, or the same list of stages; its weights are overwritten.
 
@@ -198,7 +199,7 @@ def create_model(
     """Build an early-exit network on a timm backbone.
 
     Args:
-        backbone: any timm name; `eenet` adds `resnet{20,32,44,56,110}_cifar` and
+        backbone: any timm name; `eenet` adds `resnet{8,14,20,32,44,56,110}_cifar` and
             `resnet8_w{2,4}_cifar`, and the paper's names `eenet8`, `eenet18` … `eenet152`,
             `eenet20` … `eenet110` for the ResNets of that depth.
         num_exits: number of early exits, without the final one.

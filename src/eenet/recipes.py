@@ -14,6 +14,7 @@ class Recipe:
     about: str
 
 
+_TINY_NET = TrainConfig("mnist", "resnet8_w4_cifar", num_exits=2, budget=0.7, epochs=15)
 _CIFAR = TrainConfig("cifar10", "resnet20_cifar", budget=0.65, epochs=15)
 _LONGER = replace(_CIFAR, num_exits=5, budget=0.5, epochs=30)
 _TINY = TrainConfig("tiny-imagenet", "resnet18", budget=0.6, epochs=60)
@@ -26,10 +27,15 @@ RECIPES: dict[str, Recipe] = {
         TrainConfig("digits", "resnet20_cifar", budget=0.5, epochs=40, batch_size=64, warmup_epochs=2),
         "scikit-learn's 8×8 digits; offline, about a minute on two cores",
     ),
-    "mnist": Recipe(
-        TrainConfig("mnist", "resnet20_cifar", budget=0.45, epochs=4),
-        "MNIST; about 10 minutes on two cores",
+    "digits-resnet8": Recipe(
+        replace(_TINY_NET, data="digits", epochs=60, batch_size=64, warmup_epochs=2),
+        "the digits, the paper's smallest network; about a minute on two cores",
     ),
+    "mnist": Recipe(
+        TrainConfig("mnist", "resnet20_cifar", placement=[0.1, 0.3, 0.6], budget=0.25, epochs=4),
+        "MNIST, exits early on; about 10 minutes on two cores",
+    ),
+    "mnist-resnet8": Recipe(_TINY_NET, "MNIST, the paper's smallest network; about 10 minutes on two cores"),
     "fashion-mnist": Recipe(
         TrainConfig("fashion-mnist", "resnet20_cifar", budget=0.5, epochs=10),
         "Fashion-MNIST; not run here",

@@ -10,7 +10,7 @@ import torch
 from eenet import data
 from eenet import records as recording
 from eenet.calibration import policy_for_budget
-from eenet.checkpoint import CARD_FILE, checkpoint_directory, write_atomically
+from eenet.checkpoint import CARD_FILE, SHIPPED, checkpoint_directory, write_atomically
 from eenet.console import progress
 from eenet.evaluation import evaluate
 from eenet.image_sets import sample
@@ -73,6 +73,8 @@ def calibrate(
     if objective == "latency" and budget is None:
         raise ValueError("objective latency is for a budget")
     directory = checkpoint_directory(checkpoint)
+    if out is None and directory.is_relative_to(SHIPPED):
+        raise ValueError(f"{checkpoint} came with eenet and is not changed; give --out for a copy")
     network = EENet.from_pretrained(checkpoint)
     if not network.num_exits:
         raise ValueError(f"{checkpoint} has no early exits to calibrate")

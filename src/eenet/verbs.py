@@ -1,5 +1,6 @@
 """What the verbs on a finished checkpoint do from end to end: eval, predict, bench, info, list."""
 
+import difflib
 import glob
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,7 +12,8 @@ import timm
 
 from eenet import data
 from eenet import records as recording
-from eenet.checkpoint import checkpoint_directory, read_config
+from eenet.backbones import ALIASES
+from eenet.checkpoint import checkpoint_directory, read_config, shipped_checkpoints
 from eenet.console import progress
 from eenet.diagnostics import diagnose
 from eenet.evaluation import evaluate
@@ -167,7 +169,9 @@ def info(name: str, *, input_size: Sequence[int] | None = None) -> dict[str, Any
     Raises:
         FileNotFoundError, ValueError: neither a checkpoint nor a backbone.
     """
-    if not Path(name).exists() and "/" not in name:
+    shipped = shipped_checkpoints()
+    meant = timm.is_model(ALIASES.get(name, name)) or not difflib.get_close_matches(name, shipped)
+    if not Path(name).exists() and "/" not in name and name not in shipped and meant:
         module = timm_backbone(name, {"in_chans": input_size[0]} if input_size else {})
         traced = trace(module, input_size or default_input_size(module))
         return {
@@ -183,12 +187,19 @@ def info(name: str, *, input_size: Sequence[int] | None = None) -> dict[str, Any
 
 
 def list_names() -> dict[str, Any]:
-    """Known recipes, data sets and this package's own backbones."""
+    """Known recipes, data sets, trained networks, and this package's own backbones."""
     return {
+        "checkpoints": {name: _about(name) for name in shipped_checkpoints()},
         "recipes": {name: recipe.about for name, recipe in RECIPES.items()},
         "data": list(data.SOURCES),
         "backbones": timm.list_models("*_cifar"),
     }
+
+
+def _about(name: str) -> str:
+    config = read_config(checkpoint_directory(name))
+    data_name = config.provenance["train_config"]["data"]
+    return f"{config.backbone} with {len(config.exits)} early exits, trained on {data_name}"
 
 
 def _image_files(inputs: Sequence[str]) -> list[Path]:

@@ -1,0 +1,139 @@
+"""Put a trained network into the package: weights rounded to half precision, measured again, a model card.
+
+The network is measured as it will be shipped: on the test split of its data set, with every
+policy of its own. Weights with more than one dimension are rounded to float16 unless that
+changes accuracy or cost on the validation split by more than 0.0005.
+
+    python benchmarks/ship.py runs/cifar10-eenet20 --plain runs/cifar10-plain
+"""
+
+import copy
+import shutil
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import tyro
+from tyro.conf import Positional
+
+from eenet import data
+from eenet import records as recording
+from eenet.checkpoint import CARD_FILE, SHIPPED, WEIGHTS_FILE, write_atomically
+from eenet.evaluation import evaluate
+from eenet.network import EENet
+from eenet.pipeline import RECORDS_FILE, table
+from eenet.records import Records
+from eenet.report import format_table
+
+TOLERANCE = 0.0005
+SHOWN_BUDGETS = ("0.150", "0.200", "0.250", "0.300", "0.400", "0.500", "0.600", "0.700", "0.800", "0.900")
+
+
+def main(run: Positional[Path], plain: Path, name: str | None = None) -> None:
+    """Ship a run.
+
+    Args:
+        run: directory of a finished `eenet train`.
+        plain: directory of the same with `--plain`.
+        name: to be known by. Default: the run's directory's.
+    """
+    network = EENet.from_pretrained(run)
+    rounded = in_half(network)
+    before, after = (recorded(n, "validation") for n in (network, rounded))
+    policy = network.config.exit_policy()
+    was, became = evaluate(before, policy), evaluate(after, policy)
+    keys = ("accuracy", "relative_cost")
+    half = all(abs(was[key] - became[key]) <= TOLERANCE for key in keys)
+    shipped = rounded if half else network
+    target = SHIPPED / (name or run.name)
+    shutil.rmtree(target, ignore_errors=True)
+    shipped.save_pretrained(target)
+    if half:
+        weights = {key: narrow(tensor) for key, tensor in shipped.state_dict().items()}
+        write_atomically(target / WEIGHTS_FILE, safetensors.torch.save(weights))
+    tested = recorded(EENet.from_pretrained(target), "test")
+    card = model_card(shipped, tested, plain, "float16" if half else "float32")
+    write_atomically(target / CARD_FILE, card.encode())
+    size = sum(path.stat().st_size for path in target.iterdir())
+    print(f"{target}: {size / 1e6:.2f} MB, {'float16' if half else 'float32'}")
+    print({key: (was[key], became[key]) for key in keys})
+    print(card)
+
+
+def narrow(tensor: torch.Tensor) -> torch.Tensor:
+    """Norms, biases and gates, which are small, stay as they are."""
+    return tensor.half() if tensor.is_floating_point() and tensor.dim() > 1 else tensor
+
+
+def in_half(network: EENet) -> EENet:
+    """A copy with rounded weights."""
+    rounded = copy.deepcopy(network)
+    rounded.load_state_dict({key: narrow(tensor) for key, tensor in network.state_dict().items()})
+    return rounded
+
+
+def recorded(network: EENet, split: str) -> Records:
+    """One pass over a split of the data set that a network was trained on."""
+    images = data.load(network.config.provenance["train_config"]["data"], split)
+    return recording.collect(network, images)
+
+
+def model_card(network: EENet, tested: Records, plain: Path, precision: str) -> str:
+    config, run = network.config, network.config.provenance
+    trained = run["train_config"]
+    measured = evaluate(tested, config.exit_policy())
+    rows = []
+    for budget in sorted(set(SHOWN_BUDGETS) & set(config.budgets)):
+        at = evaluate(tested, config.exit_policy(float(budget)))
+        shares = " / ".join(f"{count / at['num_examples']:.0%}" for count in at["exit_counts"])
+        rows.append([budget, f"{at['relative_cost']:.3f}", f"{at['accuracy']:.2%}", shares])
+    budgets = format_table(["budget", "measured cost", "accuracy", "leave at each exit"], rows)
+    channels, height, width = config.input_size
+    versions = ", ".join(f"{key} {value}" for key, value in run["versions"].items())
+    return f"""---
+library_name: eenet
+license: apache-2.0
+tags: [early-exit, image-classification]
+---
+
+# {config.backbone} with {network.num_exits} early exits on {trained["data"]}
+
+| | |
+| --- | --- |
+| data | {trained["data"]}: trained on its train split but for a validation part, on which thresholds were set |
+| images | {channels} × {height} × {width}, {config.num_classes} classes |
+| command | `{run["command"]}` |
+| seed, epochs | {trained["seed"]}, {trained["epochs"]} |
+| time, hardware | {run["train_seconds"] / 60:.0f} minutes, {run["hardware"]}, {run["date"]}, {versions} |
+| weights | {precision}, {sum(p.numel() for p in network.parameters()):,} parameters |
+| MACs of the plain backbone | {config.backbone_macs:,} |
+
+## Measured on {measured["num_examples"]:,} test images
+
+The plain backbone, trained without exits by the same recipe and seed: **{plain_accuracy(plain):.2%}**.
+
+{table(measured)}
+
+With other budgets (`--budget`):
+
+{budgets}
+
+Relative cost is MACs spent per image, exit heads included, divided by those of the plain backbone.
+
+## Limits
+
+It knows only its {config.num_classes} classes ({", ".join(config.class_names or [])}) and answers
+with one of them whatever it is shown. Thresholds were set for images like those it was trained on; on others
+(noise, blur, another camera) accuracy and cost change, and confidences promise too much. One seed; no other was
+tried to get these figures. For studying and trying out early exits, not for decisions about people.
+"""
+
+
+def plain_accuracy(run: Path) -> float:
+    """Of the final exit, from the records of a plain run."""
+    records = recording.load(run / RECORDS_FILE.format(split="test"))
+    return records.correct_KB[-1].double().mean().item()
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
