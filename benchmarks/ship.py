@@ -100,7 +100,7 @@ tags: [early-exit, image-classification]
 
 | | |
 | --- | --- |
-| data | {trained["data"]}: trained on its train split but for a validation part, on which thresholds were set |
+| data | {trained["data"]}: trained on the train split without a validation part, which set thresholds |
 | images | {channels} × {height} × {width}, {config.num_classes} classes |
 | command | `{run["command"]}` |
 | seed, epochs | {trained["seed"]}, {trained["epochs"]} |
@@ -124,8 +124,8 @@ Relative cost is MACs spent per image, exit heads included, divided by those of 
 
 It knows only its {config.num_classes} classes ({", ".join(config.class_names or [])}) and answers
 with one of them whatever it is shown. Thresholds were set for images like those it was trained on; on others
-(noise, blur, another camera) accuracy and cost change, and confidences promise too much. One seed; no other was
-tried to get these figures. For studying and trying out early exits, not for decisions about people.
+(noise, blur, another camera) accuracy and cost change, and confidences promise too much. One seed, and no
+other was tried. For studying and trying out early exits, not for decisions about people.
 """
 
 

@@ -16,7 +16,7 @@ ORDER = [
     "console", "cost", "backbones", "tracing", "stages", "placement", "gates", "heads", "policies",
     "checkpoint", "network", "objectives", "images", "image_sets", "loading", "readers", "data",
     "records", "evaluation", "diagnostics", "calibration", "risk", "training_state", "training", "recipes",
-    "runtime", "report", "pipeline", "sweep", "thresholds", "verbs", "cli",
+    "runtime", "quantize", "formats", "export", "report", "pipeline", "sweep", "thresholds", "verbs", "cli",
 ]  # fmt: skip
 
 

@@ -255,6 +255,47 @@ def bench(
     return _show(found, f"{format_table(header, cells)}\n\n{note}", as_json)
 
 
+def export(
+    checkpoint: Positional[str],
+    /,
+    *,
+    format: Literal["onnx", "onnx-single", "openvino", "openvino-single", "aoti", "executorch"] = "onnx",
+    out: Path,
+    precision: Literal["fp32", "fp16", "int8"] = "fp32",
+    budget: float | None = None,
+    policy: str | None = None,
+    data: str | None = None,
+    force: Flag = False,
+    as_json: Json = False,
+) -> int:
+    """Write files that other programs run, stopping early; they are read back and compared.
+
+    Args:
+        checkpoint: A checkpoint directory, a shipped name, or a model on the Hugging Face hub.
+        format: onnx and openvino: a model for each stage; -single: one that stops by itself, for one image;
+            aoti: libraries compiled by torch; executorch: for phones.
+        out: Directory, empty or not there yet.
+        precision: fp16: of the stages. int8: their convolutions, with thresholds set anew.
+        budget: Wanted mean relative cost. Default: the policy of the checkpoint.
+        policy: Name of a policy of the checkpoint, see `eenet calibrate --name`.
+        data: Data set to compare on, and to quantise with. Default: the one it was trained on.
+        force: Write into a directory that is not empty, over an export in it.
+    """
+    from eenet import export as exporting
+
+    found = exporting.export(
+        checkpoint,
+        out,
+        format=format,
+        precision=precision,
+        budget=budget,
+        policy=policy,
+        data_name=data,
+        force=force,
+    )
+    return _show(found, _lines({**found, "files": "\n                 ".join(found["files"])}), as_json)
+
+
 def sweep(
     recipe: Positional[str],
     /,
@@ -352,6 +393,7 @@ VERBS = {
     "predict": predict,
     "calibrate": calibrate,
     "bench": bench,
+    "export": export,
     "sweep": sweep,
     "info": info,
     "list": list_names,

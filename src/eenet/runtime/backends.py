@@ -43,6 +43,8 @@ class Backend(ABC):
 
     name: ClassVar[str]
     segments: Sequence[Segment]
+    one_at_a_time: ClassVar[bool] = False
+    """Takes single images only."""
 
     @abstractmethod
     def run(self, index: int, features: Any) -> Outputs:

@@ -5,12 +5,13 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
@@ -25,12 +26,17 @@ KEPT = 8  # graphs in the cache
 PIXELS = "pixels"
 
 
-def features_name(stage: int) -> str:
+def features_name(stage: int | str) -> str:
     """The features behind a stage."""
     return f"features_{stage}"
 
 
-def probabilities_name(exit_index: int) -> str:
+def threshold_name(segment: int) -> str:
+    """What a nested graph compares the score at the end of a segment with."""
+    return f"threshold_{segment}"
+
+
+def probabilities_name(exit_index: int | str) -> str:
     """Class probabilities of an exit."""
     return f"probabilities_{exit_index}"
 
@@ -72,6 +78,67 @@ def network_graph(network: EENet) -> onnx.ModelProto:
     for old in sorted(path.parent.glob("*.onnx"), key=lambda p: p.stat().st_mtime)[:-KEPT]:
         old.unlink(missing_ok=True)
     return graph
+
+
+def nest(parts: Sequence[onnx.ModelProto], exits: Sequence[int]) -> onnx.ModelProto:
+    """Segments as one model for one image: each but the first lies in an `If` behind the one before.
+
+    It also takes `threshold_0`, `threshold_1`, ..., one for each segment but the last, and gives
+    `probabilities` and the number of the `exit`.
+    """
+
+    made: set[str] = set()
+
+    def level(k: int) -> tuple[list[onnx.NodeProto], list[str]]:
+        """The nodes from segment k on, and the names of probabilities and exit."""
+        graph, number = parts[k].graph, f"exit_number_{k}"
+        value = onnx.numpy_helper.from_array(np.array([exits[k]], np.int64))
+        nodes = [node for node in graph.node if node.output[0] not in made]  # two parts may share some
+        made.update(name for node in nodes for name in node.output)
+        nodes.append(onnx.helper.make_node("Constant", [], [number], value=value))
+        if k == len(parts) - 1:
+            return nodes, [graph.output[0].name, number]
+        _, probabilities, score = [output.name for output in graph.output]
+        here = [f"probabilities_here_{k}", f"number_here_{k}"]
+        copies = [
+            onnx.helper.make_node("Identity", [a], [b])
+            for a, b in zip([probabilities, number], here, strict=True)
+        ]
+        leave, onward = _branch("leave", copies, here), _branch("go_on", *level(k + 1))
+        sure, found = f"sure_{k}", [f"probabilities_from_{k}", f"number_from_{k}"]
+        nodes.append(onnx.helper.make_node("Greater", [score, threshold_name(k)], [sure]))
+        nodes.append(onnx.helper.make_node("If", [sure], found, then_branch=leave, else_branch=onward))
+        return nodes, found
+
+    nodes, found = level(0)
+    nodes += [
+        onnx.helper.make_node("Identity", [a], [b])
+        for a, b in zip(found, ["probabilities", "exit"], strict=True)
+    ]
+    model = onnx.ModelProto()
+    model.CopyFrom(parts[0])
+    del model.graph.node[:], model.graph.output[:], model.graph.initializer[:], model.graph.value_info[:]
+    model.graph.node.extend(nodes)
+    held = {tensor.name: tensor for part in parts for tensor in part.graph.initializer}
+    model.graph.initializer.extend(held.values())  # above all branches, since they may share some
+    for k in range(len(parts) - 1):
+        info = onnx.helper.make_tensor_value_info(threshold_name(k), onnx.TensorProto.FLOAT, [1])
+        model.graph.input.append(info)
+    model.graph.output.extend(_values(["probabilities", "exit"]))
+    return model
+
+
+def _branch(name: str, nodes: Sequence[onnx.NodeProto], found: Sequence[str]) -> onnx.GraphProto:
+    return onnx.helper.make_graph(nodes, name, [], _values(found))
+
+
+def _values(names: Sequence[str]) -> list[onnx.ValueInfoProto]:
+    """Probabilities [B, N] and an exit's number."""
+    probabilities, number = names
+    return [
+        onnx.helper.make_tensor_value_info(probabilities, onnx.TensorProto.FLOAT, [None, None]),
+        onnx.helper.make_tensor_value_info(number, onnx.TensorProto.INT64, [1]),
+    ]
 
 
 class _Everything(nn.Module):

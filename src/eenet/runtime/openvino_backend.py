@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import openvino
@@ -30,23 +31,15 @@ class OpenVINOBackend(Backend):
     ) -> None:
         """`threads`: by default all cores. `precision`: f32, or bf16 where the processor has it."""
         self.segments = list(segments)
-        extractor, core = Extractor(network_graph(network)), _core()
-        options: dict[str, Any] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": precision,  # the default is bf16 on some processors
-            "INFERENCE_NUM_THREADS": threads or 0,
-        }
+        extractor = Extractor(network_graph(network))
         parts = [
             extractor.extract_model(*inputs_and_outputs(segment, score, network.num_exits))
             for segment in self.segments
         ]
-        self._models = [
-            core.compile_model(core.read_model(part.SerializeToString()), "CPU", options) for part in parts
-        ]
-        self._local = threading.local()
+        self._models = [Compiled(part.SerializeToString(), threads, precision) for part in parts]
 
     def run(self, index: int, features: Any) -> Outputs:
-        request = self._request(index)
+        request = self._models[index].request()
         request.set_input_tensor(openvino.Tensor(features, shared_memory=True))
         request.infer()
         outputs = packed(
@@ -57,16 +50,28 @@ class OpenVINOBackend(Backend):
         answers = [None if a is None else a.copy() for a in (outputs.probabilities_BN, outputs.score_B)]
         return Outputs(outputs.features, *answers)
 
-    def _request(self, index: int) -> openvino.InferRequest:
-        """The thread's own: a request serves one at a time."""
-        requests = self._local.__dict__.setdefault("requests", {})
-        if index not in requests:
-            requests[index] = self._models[index].create_infer_request()
-        return requests[index]
+
+class Compiled:
+    """A model on the CPU, with a request for each thread: one serves one at a time."""
+
+    def __init__(self, model: bytes | Path, threads: int | None = None, precision: str = "f32") -> None:
+        options: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": precision,  # the default is bf16 on some processors
+            "INFERENCE_NUM_THREADS": threads or 0,
+        }
+        self._compiled = core().compile_model(core().read_model(model), "CPU", options)
+        self._local = threading.local()
+
+    def request(self) -> openvino.InferRequest:
+        """The thread's own."""
+        if not hasattr(self._local, "request"):
+            self._local.request = self._compiled.create_infer_request()
+        return self._local.request
 
 
 @cache
-def _core() -> openvino.Core:
+def core() -> openvino.Core:
     """One for the process, never given up.
 
     Where a core was made, the thread has a signal stack of OpenVINO's. A core that ends in another

@@ -30,10 +30,7 @@ class TorchBackend(Backend):
         self._device = next(network.parameters()).device
         self._layout = network.memory_format  # not always channels last: see there
         self._bf16 = precision == "bf16"
-        self._modules = [
-            _with_folded_norms(SegmentModule(network, segment, score), example)
-            for segment, example in zip(segments, examples(network, segments), strict=True)
-        ]
+        self._modules = folded_segments(network, segments, score)
 
     def run(self, index: int, features: Any) -> Outputs:
         features = self._tensor(features).contiguous(memory_format=self._layout)
@@ -63,10 +60,18 @@ class TorchBackend(Backend):
         return torch.from_numpy(features).to(self._device) if isinstance(features, np.ndarray) else features
 
 
+def folded_segments(network: EENet, segments: Sequence[Segment], score: str) -> list[SegmentModule]:
+    """Segments as modules with BatchNorm folded; the network stays as it is."""
+    return [
+        _with_folded_norms(SegmentModule(network, segment, score), example)
+        for segment, example in zip(segments, examples(network, segments), strict=True)
+    ]
+
+
 def examples(network: EENet, segments: Sequence[Segment], batch_size: int = 2) -> list[Tensor]:
     """Something for each segment to run on: random pixels, and the features they give."""
     found: list[Tensor] = []
-    with torch.inference_mode(), seeded(network):
+    with torch.no_grad(), seeded(network):
         size = (batch_size, *network.config.input_size)
         pixels = torch.randint(256, size, dtype=torch.uint8, device=next(network.parameters()).device)
         for segment in segments:
@@ -77,7 +82,7 @@ def examples(network: EENet, segments: Sequence[Segment], batch_size: int = 2) -
 
 def _with_folded_norms(module: SegmentModule, example: Tensor) -> SegmentModule:
     """The segment's stages and its head's trunk folded; what lies behind may be hard to trace."""
-    with torch.inference_mode():
+    with torch.no_grad():  # inference tensors as weights couldn't be exported
         features = module.stages(example.clone())
         module.stages = _folded(module.stages, example)
         if module.head is not None:
