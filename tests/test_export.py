@@ -73,7 +73,9 @@ def test_stages_are_run_by_a_dozen_lines_of_any_program(
     manifest = manifest_in(tmp_path)
     sessions = [ort.InferenceSession(tmp_path / stage["file"]) for stage in manifest["stages"]]
     for i, image in enumerate(pixels[:100]):
-        given = image[None]
+        given: Any = image[None]
+        stage: dict[str, Any] = {}
+        found: dict[str, Any] = {}
         for stage, session in zip(manifest["stages"], sessions, strict=True):
             found = dict(zip(stage["outputs"], session.run(None, {stage["inputs"][0]: given}), strict=True))
             if "threshold" not in stage or found["score"][0] > stage["threshold"]:
@@ -94,7 +96,7 @@ def test_a_single_file_does_not_run_what_lies_behind_the_exit(
         session = ort.InferenceSession(tmp_path / "out/network.onnx", options)
         wanted = np.array([threshold], np.float32)
         given = {"pixels": pixels[:1], "threshold_0": wanted, "threshold_1": wanted}
-        _, exit_index = session.run(["probabilities", "exit_index"], given)
+        exit_index: Any = session.run(["exit_index"], given)[0]
         assert exit_index[0] == taken
         events = json.loads(Path(session.end_profiling()).read_text())
         names.append({event["name"] for event in events if event.get("cat") == "Node"})
@@ -114,9 +116,9 @@ def test_a_single_file_has_thresholds_that_can_be_changed(tmp_path: Path, pixels
             for name, t in zip(manifest["single"]["inputs"][1:], thresholds, strict=True)
         }
         for image in pixels[:50]:
-            _, exit_index = session.run(None, {"pixels": image[None], **given})
+            exit_index: Any = session.run(["exit_index"], {"pixels": image[None], **given})[0]
             assert exit_index[0] == predictor.run(image[None]).exits_B[0]
-    (default,) = session.run(["exit_index"], {"pixels": pixels[:1]})
+    default: Any = session.run(["exit_index"], {"pixels": pixels[:1]})[0]
     assert default[0] == Predictor(CHECKPOINT, backend="torch").run(pixels[:1]).exits_B[0]
 
 

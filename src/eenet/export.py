@@ -99,7 +99,7 @@ def export(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
         job = Job(network, chosen, precision, Path(temporary), graph)
-        manifest = _manifest(job, budgets, format, str(checkpoint))
+        manifest = _manifest(job, budgets, format, Path(checkpoint).name)
         with working(f"writing {format}"):
             written = _written(job, format)
         for stage, more in zip(manifest["stages"], written.get("stages", []), strict=False):

@@ -14,7 +14,7 @@ class Recipe:
     about: str
 
 
-_TINY_NET = TrainConfig("mnist", "resnet8_w4_cifar", num_exits=2, budget=0.7, epochs=15)
+_TINY_NET = TrainConfig("mnist", "resnet8_w4_cifar", num_exits=2, budget=0.5, epochs=15)
 _CIFAR = TrainConfig("cifar10", "resnet20_cifar", budget=0.65, epochs=15)
 _LONGER = replace(_CIFAR, num_exits=5, budget=0.5, epochs=30)
 _TINY = TrainConfig("tiny-imagenet", "resnet18", budget=0.6, epochs=60)
