@@ -214,6 +214,7 @@ def bench(
     backends: tuple[str, ...] = (),
     batch_sizes: tuple[int, ...] = (1, 64),
     against: str | None = None,
+    exported: Path | None = None,
     budget: float | None = None,
     policy: str | None = None,
     repeats: int = 7,
@@ -228,6 +229,7 @@ def bench(
         backends: torch, torch-compile, onnxruntime, openvino. Default: all that are there but torch-compile.
         batch_sizes: Images that arrive together.
         against: Another checkpoint, run without leaving early: a smaller network.
+        exported: Directory written by `eenet export`, timed beside each backend.
         budget: Wanted mean relative cost. Default: the policy of the checkpoint.
         policy: Name of a policy of the checkpoint, see `eenet calibrate --name`.
         repeats: Runs; times are medians over them.
@@ -242,6 +244,7 @@ def bench(
         backends=backends,
         batch_sizes=batch_sizes,
         against=against,
+        exported=exported,
         budget=budget,
         policy=policy,
         repeats=repeats,
@@ -249,6 +252,7 @@ def bench(
     )
     shown = ["plain_ms", "early_exit_ms", "speedup", "mac_speedup", "efficiency", "early_exit_p95_ms"]
     shown += ["against_speedup"] if against else []
+    shown += ["exported_ms", "exported_speedup"] if exported else []
     cells = [[r["backend"], str(r["batch_size"]), *(f"{r[key]:.3g}" for key in shown)] for r in found["rows"]]
     header = ["backend", "batch", *(key.removesuffix("_ms").replace("_", " ") for key in shown)]
     note = f"times in ms per batch, median of {repeats} runs, on {found['hardware']}"

@@ -100,6 +100,7 @@ def bench(
     backends: Sequence[str] = (),
     batch_sizes: Sequence[int] = (1, 64),
     against: str | Path | None = None,
+    exported: str | Path | None = None,
     budget: float | None = None,
     policy: str | None = None,
     repeats: int = 7,
@@ -113,6 +114,7 @@ def bench(
         backends: default: all that are installed, but for torch-compile, which takes minutes to start.
         batch_sizes: images that arrive together.
         against: another checkpoint, run without leaving early, such as a smaller network.
+        exported: directory written by `eenet export`, timed beside.
         budget: wanted mean relative cost. Default: the policy of the checkpoint.
         policy: name of a policy of the checkpoint.
         repeats: runs; times are medians over them.
@@ -151,6 +153,7 @@ def bench(
                         batch_size=batch_size,
                         repeats=repeats,
                         against=other,
+                        exported=exported,
                         on_progress=advance,
                         **options,
                     )

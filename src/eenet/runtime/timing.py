@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from eenet.network import EENet
 from eenet.policies import ExitPolicy
 from eenet.runtime.engines import run_batch
+from eenet.runtime.exported import load_exported
 from eenet.runtime.predictor import create_backend
 from eenet.runtime.segments import Segment, segments_of
 
@@ -41,6 +43,7 @@ def bench(
     batch_size: int,
     repeats: int = 7,
     against: EENet | None = None,
+    exported: str | Path | None = None,
     on_progress: Callable[[int], None] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -57,6 +60,7 @@ def bench(
         batch_size: images that arrive together.
         repeats: runs; times are the medians over them.
         against: another network, without leaving early, such as a smaller one.
+        exported: directory written by `eenet export`, run as its files say, whatever the backend.
         on_progress: called with 1 after every run.
         options: of the backend.
 
@@ -66,7 +70,8 @@ def bench(
         images a second; `exit_shares`; `speedup` = plain / early exit, and `mac_speedup`, what
         MACs would say, `realised` = speedup / mac_speedup; `ideal_ms`, in which each image costs
         only the backbone up to its exit, measured, and `efficiency` = ideal / early exit;
-        `against_ms` and `against_speedup` if there is another network.
+        `against_ms` and `against_speedup` if there is another network; `exported_ms` and
+        `exported_speedup` = plain / exported if there are exported files.
 
     Raises:
         ValueError: no images, or the backend can't be had.
@@ -86,6 +91,9 @@ def bench(
         contenders.append(Contender(f"part {i}", partial(fast.run, len(segments) + i)))
     if against is not None:
         contenders.append(_plain("against", against, backend, **options))
+    if exported is not None:
+        files, given = load_exported(exported, threads=options.get("threads"))
+        contenders.append(Contender("exported", lambda batch: run_batch(files, given, batch)))
     batches = list(islice(_batches(pixels_BCHW, batch_size), MOST_CALLS))
     for contender in contenders:
         for batch in batches[:WARM_UP]:
@@ -210,4 +218,6 @@ def _row(
         row[f"{name}_images_per_second"] = 1e3 * batch_size / ms(name)
     if "against" in times:
         row |= {"against_ms": ms("against"), "against_speedup": ratio("against", "early_exit")}
+    if "exported" in times:
+        row |= {"exported_ms": ms("exported"), "exported_speedup": ratio("plain", "exported")}
     return row
