@@ -37,12 +37,14 @@ from eenet.runtime.segments import segments_of
 
 DOCS = Path(__file__).parents[1] / "docs/exported-backbones.md"
 FORMATS = ("onnx", "onnx-single", "openvino", "openvino-single")
-FAMILIES = """
-resnet18 resnext50_32x4d seresnet18 res2net50_14w_8s regnetx_002 regnety_002 convnext_atto convnextv2_atto
-densenet121 vgg11_bn mobilenetv2_035 mobilenetv3_small_050 mobilenetv4_conv_small_035 efficientnet_b0
-tf_efficientnetv2_b0 mnasnet_small ghostnet_050 repvgg_a0 mobileone_s0 hrnet_w18_small dla46_c cspresnet50
-inception_v3 nf_resnet26 edgenext_xx_small mobilevit_xxs coatnet_pico_rw_224
-""".split()
+FAMILIES = [
+    "resnet18", "resnet50", "resnext50_32x4d", "seresnet18", "res2net50_14w_8s", "regnetx_002",
+    "regnety_002", "convnext_atto", "convnextv2_atto", "densenet121", "vgg11_bn", "mobilenetv2_035",
+    "mobilenetv3_small_050", "mobilenetv4_conv_small_035", "efficientnet_b0", "tf_efficientnetv2_b0",
+    "mnasnet_small", "ghostnet_050", "repvgg_a0", "mobileone_s0", "hrnet_w18_small", "dla46_c",
+    "cspresnet50", "inception_v3", "nf_resnet26", "edgenext_xx_small", "mobilevit_xxs",
+    "coatnet_pico_rw_224",
+]  # fmt: skip
 SIZES = {"inception_v3": 96, "coatnet_pico_rw_224": 224}
 
 

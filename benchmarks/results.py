@@ -9,10 +9,15 @@ import torch
 from eenet.pipeline import hardware
 
 
-def write(name: str, rows: list[dict[str, Any]]) -> Path:
-    """Write rows, whose keys may differ, to `benchmarks/results/NAME-HARDWARE-torchVERSION.csv`."""
+def path_of(name: str) -> Path:
+    """`benchmarks/results/NAME-HARDWARE-torchVERSION.csv`."""
     words = [name, *hardware().split(), f"torch{torch.__version__.split('+')[0]}"]
-    path = Path(__file__).parent / "results" / f"{'-'.join(words).replace('/', '-')}.csv"
+    return Path(__file__).parent / "results" / f"{'-'.join(words).replace('/', '-')}.csv"
+
+
+def write(name: str, rows: list[dict[str, Any]]) -> Path:
+    """Write rows, whose keys may differ, to `path_of(name)`."""
+    path = path_of(name)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="")

@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -185,3 +186,17 @@ def test_triton(
     assert np.allclose(probabilities.max(1), [e.probability for e in expected], atol=1e-5)
     (failed,) = model.execute([{"pixels": pixels[:2, :, :4]}])
     assert "early exit failed" in failed.error
+
+
+def test_the_loop_in_the_docs(
+    tmp_path: Path, images: list[Path], expected: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (EXAMPLES.parent / "docs/export.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    export(CHECKPOINT, tmp_path / "exported")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    for path, wanted in zip(images, expected, strict=True):
+        probabilities, exit_index = names["classify"](np.asarray(Image.open(path))[None, None])
+        assert (exit_index, int(probabilities.argmax())) == (wanted.exit, wanted.class_index)

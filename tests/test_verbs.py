@@ -96,8 +96,10 @@ def test_calibrate_for_latency(
     assert main(["eval", str(tmp_path / "b"), "--data", "digits"]) == 0
 
 
-def test_bench(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "export", str(checkpoint), "--out", str(tmp_path / "files"), "--format", "onnx-single")
     words = ["--batch-sizes", "1", "16", "--repeats", "2", "--against", str(checkpoint)]
+    words += ["--exported", str(tmp_path / "files")]
     found = run(capsys, "bench", str(checkpoint), *words)
     assert [(r["backend"], r["batch_size"]) for r in found["rows"]] == [
         (backend, size) for backend in ("torch", "onnxruntime", "openvino") for size in (1, 16)
@@ -112,6 +114,7 @@ def test_bench(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
         speed = 1000 * row["batch_size"] / row["early_exit_ms"]
         assert row["early_exit_images_per_second"] == pytest.approx(speed)
         assert row["against_ms"] > 0
+        assert row["exported_ms"] > 0
     assert main(["bench", str(checkpoint), "--backends", "torch", "--repeats", "1"]) == 0
     assert "early exit" in capsys.readouterr().out
 

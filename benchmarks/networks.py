@@ -1,0 +1,100 @@
+"""Trained networks → a table of what each does on its test split, at its own budget and at others.
+
+Reads finished run directories and adds them to `benchmarks/results/networks-HARDWARE-torchVERSION.csv`; a run
+that is there already, by command and seed, is replaced. `results_page.py` makes the page of it.
+
+    python benchmarks/networks.py runs/cifar10-eenet20 runs/cifar10-plain20
+"""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import results
+import torch
+import tyro
+from tyro.conf import Positional
+
+from eenet import records as recording
+from eenet.checkpoint import Config, read_config
+from eenet.evaluation import evaluate
+from eenet.pipeline import RECORDS_FILE
+from eenet.policies import ExitPolicy
+from eenet.records import Records
+
+KEY = ("command", "seed")
+
+
+def main(runs: Positional[tuple[Path, ...]]) -> None:
+    """Add runs.
+
+    Args:
+        runs: directories of finished `eenet train`.
+    """
+    added = [row for run in runs for row in rows_of(run)]
+    keys = {tuple(str(row[k]) for k in KEY) for row in added}
+    path = results.path_of("networks")
+    kept: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            kept = [row for row in csv.DictReader(file) if tuple(row[k] for k in KEY) not in keys]
+    results.write(
+        "networks", sorted([*kept, *added], key=lambda row: (row["data"], row["command"], str(row["seed"])))
+    )
+    for row in added:
+        print(row)
+
+
+def rows_of(run: Path) -> Iterator[dict[str, Any]]:
+    """One for every budget; one for a plain backbone."""
+    config = read_config(run)
+    tested = recording.load(run / RECORDS_FILE.format(split="test"))
+    trained = config.provenance["train_config"]
+    held_out = recording.load(run / RECORDS_FILE.format(split="validation"))
+    common = {
+        "data": trained["data"],
+        "backbone": config.backbone,
+        "num_exits": len(config.exits),
+        "backbone_macs": config.backbone_macs,
+        "command": config.provenance["command"],
+        "seed": trained["seed"],
+        "epochs": trained["epochs"],
+        "minutes": round(config.provenance["train_seconds"] / 60, 1),
+        "hardware": config.provenance["hardware"],
+        "torch": config.provenance["versions"]["torch"],
+        "date": config.provenance["date"],
+        "test_images": len(tested),
+        "validation_full_accuracy": _accuracy(held_out),
+        "full_accuracy": _accuracy(tested),
+    }
+    if not config.exits:
+        yield common | {"budget": "", "accuracy": common["full_accuracy"], "relative_cost": 1.0}
+        return
+    for budget, policy in _policies(config):
+        measured = evaluate(tested, policy)
+        shares = [count / len(tested) for count in measured["exit_counts"]]
+        yield common | {
+            "budget": budget,
+            "default": budget == f"{trained['budget']:.3f}",
+            "accuracy": measured["accuracy"],
+            "relative_cost": measured["relative_cost"],
+            "exit_shares": " ".join(f"{share:.3f}" for share in shares),
+            "exit_accuracy": " ".join(f"{accuracy:.4f}" for accuracy in measured["exit_accuracy"]),
+            "dead_exits": " ".join(map(str, measured["dead_exits"])),
+            "validation_accuracy": evaluate(held_out, policy)["accuracy"],
+        }
+
+
+def _policies(config: Config) -> Iterator[tuple[str, ExitPolicy]]:
+    for budget in sorted(config.budgets):
+        yield budget, config.exit_policy(float(budget))
+
+
+def _accuracy(records: Records) -> float:
+    """Of the final exit."""
+    return records.correct_KB[-1].to(torch.float64).mean().item()
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

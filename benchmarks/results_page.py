@@ -1,0 +1,136 @@
+"""`benchmarks/results/networks-*.csv` → `docs/results.md`.
+
+python benchmarks/results_page.py
+"""
+
+import csv
+from itertools import groupby
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from eenet.checkpoint import shipped_checkpoints
+from eenet.report import format_table
+
+ROOT = Path(__file__).parents[1]
+BUDGETS = ("0.150", "0.200", "0.250", "0.300", "0.400", "0.500", "0.600", "0.700", "0.800", "0.900")
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Write the page."""
+    rows: list[Row] = []
+    for path in sorted((ROOT / "benchmarks/results").glob("networks-*.csv")):
+        with path.open(newline="") as file:
+            rows += csv.DictReader(file)
+    networks = {key: list(group) for key, group in groupby(sorted(rows, key=_network), key=_network)}
+    plain = {key[:3]: group for key, group in networks.items() if not group[0]["budget"]}
+    early = {key: group for key, group in networks.items() if group[0]["budget"]}
+    summary, details = [], []
+    for key, group in early.items():
+        static = plain.get(key[:3], [])
+        summary.append(_summary([row for row in group if row["default"] == "True"], static))
+        details.append(_details(group))
+    header = ["data", "backbone, exits", "epochs, seeds", "minutes", "plain", "never leaving early"]
+    header += ["leaving early", "relative cost", "dead exits"]
+    statics = [_static(group) for group in plain.values()]
+    page = PAGE.format(
+        shipped=", ".join(f"`{name}`" for name in shipped_checkpoints()),
+        summary=format_table(header, summary),
+        details="\n\n".join(details),
+        static=format_table(["data", "backbone", "epochs, seeds", "MACs", "accuracy"], statics),
+    )
+    (ROOT / "docs/results.md").write_text(page)
+
+
+def _network(row: Row) -> tuple[str, int, str, str]:
+    """Data, MACs, epochs, exits: what seeds have in common."""
+    return row["data"], int(row["backbone_macs"]), row["epochs"], row["num_exits"]
+
+
+def _summary(rows: list[Row], static: list[Row]) -> list[str]:
+    first = rows[0]
+    return [
+        first["data"],
+        f"{first['backbone']}, {first['num_exits']}",
+        f"{first['epochs']}, {len(rows)}",
+        _spread(rows, "minutes", "{:.0f}"),
+        _spread(static, "accuracy") if static else "not run",
+        _spread(rows, "full_accuracy"),
+        _spread(rows, "accuracy"),
+        _spread(rows, "relative_cost", "{:.3f}"),
+        " ".join(row["dead_exits"] for row in rows if row["dead_exits"]) or "none",
+    ]
+
+
+def _details(rows: list[Row]) -> str:
+    """What one network does with other budgets."""
+    first, cells = rows[0], []
+    for budget in BUDGETS:
+        group = [row for row in rows if row["budget"] == budget]
+        if group:
+            columns = zip(*[map(float, row["exit_shares"].split()) for row in group], strict=True)
+            shares = " / ".join(f"{mean(column):.0%}" for column in columns)
+            cells.append(
+                [budget, _spread(group, "relative_cost", "{:.3f}"), _spread(group, "accuracy"), shares]
+            )
+    table = format_table(["budget", "measured cost", "accuracy", "leave at each exit"], cells)
+    return (
+        f"### {first['backbone']} on {first['data']}, {first['epochs']} epochs\n\n"
+        f"`{first['command']}`; {int(first['test_images']):,} test images; {first['hardware']}, "
+        f"torch {first['torch']}.\n\n{table}"
+    )
+
+
+def _static(rows: list[Row]) -> list[str]:
+    first = rows[0]
+    seeds = f"{first['epochs']}, {len(rows)}"
+    return [
+        first["data"],
+        first["backbone"],
+        seeds,
+        f"{int(first['backbone_macs']):,}",
+        _spread(rows, "accuracy"),
+    ]
+
+
+def _spread(rows: list[Row], key: str, form: str = "{:.2%}") -> str:
+    """Mean over seeds, and its standard error if there are several."""
+    values = [float(row[key]) for row in rows]
+    text = form.format(mean(values))
+    return text if len(values) == 1 else f"{text} ± {form.format(stdev(values) / len(values) ** 0.5)}"
+
+
+PAGE = """# Results
+
+Made by `python benchmarks/results_page.py` from `benchmarks/results/networks-*.csv`, to which
+`python benchmarks/networks.py RUN...` adds finished runs. Gates and thresholds were set on a validation part
+of the train split; everything is measured on test images that nothing was chosen by (one half of the official
+test split for MNIST and CIFAR-10). Relative cost counts exit heads. Several seeds: mean ± standard error.
+In the box: {shipped}.
+
+{summary}
+
+*Plain*: the same backbone trained without exits by the same recipe. The paper (Demir & Akbas, arXiv
+2409.05336) claims similar accuracy at 20 to 42 % of the cost on MNIST, SVHN, CIFAR-10 and Tiny-ImageNet, with
+networks trained for longer than these.
+
+## With other budgets
+
+Each network's `--budget` turned after training.
+
+{details}
+
+## Plain networks
+
+{static}
+
+## Not run yet
+
+ResNet-56 and -110 on CIFAR-10, SVHN, Tiny-ImageNet and ImageNet; smaller static ResNets beside the early-exit
+curve on CIFAR-10; more seeds where one is given.
+"""
+
+
+if __name__ == "__main__":
+    main()
