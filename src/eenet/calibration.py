@@ -18,6 +18,8 @@ from eenet.records import Records
 PRICES = (1e-4, 1e2)  # of cost, in accuracy: from "cost doesn't matter" to "nothing else does"
 TIE = -1e-7  # a price that only decides between equal accuracies: the budget may be used
 PRICE_STEPS = 12  # halvings, of the logarithm, in the search for the right one
+MANY = 10_000  # inputs, above which a price is first looked for on a sample
+NEAR, NEAR_STEPS = 1.3, 7  # around that price: a factor, and halvings
 SWEEPS = 6  # over the exits, for one price, at most
 IDLE_SHARE = 2 * DEAD_SHARE  # with a margin, so that an exit is not dead on other images
 IDLE_PRICE = 0.002  # in accuracy, for keeping one
@@ -183,6 +185,10 @@ class _Exits:
     """The exits that are switched on, and what thresholds at them lead to on recorded inputs."""
 
     def __init__(self, records: Records, scores_KB: Tensor, enabled: Sequence[bool]) -> None:
+        self.sample = None
+        if len(records) > MANY:
+            rows = torch.randperm(len(records), generator=torch.Generator().manual_seed(0))[:MANY]
+            self.sample = _Exits(records.subset(rows), scores_KB[:, rows], enabled)
         self.enabled = tuple(enabled)
         self.on = [k for k, on in enumerate(enabled) if on]
         rows = [*self.on, len(enabled)]
@@ -223,19 +229,34 @@ class _Exits:
         return _threshold(scores, low)
 
     def within(self, budget: float, start: float) -> list[float] | None:
-        """Thresholds that keep the budget and use it; none if that can't be."""
-        (low, high), best = PRICES, None
-        for _ in range(PRICE_STEPS):
+        """Thresholds that keep the budget and use it; none if that can't be.
+
+        Of many inputs a sample says about where the price lies, and all of them the rest.
+        """
+        thresholds, prices, steps = [start] * len(self.on), PRICES, PRICE_STEPS
+        if self.sample is not None and (roughly := self.sample._priced(budget, thresholds, prices, steps)):
+            price, thresholds = roughly
+            if near := self._priced(budget, thresholds, (price / NEAR, price * NEAR), NEAR_STEPS):
+                return self._settled(near[1], price=TIE, budget=budget)
+        found = self._priced(budget, thresholds, prices, steps)
+        return self._settled(found[1], price=TIE, budget=budget) if found else None
+
+    def _priced(
+        self, budget: float, start: list[float], prices: tuple[float, float], steps: int
+    ) -> tuple[float, list[float]] | None:
+        """By halving: the most accurate thresholds met that keep the budget, and the price they are for."""
+        (low, high), best = prices, None
+        for _ in range(steps):
             price = (low * high) ** 0.5
-            thresholds = self._settled([start] * len(self.on), price=price)
+            thresholds = self._settled(start, price=price)
             accuracy, cost = self.measure(thresholds)
             if cost > budget:
                 low = price
                 continue
             high = price
             if best is None or accuracy > best[0]:
-                best = accuracy, thresholds
-        return self._settled(best[1], price=TIE, budget=budget) if best else None
+                best = accuracy, price, thresholds
+        return best[1:] if best else None
 
     def _settled(self, start: list[float], *, price: float, budget: float = torch.inf) -> list[float]:
         """Thresholds of which none alone can be improved: in accuracy minus price times cost."""
