@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from runtime_cases import Mock, cases, expected_exits, images_of, policy_with_shares
 
 from eenet.image_sets import ImageSet
-from eenet.network import EENet
+from eenet.network import EENet, create_model
 from eenet.policies import SCORES, ExitPolicy
 from eenet.runtime import Predictor, compile_backend
 from eenet.runtime.engines import run_batch
@@ -28,6 +28,7 @@ GUARD = 1e-4  # kernels round differently; an image this near to a threshold may
 
 
 COMPILED = "torch-compile"  # seconds for each segment, batch size and kind of score
+EVERYONE = ExitPolicy("margin", (-1.0,))
 QUICK = [name for name in BACKENDS if name != COMPILED]
 
 
@@ -80,6 +81,26 @@ def test_parts_of_the_backbone(trained: EENet, digits: ImageSet, backend: str) -
     outputs = fast.run(1, pixels.numpy())
     assert outputs.probabilities_BN is outputs.score_B is None
     assert len(outputs.features) == 5
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_stages_that_ask_for_the_batch_size(backend: str) -> None:
+    """ConvNeXt's do. The exporter asks the pixels, which only the first stage has."""
+    torch.manual_seed(0)
+    network = create_model("test_convnext", num_exits=2, num_classes=5, input_size=(3, 64, 64), head="pool")
+    network.eval().config.mean, network.config.std = [0.5] * 3, [0.25] * 3
+    pixels = torch.randint(256, (9, 3, 64, 64), dtype=torch.uint8).numpy()
+    scores = run_batch(create_backend("torch", network, [Segment(0, 0, 0)], "margin"), EVERYONE, pixels)
+    middle = float(np.median(np.diff(np.sort(scores.probabilities_BN, 1)[:, -2:], axis=1))) + 1e-6
+    policy = ExitPolicy("margin", (middle, 2.0))
+    slow, fast = (create_backend(name, network, segments_of(policy), "margin") for name in ("torch", backend))
+    wanted = run_batch(slow, policy, pixels)
+    assert set(wanted.exits_B) == {0, 2}
+    for size in (1, 9):
+        answers = [run_batch(fast, policy, pixels[i : i + size]) for i in range(0, 9, size)]
+        assert np.concatenate([answer.exits_B for answer in answers]).tolist() == wanted.exits_B.tolist()
+        found = np.concatenate([answer.probabilities_BN for answer in answers])
+        assert np.abs(found - wanted.probabilities_BN).max() < 1e-4
 
 
 def test_torch_folds_every_norm(trained: EENet) -> None:

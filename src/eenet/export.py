@@ -215,8 +215,11 @@ def _written(job: Job, format: str) -> dict[str, Any]:
     except (ValueError, OSError):
         raise
     except Exception as error:  # whatever converters may raise; they name the operation
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ValueError(f"this network can't be written as {format}: {reason}") from error
+        raise ValueError(f"this network can't be written as {format}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _compare(job: Job, images: ImageSet, expected: Records) -> dict[str, Any]:
@@ -225,9 +228,14 @@ def _compare(job: Job, images: ImageSet, expected: Records) -> dict[str, Any]:
     Raises:
         ValueError: an exit differs though no score is near its threshold, or a probability does.
     """
-    backend, policy = load_exported(job.target)
     pixels_BCHW = images.pixels_BCHW.numpy()
-    answers = [run_batch(backend, policy, pixels_BCHW[i : i + 32]) for i in range(0, len(images), 32)]
+    try:
+        backend, policy = load_exported(job.target)
+        answers = [run_batch(backend, policy, pixels_BCHW[i : i + 32]) for i in range(0, len(images), 32)]
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # whatever the runtime may raise
+        raise ValueError(f"what was written doesn't run: {_reason(error)}") from error
     exits_B = np.concatenate([answer.exits_B for answer in answers])
     probabilities_BN = np.concatenate([answer.probabilities_BN for answer in answers])
     wanted_B = decide(expected, policy)

@@ -90,16 +90,14 @@ def _single(job: Job, save: Save, *, defaults: bool) -> dict[str, Any]:
 
 def _parts(job: Job) -> tuple[list[dict[str, Any]], list[Any]]:
     """For each segment the names of what goes in and out, and its ONNX model."""
-    from onnx.utils import Extractor
+    from eenet.runtime.graph import Cutter, inputs_and_outputs
 
-    from eenet.runtime.graph import inputs_and_outputs
-
-    extractor, final = Extractor(job.graph), job.network.num_exits
+    cutter, final = Cutter(job.graph), job.network.num_exits
     stages, models = [], []
     for segment in job.segments:
         inputs, outputs = inputs_and_outputs(segment, job.policy.score, final)
         stages.append({"inputs": inputs, "outputs": dict(zip(_kinds(segment, final), outputs, strict=True))})
-        models.append(extractor.extract_model(inputs, outputs))
+        models.append(cutter.cut(inputs, outputs))
     return stages, models
 
 

@@ -13,11 +13,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx.utils import Extractor
 
 from eenet.network import EENet
 from eenet.runtime.backends import Backend, Outputs, cores, packed
-from eenet.runtime.graph import PIXELS, inputs_and_outputs, nest, network_graph, threshold_name
+from eenet.runtime.graph import PIXELS, Cutter, inputs_and_outputs, nest, network_graph, threshold_name
 from eenet.runtime.segments import Segment
 
 
@@ -34,12 +33,12 @@ class OnnxRuntimeBackend(Backend):
         graph, final = network_graph(network), network.num_exits
         names = [inputs_and_outputs(segment, score, final) for segment in self.segments]
         ends = list(dict.fromkeys(name for _, outputs in names for name in outputs))
-        fast, blocked = _optimized(Extractor(graph).extract_model([PIXELS], ends), threads)
-        cutter, parts = Extractor(fast), []
+        fast, blocked = _optimized(Cutter(graph).cut([PIXELS], ends), threads)
+        cutter, parts = Cutter(fast), []
         self._sessions: list[tuple[ort.InferenceSession, str]] = []
         for inputs, outputs in names:
             inputs, outputs = ([blocked.get(name, name) for name in side] for side in (inputs, outputs))
-            parts.append(cutter.extract_model(inputs, outputs))
+            parts.append(cutter.cut(inputs, outputs))
             self._sessions.append((session_of(parts[-1], threads, optimize=False), inputs[0]))
         early = [k for k, s in enumerate(self.segments) if s.exit is not None and s.exit < final]
         self._alone = None

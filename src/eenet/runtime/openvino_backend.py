@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import openvino
-from onnx.utils import Extractor
 
 from eenet.network import EENet
 from eenet.runtime.backends import Backend, Outputs, packed
-from eenet.runtime.graph import inputs_and_outputs, network_graph
+from eenet.runtime.graph import Cutter, inputs_and_outputs, network_graph
 from eenet.runtime.segments import Segment
 
 
@@ -31,10 +30,9 @@ class OpenVINOBackend(Backend):
     ) -> None:
         """`threads`: by default all cores. `precision`: f32, or bf16 where the processor has it."""
         self.segments = list(segments)
-        extractor = Extractor(network_graph(network))
+        cutter = Cutter(network_graph(network))
         parts = [
-            extractor.extract_model(*inputs_and_outputs(segment, score, network.num_exits))
-            for segment in self.segments
+            cutter.cut(*inputs_and_outputs(segment, score, network.num_exits)) for segment in self.segments
         ]
         self._models = [Compiled(part.SerializeToString(), threads, precision) for part in parts]
 
