@@ -14,9 +14,10 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 ORDER = [
     "console", "cost", "backbones", "tracing", "stages", "placement", "gates", "heads", "policies",
-    "checkpoint", "network", "objectives", "images", "image_sets", "loading", "readers", "data",
-    "records", "evaluation", "diagnostics", "calibration", "risk", "training_state", "training", "recipes",
-    "runtime", "quantize", "formats", "export", "report", "pipeline", "sweep", "thresholds", "verbs", "cli",
+    "checkpoint", "network", "objectives", "images", "image_sets", "corruptions", "loading", "readers",
+    "data", "records", "evaluation", "diagnostics", "shift", "monitor", "calibration", "risk",
+    "training_state", "training", "recipes", "runtime", "quantize", "formats", "export", "report",
+    "pipeline", "sweep", "thresholds", "verbs", "cli",
 ]  # fmt: skip
 
 

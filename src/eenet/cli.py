@@ -99,6 +99,8 @@ def evaluate(
     split: str = "test",
     budget: float | None = None,
     policy: str | None = None,
+    corruptions: tuple[str, ...] = (),
+    severities: tuple[int, ...] = (1, 3, 5),
     as_json: Json = False,
 ) -> int:
     """Run a checkpoint's policy on a data set: accuracy, cost, and where images left.
@@ -109,11 +111,17 @@ def evaluate(
         split: train, validation or test.
         budget: Wanted mean relative cost. Default: the policy of the checkpoint.
         policy: Name of a policy of the checkpoint, see `eenet calibrate --name`.
+        corruptions: Also on damaged images: all, or names such as gaussian_noise, jpeg, fog.
+        severities: Of the damage, 1 to 5.
     """
     from eenet import pipeline, verbs
-    from eenet.report import diagnosis_table
+    from eenet.report import diagnosis_table, shift_table
 
-    measured = verbs.evaluate_checkpoint(checkpoint, data, split=split, budget=budget, policy=policy)
+    chosen: dict[str, Any] = {"split": split, "budget": budget, "policy": policy}
+    if corruptions:
+        rows = verbs.evaluate_under_corruptions(checkpoint, data, corruptions, severities, **chosen)
+        return _show(rows, shift_table(rows), as_json)
+    measured = verbs.evaluate_checkpoint(checkpoint, data, **chosen)
     return _show(measured, f"{pipeline.table(measured)}\n\n{diagnosis_table(measured)}", as_json)
 
 

@@ -252,6 +252,25 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
+def shift_table(rows: list[dict[str, Any]]) -> str:
+    """Rows of `eenet.shift.under_corruptions` as text."""
+    percents = ("accuracy", "full_accuracy", "excess_error", "disagreement")
+    cells = [
+        [
+            row["corruption"],
+            str(row["severity"] or "–"),
+            *(f"{row[key]:.2%}" for key in percents),
+            f"{row['relative_cost']:.3f}",
+            " / ".join(f"{share:.0%}" for share in row["exit_shares"]),
+            f"{row['calibration_error']:.3f}",
+        ]
+        for row in rows
+    ]
+    header = ["corruption", "severity", "accuracy", "full network", "excess error", "disagreement"]
+    header += ["cost", "leave at each exit", "calibration error"]
+    return f"{format_table(header, cells)}\n\n{rows[0]['num_examples']} images"
+
+
 def diagnosis_table(found: dict[str, Any]) -> str:
     """What `eenet.diagnostics.diagnose` found as text, an exit a line."""
     rows = []

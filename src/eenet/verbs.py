@@ -5,6 +5,7 @@ import glob
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from eenet import records as recording
 from eenet.backbones import ALIASES
 from eenet.checkpoint import checkpoint_directory, read_config, shipped_checkpoints
 from eenet.console import progress
+from eenet.corruptions import CORRUPTIONS, check_known
 from eenet.diagnostics import diagnose
 from eenet.evaluation import evaluate
 from eenet.image_sets import sample
@@ -25,6 +27,7 @@ from eenet.recipes import RECIPES
 from eenet.runtime import Predictor
 from eenet.runtime.predictor import BACKENDS, installed, options_of
 from eenet.runtime.timing import bench as time_network
+from eenet.shift import under_corruptions
 from eenet.stages import trace
 
 FEW_IMAGES = 500  # to make a graph for a faster backend would take longer than to label them
@@ -54,6 +57,43 @@ def evaluate_checkpoint(
     with progress("evaluating", len(images)) as advance:
         records = recording.collect(network, images, on_progress=advance)
     return {**evaluate(records, chosen), **diagnose(records, chosen)}
+
+
+def evaluate_under_corruptions(
+    checkpoint: str | Path,
+    data_name: str,
+    names: Sequence[str],
+    severities: Sequence[int],
+    *,
+    split: str = "test",
+    budget: float | None = None,
+    policy: str | None = None,
+) -> list[dict[str, Any]]:
+    """Run a checkpoint's policy on damaged images of a data set, at most 2,000.
+
+    Args:
+        checkpoint, data_name, split, budget, policy: as `evaluate_checkpoint`.
+        names: of corruptions, or `all`.
+        severities: 1 to 5.
+
+    Returns:
+        Rows as `eenet.shift.under_corruptions`, the first for clean images.
+
+    Raises:
+        FileNotFoundError, ValueError: as `evaluate_checkpoint`; an unknown corruption or severity.
+    """
+    names = list(CORRUPTIONS) if list(names) == ["all"] else names
+    for name, severity in product(names, severities):
+        check_known(name, severity)
+    network = EENet.from_pretrained(checkpoint)
+    chosen = network.config.exit_policy(budget, policy)
+    images = data.load(data_name, split, size=network.config.input_size[1:])
+    with progress("evaluating", 1 + len(names) * len(severities)) as advance:
+        return list(
+            under_corruptions(
+                network, chosen, images, names=names, severities=severities, on_progress=advance
+            )
+        )
 
 
 def predict(
