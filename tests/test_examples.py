@@ -200,3 +200,9 @@ def test_the_loop_in_the_docs(
     for path, wanted in zip(images, expected, strict=True):
         probabilities, exit_index = names["classify"](np.asarray(Image.open(path))[None, None])
         assert (exit_index, int(probabilities.argmax())) == (wanted.exit, wanted.class_index)
+
+
+@pytest.mark.parametrize("name", ["quickstart", "retrofit"])
+def test_python(name: str, tmp_path: Path) -> None:
+    out = run(sys.executable, EXAMPLES / f"{name}.py", cwd=tmp_path)
+    assert "exit 0" in out if name == "quickstart" else "at relative cost" in out
