@@ -213,7 +213,8 @@ def test_recipes_are_possible(name: str) -> None:
     size = {"digits": 8, "mnist": 28, "fashion-mnist": 28}.get(config.data, config.image_size or 64)
     if "resnet" in config.model and "cifar" in config.model and size == 64:
         size = 32
-    images = from_dataset([(Image.new("RGB", (size, size)), i) for i in range(10)])
+    mode = "L" if size in (8, 28) else "RGB"
+    images = from_dataset([(Image.new(mode, (size, size)), i) for i in range(10)])
     network = pipeline.build(config, images)
     assert network.num_exits == config.num_exits
     assert network.costs_K[0] < config.budget < network.costs_K[-1]

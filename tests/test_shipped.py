@@ -58,7 +58,7 @@ def test_list_names_them(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_misspelt_name_is_corrected(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     more = ["--data", "digits"] if verb == "eval" else []
     assert cli.main([verb, "digits-eenet88", *more]) == 2
-    assert "did you mean digits-eenet8?" in capsys.readouterr().err
+    assert "did you mean digits-eenet8, " in capsys.readouterr().err
 
 
 def test_it_is_not_changed_where_it_lies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
