@@ -7,7 +7,6 @@ Writes `docs/exported-backbones.md` and `benchmarks/results/export-*-HARDWARE-to
     python benchmarks/export.py agreement CHECKPOINT
 """
 
-import csv
 import tempfile
 import time
 import warnings
@@ -69,11 +68,7 @@ def families(_: str) -> Iterator[dict[str, Any]]:
 
     Those in the table already are not tried again.
     """
-    path = results.path_of("export-families")
-    done: dict[str, dict[str, Any]] = {}
-    if path.exists():
-        with path.open(newline="") as file:
-            done = {row["network"]: row for row in csv.DictReader(file)}
+    done = {row["network"]: row for row in results.read("export-families")}
     for name in FAMILIES:
         if name in done:
             yield done[name]

@@ -6,7 +6,6 @@ that is there already, by command and seed, is replaced. `results_page.py` makes
     python benchmarks/networks.py runs/cifar10-eenet20 runs/cifar10-plain20
 """
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,11 +33,7 @@ def main(runs: Positional[tuple[Path, ...]]) -> None:
     """
     added = [row for run in runs for row in rows_of(run)]
     keys = {tuple(str(row[k]) for k in KEY) for row in added}
-    path = results.path_of("networks")
-    kept: list[dict[str, Any]] = []
-    if path.exists():
-        with path.open(newline="") as file:
-            kept = [row for row in csv.DictReader(file) if tuple(row[k] for k in KEY) not in keys]
+    kept = [row for row in results.read("networks") if tuple(row[k] for k in KEY) not in keys]
     results.write(
         "networks", sorted([*kept, *added], key=lambda row: (row["data"], row["command"], str(row["seed"])))
     )

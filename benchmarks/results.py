@@ -15,6 +15,15 @@ def path_of(name: str) -> Path:
     return Path(__file__).parent / "results" / f"{'-'.join(words).replace('/', '-')}.csv"
 
 
+def read(name: str) -> list[dict[str, str]]:
+    """The rows written so far; none if there is no such table."""
+    path = path_of(name)
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def write(name: str, rows: list[dict[str, Any]]) -> Path:
     """Write rows, whose keys may differ, to `path_of(name)`."""
     path = path_of(name)

@@ -15,7 +15,7 @@ from eenet.shift import describe
 
 @pytest.fixture(scope="module")
 def photos() -> torch.Tensor:
-    """Smooth colour images of 32 × 32, half as high in the second test."""
+    """Smooth colour images of 32 × 32."""
     coarse = torch.rand(6, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     smooth = torch.nn.functional.interpolate(coarse, (32, 32), mode="bicubic").clamp(0, 1)
     return (255 * smooth).to(torch.uint8)

@@ -185,10 +185,7 @@ class _Exits:
     """The exits that are switched on, and what thresholds at them lead to on recorded inputs."""
 
     def __init__(self, records: Records, scores_KB: Tensor, enabled: Sequence[bool]) -> None:
-        self.sample = None
-        if len(records) > MANY:
-            rows = torch.randperm(len(records), generator=torch.Generator().manual_seed(0))[:MANY]
-            self.sample = _Exits(records.subset(rows), scores_KB[:, rows], enabled)
+        self._given = records, scores_KB
         self.enabled = tuple(enabled)
         self.on = [k for k, on in enumerate(enabled) if on]
         rows = [*self.on, len(enabled)]
@@ -196,6 +193,14 @@ class _Exits:
         self.order_KB = self.scores_KB.argsort(1, descending=True)
         self.correct_KB = records.correct_KB[rows].double()
         self.costs_K = torch.tensor(records.costs(self.enabled), dtype=torch.float64)[rows]
+
+    def sample(self) -> "_Exits | None":
+        """The same on some of the inputs, if there are many."""
+        records, scores_KB = self._given
+        if len(records) <= MANY:
+            return None
+        rows = torch.randperm(len(records), generator=torch.Generator().manual_seed(0))[:MANY]
+        return _Exits(records.subset(rows), scores_KB[:, rows], self.enabled)
 
     def taken(self, thresholds: Sequence[float]) -> Tensor:
         """The exit at which each input leaves, among those that are on."""
@@ -234,7 +239,8 @@ class _Exits:
         Of many inputs a sample says about where the price lies, and all of them the rest.
         """
         thresholds, prices, steps = [start] * len(self.on), PRICES, PRICE_STEPS
-        if self.sample is not None and (roughly := self.sample._priced(budget, thresholds, prices, steps)):
+        sample = self.sample()
+        if sample is not None and (roughly := sample._priced(budget, thresholds, prices, steps)):
             price, thresholds = roughly
             if near := self._priced(budget, thresholds, (price / NEAR, price * NEAR), NEAR_STEPS):
                 return self._settled(near[1], price=TIE, budget=budget)

@@ -89,10 +89,10 @@ def checkpoint_directory(name: str | Path) -> Path:
     Raises:
         FileNotFoundError: none of these.
     """
-    directory, shipped = Path(name), shipped_checkpoints()
+    directory = Path(name)
     if directory.is_dir():
         return directory
-    if str(name) in shipped:
+    if str(name) in (shipped := shipped_checkpoints()):
         return SHIPPED / name
     if directory.exists():
         raise FileNotFoundError(f"{name} is a file; a checkpoint is a directory with {CONFIG_FILE}")

@@ -79,9 +79,6 @@ def _single(job: Job, save: Save, *, defaults: bool) -> dict[str, Any]:
         default = np.array([job.policy.thresholds[k]], np.float32)
         if defaults:
             model.graph.initializer.append(onnx.numpy_helper.from_array(default, name))
-    for node in model.graph.node:
-        node.output[:] = ["exit_index" if name == "exit" else name for name in node.output]
-    model.graph.output[1].name = "exit_index"
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     outputs = {"probabilities": "probabilities", "exit_index": "exit_index"}
     file = save(job, model, "network")
@@ -132,7 +129,7 @@ def _save_openvino(job: Job, model: Any, name: str) -> str:
 
 
 class _Tensors(nn.Module):
-    """A segment that gives only tensors: its features last, since they may be none."""
+    """A segment that gives tensors only: what it has none of is left out."""
 
     def __init__(self, segment: SegmentModule) -> None:
         super().__init__()

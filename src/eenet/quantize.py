@@ -25,7 +25,8 @@ BATCH = 64
 
 def to_float16(graph: onnx.ModelProto) -> onnx.ModelProto:
     """Stages in float16; exit heads, small and full of logarithms, in- and outputs stay float32."""
-    heads = [node.name for node in graph.graph.node if node.name not in _backbone(graph)]
+    kept = _backbone(graph)
+    heads = [node.name for node in graph.graph.node if node.name not in kept]
     lowered = onnx.ModelProto()
     lowered.CopyFrom(graph)
     sorted_ = OnnxModel(convert_float_to_float16(lowered, keep_io_types=True, node_block_list=heads))

@@ -113,7 +113,7 @@ def nest(parts: Sequence[onnx.ModelProto], exits: Sequence[int]) -> onnx.ModelPr
     """Segments as one model for one image: each but the first lies in an `If` behind the one before.
 
     It also takes `threshold_0`, `threshold_1`, ..., one for each segment but the last, and gives
-    `probabilities` and the number of the `exit`.
+    `probabilities` and `exit_index`, the exit's number.
     """
 
     made: set[str] = set()
@@ -142,7 +142,7 @@ def nest(parts: Sequence[onnx.ModelProto], exits: Sequence[int]) -> onnx.ModelPr
     nodes, found = level(0)
     nodes += [
         onnx.helper.make_node("Identity", [a], [b])
-        for a, b in zip(found, ["probabilities", "exit"], strict=True)
+        for a, b in zip(found, ["probabilities", "exit_index"], strict=True)
     ]
     model = onnx.ModelProto()
     model.CopyFrom(parts[0])
@@ -153,7 +153,7 @@ def nest(parts: Sequence[onnx.ModelProto], exits: Sequence[int]) -> onnx.ModelPr
     for k in range(len(parts) - 1):
         info = onnx.helper.make_tensor_value_info(threshold_name(k), onnx.TensorProto.FLOAT, [1])
         model.graph.input.append(info)
-    model.graph.output.extend(_values(["probabilities", "exit"]))
+    model.graph.output.extend(_values(["probabilities", "exit_index"]))
     return model
 
 
