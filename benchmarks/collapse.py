@@ -22,7 +22,7 @@ from eenet.calibration import policy_for_budget
 from eenet.evaluation import evaluate
 from eenet.pipeline import train
 from eenet.recipes import get_recipe
-from eenet.report import format_table
+from eenet.tables import format_table
 from eenet.training import TrainConfig
 
 WEIGHTS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.5, 2.0, 3.0)

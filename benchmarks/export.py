@@ -30,10 +30,10 @@ from eenet.network import EENet, create_model
 from eenet.pipeline import hardware
 from eenet.policies import ExitPolicy
 from eenet.records import collect
-from eenet.report import format_table
 from eenet.runtime.engines import run_batch
 from eenet.runtime.exported import load_exported
 from eenet.runtime.segments import segments_of
+from eenet.tables import format_table
 
 DOCS = Path(__file__).parents[1] / "docs/exported-backbones.md"
 FORMATS = ("onnx", "onnx-single", "openvino", "openvino-single")

@@ -21,8 +21,8 @@ from eenet.console import progress
 from eenet.evaluation import evaluate
 from eenet.policies import ExitPolicy
 from eenet.records import Records
-from eenet.report import format_table
 from eenet.risk import policy_for_drop, policy_for_risk, thresholds_to_try
+from eenet.tables import format_table
 
 DELTA = 0.1
 BUDGETS, DROPS, LIMITS = (0.45, 0.55, 0.65, 0.75, 0.9), (0.005, 0.01, 0.02), (0.01, 0.02, 0.05)

@@ -24,7 +24,7 @@ from eenet.evaluation import decide, evaluate, recorded_scores
 from eenet.pipeline import train
 from eenet.recipes import get_recipe
 from eenet.records import Records
-from eenet.report import format_table
+from eenet.tables import format_table
 
 BUDGETS = (0.45, 0.55, 0.65, 0.75, 0.9)
 JOINT = {"early_pull": 1.0, "distillation": 0.0}

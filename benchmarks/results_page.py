@@ -10,7 +10,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from eenet.checkpoint import shipped_checkpoints
-from eenet.report import format_table
+from eenet.tables import format_table
 
 ROOT = Path(__file__).parents[1]
 BUDGETS = ("0.150", "0.200", "0.250", "0.300", "0.400", "0.500", "0.600", "0.700", "0.800", "0.900")

@@ -29,7 +29,6 @@ from eenet import data
 from eenet.images import normalize
 from eenet.network import EENet, create_model
 from eenet.policies import ExitPolicy
-from eenet.report import format_table
 from eenet.runtime import Predictor
 from eenet.runtime.engines import run_batch
 from eenet.runtime.predictor import create_backend
@@ -37,6 +36,7 @@ from eenet.runtime.queued import QueuedEngine
 from eenet.runtime.reference import run_one
 from eenet.runtime.segments import segments_of
 from eenet.runtime.timing import bench
+from eenet.tables import format_table
 
 SHARES = (0.5, 0.25, 0.125)
 BUDGET = 0.6

@@ -22,9 +22,9 @@ from eenet.monitor import DriftMonitor, depths_of
 from eenet.network import EENet
 from eenet.policies import ExitPolicy
 from eenet.records import Records
-from eenet.report import format_table
 from eenet.risk import policy_for_risk
 from eenet.shift import describe
+from eenet.tables import format_table
 
 RISK, DELTA, ALPHA = 0.02, 0.1, 0.01
 CLEAN_STREAMS, CLEAN_LENGTH, STREAMS, LENGTH = 100, 10_000, 20, 500

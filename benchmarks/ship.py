@@ -21,9 +21,9 @@ from eenet import records as recording
 from eenet.checkpoint import CARD_FILE, SHIPPED, WEIGHTS_FILE, write_atomically
 from eenet.evaluation import evaluate
 from eenet.network import EENet
-from eenet.pipeline import RECORDS_FILE, table
+from eenet.pipeline import RECORDS_FILE
 from eenet.records import Records
-from eenet.report import format_table
+from eenet.tables import evaluation_table, format_table
 
 TOLERANCE = 0.001
 SHOWN_BUDGETS = ("0.150", "0.200", "0.250", "0.300", "0.400", "0.500", "0.600", "0.700", "0.800", "0.900")
@@ -112,7 +112,7 @@ tags: [early-exit, image-classification]
 
 The plain backbone, trained without exits by the same recipe and seed: **{plain_accuracy(plain):.2%}**.
 
-{table(measured)}
+{evaluation_table(measured)}
 
 With other budgets (`--budget`):
 

@@ -55,8 +55,7 @@ def test_report_is_self_contained(checkpoint: Path) -> None:
     assert "data:image/png;base64," in page
     outside = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
     assert not re.search(r"""(src|href)=["']?https?:""", outside)
-    for heading in ("Accuracy against cost", "Where images left", "Easy and hard images", "How to reproduce"):
-        assert heading in page
+    assert "eenet train digits" in page
 
 
 def test_eval_agrees_with_train(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from eenet.calibration import policy_for_budget
 from eenet.evaluation import accuracy_cost_curve, decide, evaluate, recorded_scores
-from eenet.pipeline import table
 from eenet.policies import ExitPolicy
 from eenet.records import Records
+from eenet.tables import evaluation_table
 
 
 def make_records(count: int = 200, exits: int = 4, classes: int = 5, seed: int = 0) -> Records:
@@ -139,7 +139,7 @@ def test_a_useless_exit_is_switched_off() -> None:
     assert measured["dead_exits"] == []
     assert measured["switched_off"] == [0, 2]
     assert measured["relative_cost"] <= 0.9
-    shown = [line.split("|")[3].strip() for line in table(measured).splitlines()[2:6]]
+    shown = [line.split("|")[3].strip() for line in evaluation_table(measured).splitlines()[2:6]]
     assert [shown[0], shown[2]] == ["off", "off"]
 
 

@@ -65,7 +65,7 @@ def train(
         out: Directory for all that is written. Default: runs/RECIPE-seedS.
         resume: Continue an interrupted run.
     """
-    from eenet import pipeline
+    from eenet import pipeline, tables
     from eenet.recipes import get_recipe, retrofit
 
     if num_exits is not None and num_exits < 1:
@@ -87,7 +87,8 @@ def train(
     result = pipeline.train(config, out, resume=resume, command=command)
     if not result:  # not the first of several processes
         return 0
-    text = f"{pipeline.table(result)}\n\ncheckpoint {result['checkpoint']}\nreport     {result['report']}"
+    written = "\n".join(f"{key:<10} {result[key]}" for key in ("checkpoint", "report"))
+    text = f"{tables.evaluation_table(result)}\n\n{written}"
     return _show(result, text, as_json)
 
 
@@ -114,15 +115,16 @@ def evaluate(
         corruptions: Also on damaged images: all, or names such as gaussian_noise, jpeg, fog.
         severities: Of the damage, 1 to 5.
     """
-    from eenet import pipeline, verbs
-    from eenet.report import diagnosis_table, shift_table
+    from eenet import tables, verbs
 
     chosen: dict[str, Any] = {"split": split, "budget": budget, "policy": policy}
     if corruptions:
         rows = verbs.evaluate_under_corruptions(checkpoint, data, corruptions, severities, **chosen)
-        return _show(rows, shift_table(rows), as_json)
+        return _show(rows, tables.shift_table(rows), as_json)
     measured = verbs.evaluate_checkpoint(checkpoint, data, **chosen)
-    return _show(measured, f"{pipeline.table(measured)}\n\n{diagnosis_table(measured)}", as_json)
+    return _show(
+        measured, f"{tables.evaluation_table(measured)}\n\n{tables.diagnosis_table(measured)}", as_json
+    )
 
 
 def predict(
@@ -145,7 +147,7 @@ def predict(
         backend: torch, torch-compile, onnxruntime or openvino. Default: the fastest for so many images.
     """
     from eenet import verbs
-    from eenet.report import format_table
+    from eenet.tables import format_table
 
     rows = verbs.predict(checkpoint, images, budget=budget, policy=policy, backend=backend)
     cells = [
@@ -244,7 +246,7 @@ def bench(
         threads: Of ONNX Runtime and OpenVINO. Default: one per core.
     """
     from eenet import verbs
-    from eenet.report import format_table
+    from eenet.tables import format_table
 
     found = verbs.bench(
         checkpoint,
@@ -341,7 +343,7 @@ def sweep(
     """
     from eenet import sweep as sweeping
     from eenet.recipes import get_recipe
-    from eenet.report import format_table
+    from eenet.tables import format_table
 
     given = {"seed": seed, "data": data, "model": model, "budget": budget, "epochs": epochs}
     config = replace(get_recipe(recipe), **{key: value for key, value in given.items() if value is not None})
@@ -361,6 +363,44 @@ def sweep(
     return _show(rows, f"{format_table(header, cells)}\n\n{files}", as_json)
 
 
+def report(
+    checkpoints: Positional[tuple[str, ...]],
+    /,
+    *,
+    data: str,
+    out: Path,
+    split: str = "test",
+    corruptions: tuple[str, ...] = (),
+    severities: tuple[int, ...] = (1, 3, 5),
+    bench: Flag = False,
+    as_json: Json = False,
+) -> int:
+    """One HTML page, interactive and self-contained, about a checkpoint or comparing several.
+
+    Args:
+        checkpoints: Checkpoint directories, shipped names, or models on the Hugging Face hub. One without
+            early exits is shown as a static network.
+        data: Data set: a known name, a folder, or owner/name on the Hugging Face hub.
+        out: The file to write.
+        split: train, validation or test.
+        corruptions: Also on damaged images: all, or names such as gaussian_noise, jpeg, fog.
+        severities: Of the damage, 1 to 5.
+        bench: Also time them on this machine.
+    """
+    from eenet import verbs
+
+    found = verbs.report(
+        checkpoints,
+        data,
+        out,
+        split=split,
+        corruptions=corruptions,
+        severities=severities,
+        timed=bench,
+    )
+    return _show(found, _lines(found), as_json)
+
+
 def info(
     name: Positional[str], /, *, input_size: tuple[int, int, int] | None = None, as_json: Json = False
 ) -> int:
@@ -371,7 +411,7 @@ def info(
         input_size: Channels, height and width at which to look at a backbone.
     """
     from eenet import verbs
-    from eenet.report import format_table
+    from eenet.tables import format_table
 
     found = verbs.info(name, input_size=input_size)
     if "cuts" not in found:
@@ -407,6 +447,7 @@ VERBS = {
     "bench": bench,
     "export": export,
     "sweep": sweep,
+    "report": report,
     "info": info,
     "list": list_names,
 }

@@ -54,12 +54,21 @@ def diagnose(records: Records, policy: ExitPolicy) -> dict[str, Any]:
     }
 
 
-def expected_calibration_error(logits_BN: Tensor, right_B: Tensor) -> float:
-    """Mean distance between max softmax and accuracy, over 15 bins of equal width. Guo et al. 2017."""
+def reliability(logits_BN: Tensor, right_B: Tensor) -> tuple[list[float], list[float], list[int]]:
+    """Mean max softmax, accuracy and number of inputs, in those of 15 bins of equal width that hold any."""
     top_B = logits_BN.double().softmax(1).amax(1)
     bins_B = (top_B * BINS).long().clamp(max=BINS - 1)
-    off = torch.zeros(BINS, dtype=torch.float64).index_add(0, bins_B, right_B.double() - top_B)
-    return off.abs().sum().item() / len(top_B)
+    counts = torch.bincount(bins_B, minlength=BINS)
+    sums = [torch.zeros(BINS, dtype=torch.float64).index_add(0, bins_B, v) for v in (top_B, right_B.double())]
+    held = counts > 0
+    probability, accuracy = ((values / counts)[held].tolist() for values in sums)
+    return probability, accuracy, counts[held].tolist()
+
+
+def expected_calibration_error(logits_BN: Tensor, right_B: Tensor) -> float:
+    """Mean distance between max softmax and accuracy, over bins. Guo et al. 2017."""
+    bins = zip(*reliability(logits_BN, right_B), strict=True)
+    return sum(count * abs(accuracy - probability) for probability, accuracy, count in bins) / len(logits_BN)
 
 
 def oracle(records: Records) -> list[tuple[float, float]]:

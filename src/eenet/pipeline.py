@@ -21,6 +21,7 @@ from eenet.calibration import policies_for_budgets
 from eenet.checkpoint import (
     CONFIG_FILE,
     WEIGHTS_FILE,
+    Config,
     read_config,
     write_atomically,
 )
@@ -35,7 +36,10 @@ from eenet.network import (
     without_exits,
 )
 from eenet.objectives import TRAIN_CONFIDENCE
-from eenet.report import Shown, build_report, format_table
+from eenet.policies import ExitPolicy
+from eenet.records import Records
+from eenet.report import Entry, build_report
+from eenet.tables import evaluation_table
 from eenet.training import STATE_FILE, TrainConfig, calibrate, fit, process_state
 
 RECORDS_FILE, REPORT_FILE = "records-{split}.safetensors", "report.html"
@@ -116,16 +120,10 @@ def _conclude(
     network.config.budgets = {budget: other.to_dict() for budget, other in others.items()}
     network.config.provenance = _provenance(config, seconds, command)
     name = network.config.backbone or config.model
-    shown = Shown(
-        title=f"{name} with {network.num_exits} early exits on {config.data}",
-        subtitle=f"{'Exit heads trained' if config.freeze_backbone else 'Trained'} "
-        f"for {config.epochs} epochs in {_duration(seconds)} on {hardware()}, "
-        f"seed {config.seed}, objective {config.objective}, "
-        f"budget {config.budget}; thresholds set on the validation split, measured on the test split.",
-        command=network.config.provenance["command"],
-    )
-    network.save_pretrained(out, card=_card(shown, measured))
-    page = build_report(tested, policy, images["test"], shown)
+    title = f"{name} with {network.num_exits} early exits on {config.data}"
+    network.save_pretrained(out, card=_card(network.config, title, measured))
+    entry = report_entry(out.name, network.config, tested, policy)
+    page = build_report([entry], images["test"], title=title, data_name=config.data)
     write_atomically(out / REPORT_FILE, page.encode())
     return {
         "checkpoint": str(out),
@@ -230,29 +228,6 @@ def _check_is_trained(config: TrainConfig, classes: int) -> None:
         )
 
 
-def table(measured: dict[str, Any]) -> str:
-    """An evaluation as text, an exit a line."""
-    final = len(measured["costs"]) - 1
-    rows = [
-        [
-            "final" if k == final else str(k),
-            f"{measured['costs'][k]:.3f}",
-            "off" if k in measured["switched_off"] else f"{count / measured['num_examples']:.1%}",
-            "–" if measured["leaving_accuracy"][k] is None else f"{measured['leaving_accuracy'][k]:.2%}",
-            f"{measured['exit_accuracy'][k]:.2%}",
-        ]
-        for k, count in enumerate(measured["exit_counts"])
-    ]
-    dead = ", ".join(map(str, measured["dead_exits"])) or "none"
-    summary = (
-        f"accuracy {measured['accuracy']:.2%} at relative cost {measured['relative_cost']:.3f} "
-        f"on {measured['num_examples']} images; without leaving early {measured['full_accuracy']:.2%}; "
-        f"dead exits: {dead}"
-    )
-    header = ["exit", "cost", "images", "accuracy of these", "accuracy on all"]
-    return f"{format_table(header, rows)}\n\n{summary}"
-
-
 def _prepare(out: Path, resume: bool) -> None:
     """Find out before hours are spent whether the run may and can write to its directory."""
     taken = [name for name in (STATE_FILE, CONFIG_FILE, WEIGHTS_FILE) if (out / name).exists()]
@@ -305,11 +280,42 @@ def hardware() -> str:
     return f"{os.cpu_count()} cores of {processor}"
 
 
-def _card(shown: Shown, measured: dict[str, Any]) -> str:
+def report_entry(name: str, config: Config, records: Records, policy: ExitPolicy, **measured: Any) -> Entry:
+    """A trained network for `eenet.report.build_report`; `measured`: its `corruptions` and `timings`."""
+    return Entry(
+        name,
+        records,
+        policy,
+        about=_about(config),
+        command=config.provenance.get("command", ""),
+        backbone=config.backbone or "the plain backbone",
+        budgets={b: ExitPolicy.from_dict(p, len(config.exits)) for b, p in config.budgets.items()},
+        exits=config.exits,
+        **measured,
+    )
+
+
+def _about(config: Config) -> str:
+    """How a network was made, as a sentence."""
+    made = config.provenance
+    trained = made.get("train_config", {})
+    if not trained:
+        return ""
+    text = (
+        f"{'Exit heads trained' if trained['freeze_backbone'] else 'Trained'} for {trained['epochs']} epochs "
+        f"in {_duration(made['train_seconds'])} on {made['hardware']}, seed {trained['seed']}"
+    )
+    if config.exits:
+        text += f", objective {trained['objective']}, budget {trained['budget']}"
+        text += "; thresholds set on the validation split"
+    return text + "."
+
+
+def _card(config: Config, title: str, measured: dict[str, Any]) -> str:
     return (
         f"---\nlibrary_name: eenet\ntags: [early-exit, image-classification]\n---\n\n"
-        f"# {shown.title}\n\n{shown.subtitle}\n\n"
-        f"## Measured on the test split\n\n{table(measured)}\n\n"
+        f"# {title}\n\n{_about(config)}\n\n"
+        f"## Measured on the test split\n\n{evaluation_table(measured)}\n\n"
         f"Relative cost is MACs spent per image, exit heads included, divided by those of the plain "
-        f"backbone.\n\n## How to reproduce\n\n```\n{shown.command}\n```\n"
+        f"backbone.\n\n## How to reproduce\n\n```\n{config.provenance['command']}\n```\n"
     )

@@ -1,299 +1,209 @@
-"""A self-contained HTML report: the accuracy–cost curve, where inputs left, and which."""
+"""A self-contained HTML report, interactive: accuracy against cost, exits, confusions, images, time."""
 
 import base64
 import html
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import Any
 
-import plotly.graph_objects as go
 import torch
 from PIL import Image
 from plotly.offline import get_plotlyjs
+from scipy.stats import binomtest
 from torch import Tensor
 
-from eenet.evaluation import accuracy_cost_curve, decide, evaluate, recorded_scores
+from eenet.diagnostics import diagnose, reliability
+from eenet.evaluation import decide, evaluate, recorded_scores
 from eenet.image_sets import Images
-from eenet.policies import ExitPolicy
+from eenet.policies import SCORES, ExitPolicy
 from eenet.records import Records
 
-IMAGES_PER_EXIT = 12
-EXIT_COLOURS = ("#1b9e77", "#66a61e", "#d9a400", "#d95f02", "#c2378b", "#7570b3", "#3f7fbf", "#8a6d3b")
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d2733; --soft: #66727f; --paper: #fff; --line: #d8dee5; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6ebf0; --soft: #9aa7b4; --paper: #12181f; --line: #2c3743; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 62rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.5rem; margin: .5rem 0 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .25rem; }
-p { margin: .25rem 0; } .soft { color: var(--soft); font-size: .9rem; }
-.tiles { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1rem 0; }
-.tile { flex: 1 1 9rem; border: 1px solid var(--line); border-radius: .5rem; padding: .5rem .75rem; }
-.tile b { display: block; font-size: 1.5rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
-th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-.strip { display: flex; flex-wrap: wrap; gap: .6rem; margin: .5rem 0 1rem; }
-figure { margin: 0; width: 4.6rem; text-align: center; }
-figure img { width: 4rem; height: 4rem; image-rendering: pixelated; border: 3px solid var(--line);
-  border-radius: .3rem; object-fit: contain; background: #888; }
-figure.wrong img { border-color: #d4351c; } figcaption { font-size: .75rem; line-height: 1.2; }
-pre { background: color-mix(in srgb, var(--ink) 8%, var(--paper)); padding: .6rem; overflow-x: auto; }
-"""
+IMAGES_PER_STRIP = 8
+MOST_IMAGES = 200  # on a page
+PAPER_DATA = {"cifar10", "svhn", "mnist", "tiny-imagenet"}
+PAPER_COST = 0.2  # Demir & Akbas 2024, abstract: "similar accuracy ... computational cost to 20%"
+MATRIX_UP_TO = 25  # classes; a list of the most frequent confusions above
+EXIT_COLOURS = ("#1b7f5c", "#4d7a12", "#8a6100", "#b34700", "#a3286f", "#5b539f", "#2c6596", "#6b5426")
+LINE_COLOURS = ("#2f7fc1", "#d9701a", "#2a9d6f", "#b04fa0", "#8a7a1f", "#6f6fd0")
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What a report says beside the records."""
+class Entry:
+    """One network on the page."""
 
-    title: str
-    subtitle: str
-    command: str
+    name: str
+    records: Records
+    """Of the page's images, in the same order, not used for training or calibration."""
+    policy: ExitPolicy
+    """The network's own."""
+    about: str = ""
+    command: str = ""
     """How to make the network again."""
+    backbone: str = "the plain backbone"
+    budgets: Mapping[str, ExitPolicy] = field(default_factory=dict)
+    """Wanted mean relative cost → policy, for the slider."""
+    exits: Sequence[str] = ()
+    """Behind which blocks the early exits sit."""
+    corruptions: Sequence[dict[str, Any]] = ()
+    """Rows of `eenet.shift.under_corruptions`."""
+    timings: dict[str, Any] | None = None
+    """What `eenet.verbs.bench` returned."""
 
 
-def build_report(records: Records, policy: ExitPolicy, images: Images, shown: Shown) -> str:
-    """The page as one string of HTML, scripts included; it needs no network access.
+def build_report(entries: Sequence[Entry], images: Images, *, title: str, data_name: str = "") -> str:
+    """The page as one string of HTML, scripts and pictures included; it needs no network access.
 
     Args:
-        records: of `images`, in the same order, not used for training or calibration.
-        policy: decides where inputs leave.
+        entries: one network, or several to be compared.
         images: shown by exit.
-        shown: title and the like.
+        title: of the page.
+        data_name: of the images, to say what the paper reports on them.
+
+    Raises:
+        ValueError: no entries, or records that aren't of these images.
     """
-    if len(records) != len(images):
-        raise ValueError(f"{len(records)} records, but {len(images)} images")
-    measured = evaluate(records, policy)
-    plots = [_curve(records, policy, measured), _shares(measured)]
-    parts = [
-        f"<h1>{html.escape(shown.title)}</h1><p class=soft>{html.escape(shown.subtitle)}</p>",
-        _tiles(measured),
-        "<h2>Accuracy against cost</h2><p class=soft>Every point of the curve is one threshold, shared by "
-        "all early exits; this policy may have one for each. Relative cost: MACs spent per image, exit "
-        "heads included, divided by those of the plain backbone.</p>",
-        _plot(plots[0], first=True),
-        "<h2>Where images left</h2>",
-        _plot(plots[1]),
-        _table(measured),
-        "<h2>Easy and hard images</h2><p class=soft>Per exit, the images it is surest of; for the final "
-        "exit, those the exit before was least sure of. A red frame: wrong answer.</p>",
-        _strips(records, policy, images),
-        f"<h2>How to reproduce</h2><pre>{html.escape(shown.command)}</pre>",
-    ]
+    if not entries:
+        raise ValueError("give at least one network to report on")
+    for entry in entries:
+        if len(entry.records) != len(images):
+            raise ValueError(f"{len(entry.records)} records of {entry.name}, but {len(images)} images")
+    first = entries[0].records.backbone_macs
+    page = {
+        "networks": [_network(entry, images, first, len(entries)) for entry in entries],
+        "budgets": sorted({budget for entry in entries for budget in entry.budgets}, key=float),
+        "images": len(images),
+        "classes": list(images.class_names),
+        "matrix_up_to": MATRIX_UP_TO,
+        "colours": EXIT_COLOURS,
+        "lines": LINE_COLOURS,
+        "claim": PAPER_COST if data_name in PAPER_DATA and entries[0].records.head_macs else None,
+    }
+    data = json.dumps(page, allow_nan=False).replace("<", "\\u003c")
+    style, script = (files("eenet").joinpath(f"assets/report.{kind}").read_text() for kind in ("css", "js"))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(shown.title)}</title><style>{_STYLE}</style></head>"
-        f"<body><main>{''.join(parts)}</main></body></html>\n"
+        f"<title>{html.escape(title)}</title><style>{style}</style></head>"
+        f"<body><main><h1>{html.escape(title)}</h1></main>"
+        f'<script type="application/json" id="data">{data}</script>'
+        f"<script>{get_plotlyjs()}</script><script>{script}</script></body></html>\n"
     )
 
 
-def _tiles(measured: dict[str, Any]) -> str:
-    dead = measured["dead_exits"]
-    tiles = [
-        (f"{measured['accuracy']:.2%}", "accuracy, leaving early"),
-        (f"{measured['relative_cost']:.3f}", "mean relative cost"),
-        (f"{measured['full_accuracy']:.2%}", "accuracy, never leaving early"),
-        (", ".join(map(str, dead)) or "none", "dead exits"),
-        (f"{measured['num_examples']:,}", "test images"),
-    ]
-    cells = "".join(f"<div class=tile><b>{value}</b>{name}</div>" for value, name in tiles)
-    return f"<div class=tiles>{cells}</div>"
+def _network(entry: Entry, images: Images, first_macs: int, entries: int) -> dict[str, Any]:
+    records, found = entry.records, diagnose(entry.records, entry.policy)
+    early = len(records.head_macs)
+    behind = [f", {block}" for block in entry.exits] or [""] * early
+    own = _setting(records, entry.policy, None)
+    return {
+        "name": entry.name,
+        "about": entry.about,
+        "command": entry.command,
+        "backbone": entry.backbone,
+        "scale": records.backbone_macs / first_macs,
+        "exits": [*(f"exit {k}{block}" for k, block in enumerate(behind)), "final exit"],
+        "full": records.correct_KB[-1].double().mean().item(),
+        "exit_accuracy": records.correct_KB.double().mean(1).tolist(),
+        "auroc": [*found["auroc"], None],
+        "oracle": found["oracle"],
+        "calibration_error": found["calibration_error"],
+        "reliability": [
+            dict(zip(("probability", "accuracy", "count"), reliability(logits_BN, right_B), strict=True))
+            for logits_BN, right_B in zip(records.logits_KBN, records.correct_KB, strict=True)
+        ],
+        "settings": [
+            own,
+            *(
+                _setting(records, policy, float(budget))
+                for budget, policy in sorted(entry.budgets.items(), key=lambda item: float(item[0]))
+            ),
+        ],
+        "strips": _strips(entry, images, entries),
+        "corruptions": list(entry.corruptions),
+        "timings": entry.timings,
+    }
 
 
-def _curve(records: Records, policy: ExitPolicy, measured: dict[str, Any]) -> go.Figure:
-    figure = go.Figure()
-    if records.confidence_logits_KB.numel():
-        curve = accuracy_cost_curve(records, policy.score)
-        figure.add_scatter(
-            x=[spent for _, spent, _ in curve],
-            y=[accuracy for _, _, accuracy in curve],
-            customdata=[threshold for threshold, _, _ in curve],
-            hovertemplate="cost %{x:.3f}<br>accuracy %{y:.2%}<br>threshold %{customdata:.4f}",
-            mode="lines",
-            line={"color": "#3f7fbf", "width": 3},
-            name=f"early exit, over thresholds on {policy.score.replace('_', ' ')}",
-        )
-        figure.add_scatter(
-            x=measured["costs"][:-1],
-            y=measured["exit_accuracy"][:-1],
-            mode="markers+text",
-            text=[f"exit {k}" for k in range(len(measured["costs"]) - 1)],
-            textposition="bottom center",
-            marker={"size": 9, "color": "#8795a3"},
-            name="everything leaves at this exit",
-        )
-    figure.add_scatter(
-        x=[1.0],
-        y=[measured["full_accuracy"]],
-        mode="markers",
-        marker={"size": 13, "color": "#d95f02", "symbol": "square"},
-        name="plain network: the same weights, no exits",
-    )
-    figure.add_scatter(
-        x=[measured["relative_cost"]],
-        y=[measured["accuracy"]],
-        mode="markers",
-        marker={"size": 16, "color": "#1b9e77", "symbol": "star"},
-        name="this policy",
-    )
-    figure.update_xaxes(title="mean relative cost", rangemode="tozero")
-    figure.update_yaxes(title={"text": "accuracy", "standoff": 12}, tickformat=".1%")
-    return _styled(figure, height=430)
+def _setting(records: Records, policy: ExitPolicy, budget: float | None) -> dict[str, Any]:
+    """What a policy does, for a position of the slider."""
+    measured, exits_B = evaluate(records, policy), decide(records, policy)
+    right, count = round(measured["accuracy"] * len(records)), len(records)
+    interval = binomtest(right, count).proportion_ci(method="wilson")
+    pairs = torch.stack([records.labels_B, _answers(records, exits_B)])
+    kinds, counts = pairs.unique(dim=1, return_counts=True)
+    return {
+        "budget": budget,
+        "accuracy": measured["accuracy"],
+        "interval": [float(interval.low), float(interval.high)],
+        "cost": measured["relative_cost"],
+        "costs": measured["costs"],
+        "counts": measured["exit_counts"],
+        "leaving": measured["leaving_accuracy"],
+        "off": measured["switched_off"],
+        "dead": measured["dead_exits"],
+        "confusion": torch.cat([kinds, counts[None]]).T.tolist(),
+    }
 
 
-def _shares(measured: dict[str, Any]) -> go.Figure:
-    figure = go.Figure()
-    total, last = measured["num_examples"], len(measured["exit_counts"]) - 1
-    for k, count in enumerate(measured["exit_counts"]):
-        name = "final exit" if k == last else f"exit {k}"
-        figure.add_bar(
-            x=[count / total],
-            y=["images"],
-            orientation="h",
-            name=f"{name} (cost {measured['costs'][k]:.2f})",
-            text=[f"{count / total:.0%}"],
-            textposition="inside",
-            insidetextanchor="middle",
-            insidetextfont={"color": "white"},
-            marker={"color": EXIT_COLOURS[k % len(EXIT_COLOURS)]},
-            hovertemplate=f"{name}: {count} images",
-        )
-    figure.update_layout(barmode="stack")
-    figure.update_xaxes(tickformat=".0%", range=[0, 1])
-    figure.update_yaxes(visible=False)
-    return _styled(figure, height=170)
+def _answers(records: Records, exits_B: Tensor) -> Tensor:
+    return records.logits_KBN.argmax(2).gather(0, exits_B[None])[0]
 
 
-def _styled(figure: go.Figure, *, height: int) -> go.Figure:
-    grey = "#7d8894"
-    figure.update_layout(
-        height=height,
-        margin={"l": 75, "r": 15, "t": 10, "b": 45},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": grey, "size": 13},
-        legend={"orientation": "h", "y": -0.25, "yanchor": "top", "traceorder": "normal"},
-        template="none",
-    )
-    figure.update_xaxes(gridcolor="rgba(125,136,148,.25)", zerolinecolor="rgba(125,136,148,.5)")
-    figure.update_yaxes(gridcolor="rgba(125,136,148,.25)", zerolinecolor="rgba(125,136,148,.5)")
-    return figure
-
-
-def _plot(figure: go.Figure, *, first: bool = False) -> str:
-    script = f"<script>{get_plotlyjs()}</script>" if first else ""
-    config = {"responsive": True, "displayModeBar": False}
-    return script + figure.to_html(full_html=False, include_plotlyjs=False, config=config)
-
-
-def _table(measured: dict[str, Any]) -> str:
-    rows = []
-    for k, count in enumerate(measured["exit_counts"]):
-        left = measured["leaving_accuracy"][k]
-        cells = (
-            "final" if k == len(measured["exit_counts"]) - 1 else f"{k}",
-            f"{measured['costs'][k]:.3f}",
-            "off" if k in measured["switched_off"] else f"{count} ({count / measured['num_examples']:.1%})",
-            "–" if left is None else f"{left:.2%}",
-            f"{measured['exit_accuracy'][k]:.2%}",
-        )
-        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    head = "<tr><th>exit<th>relative cost<th>images<th>accuracy of these<th>accuracy on all images</tr>"
-    return f"<div class=scroll><table>{head}{''.join(rows)}</table></div>"
-
-
-def _strips(records: Records, policy: ExitPolicy, images: Images) -> str:
+def _strips(entry: Entry, images: Images, entries: int) -> list[dict[str, Any]]:
+    """Per exit the images it is surest of and those it is least sure of, then wrong early exits."""
+    records, policy = entry.records, entry.policy
     exits_B = decide(records, policy)
-    answers_B = records.logits_KBN.argmax(2).gather(0, exits_B[None])[0]
-    scores_KB = recorded_scores(records, policy.score) if len(policy.thresholds) else None
-    parts, final = [], len(policy.thresholds)
-    for k in range(final + 1):
+    answers_B, on = _answers(records, exits_B), [k for k, on in enumerate(policy.enabled) if on]
+    final = len(policy.thresholds)
+    room = MOST_IMAGES // (entries * (2 * len(on) + 3))
+    number = max(2, min(IMAGES_PER_STRIP, room))
+    if on:
+        score_KB = recorded_scores(records, policy.score)
+        score_B = score_KB.gather(0, exits_B.clamp(max=on[-1])[None])[0]
+    else:
+        score_B = SCORES["max_softmax"](records.logits_KBN[-1], records.labels_B)
+    chosen: list[tuple[str, Tensor]] = []
+    for k in [*on, final]:
         members = (exits_B == k).nonzero()[:, 0]
-        if scores_KB is not None and len(members):
-            surest = scores_KB[min(k, final - 1), members].argsort(descending=k < final)
-            members = members[surest]
-        name = "Final exit" if k == final else f"Exit {k}"
-        parts.append(f"<p><b>{name}</b> <span class=soft>{len(members)} images</span></p>")
-        parts.append(f"<div class=strip>{_figures(members[:IMAGES_PER_EXIT], answers_B, images)}</div>")
-    return "".join(parts)
+        ranked = members[score_B[members].argsort(descending=True, stable=True)]
+        name = f"Exit {k}" if k < final else "Final exit"
+        sure = "surest" if k < final or not on else f"nearly left at exit {on[-1]}"
+        unsure = "just sure enough" if k < final else "least sure"
+        many = f"{name}, {len(members)} image{'' if len(members) == 1 else 's'}"
+        chosen.append((f"{many}: {sure}", ranked[:number]))
+        if len(ranked) > number:
+            chosen.append((f"{name}: {unsure}", ranked[number:].flip(0)[:number]))
+    if on:
+        full_B = records.correct_KB[-1]
+        lost = ((exits_B < final) & (answers_B != records.labels_B) & full_B).nonzero()[:, 0]
+        ranked = lost[score_B[lost].argsort(descending=True, stable=True)]
+        title = f"Left too early: wrong, and the final exit is right ({len(lost)})"
+        chosen.append((title, ranked[: 2 * number]))
+    return [{"title": title, "figures": _figures(members, answers_B, images)} for title, members in chosen]
 
 
-def _figures(members: Tensor, answers_B: Tensor, images: Images) -> str:
+def _figures(members: Tensor, answers_B: Tensor, images: Images) -> list[dict[str, str]]:
     names = images.class_names
-    figures = []
-    for i, pixels_CHW in zip(members.tolist(), images.pixels(members), strict=True):
-        said, true = names[int(answers_B[i])], names[int(images.labels_B[i])]
-        caption = html.escape(said if said == true else f"{said}, is {true}")
-        wrong = "" if said == true else " class=wrong"
-        figures.append(
-            f'<figure{wrong}><img alt="{caption}" src="{_data_uri(pixels_CHW)}">'
-            f"<figcaption>{caption}</figcaption></figure>"
-        )
-    return "".join(figures) or "<span class=soft>no image left here</span>"
+    pixels = images.pixels(members) if len(members) else []
+    return [
+        {
+            "src": _data_uri(pixels_CHW),
+            "said": names[int(answers_B[i])],
+            "is": names[int(images.labels_B[i])],
+        }
+        for i, pixels_CHW in zip(members.tolist(), pixels, strict=True)
+    ]
 
 
 def _data_uri(pixels_CHW: Tensor) -> str:
+    """Small images as they are, large ones as small ones."""
     array = pixels_CHW[0] if len(pixels_CHW) == 1 else pixels_CHW.permute(1, 2, 0)
-    buffer = io.BytesIO()
-    Image.fromarray(array.to(torch.uint8).numpy()).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, readable as plain text too."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = [list(header), ["-" * width for width in widths], *map(list, rows)]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
-        for line in lines
-    )
-
-
-def shift_table(rows: list[dict[str, Any]]) -> str:
-    """Rows of `eenet.shift.under_corruptions` as text."""
-    percents = ("accuracy", "full_accuracy", "excess_error", "disagreement")
-    cells = [
-        [
-            row["corruption"],
-            str(row["severity"] or "–"),
-            *(f"{row[key]:.2%}" for key in percents),
-            f"{row['relative_cost']:.3f}",
-            " / ".join(f"{share:.0%}" for share in row["exit_shares"]),
-            f"{row['calibration_error']:.3f}",
-        ]
-        for row in rows
-    ]
-    header = ["corruption", "severity", "accuracy", "full network", "excess error", "disagreement"]
-    header += ["cost", "leave at each exit", "calibration error"]
-    return f"{format_table(header, cells)}\n\n{rows[0]['num_examples']} images"
-
-
-def diagnosis_table(found: dict[str, Any]) -> str:
-    """What `eenet.diagnostics.diagnose` found as text, an exit a line."""
-    rows = []
-    for k, ((cost, accuracy), error) in enumerate(
-        zip(found["oracle"], found["calibration_error"], strict=True)
-    ):
-        early = k < len(found["auroc"])
-        auroc = found["auroc"][k] if early else None
-        counts = [str(found[key][k]) if early else "–" for key in ("right_then_wrong", "wrong_then_right")]
-        rows.append(
-            [
-                str(k) if early else "final",
-                f"{error:.3f}",
-                "–" if auroc is None else f"{auroc:.3f}",
-                *counts,
-                f"{accuracy:.2%} at {cost:.3f}",
-            ]
-        )
-    header = ["exit", "calibration error", "AUROC", "right, then wrong", "wrong, then right", "oracle"]
-    shown = {name: [f"{100 * v:.2f}" for v in pair] for name, pair in found["intervals"].items()}
-    low, high = found["intervals"]["relative_cost"]
-    return (
-        f"{format_table(header, rows)}\n\n95 % intervals: accuracy {' to '.join(shown['accuracy'])} %, "
-        f"cost {low:.3f} to {high:.3f}, drop against the full network {' to '.join(shown['drop'])} points; "
-        f"mean accuracy over all costs {found['curve_area']:.2%}"
-    )
+    picture, buffer, kind = Image.fromarray(array.to(torch.uint8).numpy()), io.BytesIO(), "png"
+    if max(picture.size) > 32:
+        picture.thumbnail((96, 96))
+        kind = "jpeg"
+    picture.save(buffer, kind, **({"quality": 80} if kind == "jpeg" else {}))
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,7 +1,8 @@
-"""What the verbs on a finished checkpoint do from end to end: eval, predict, bench, info, list."""
+"""What the verbs on a finished checkpoint do from end to end: eval, report, predict, bench, info, list."""
 
 import difflib
 import glob
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -10,20 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 
 from eenet import data
 from eenet import records as recording
 from eenet.backbones import ALIASES
-from eenet.checkpoint import checkpoint_directory, read_config, shipped_checkpoints
+from eenet.checkpoint import checkpoint_directory, read_config, shipped_checkpoints, write_atomically
 from eenet.console import progress
 from eenet.corruptions import CORRUPTIONS, check_known
 from eenet.diagnostics import diagnose
 from eenet.evaluation import evaluate
-from eenet.image_sets import sample
+from eenet.image_sets import Images, sample
 from eenet.images import IMAGE_SUFFIXES
 from eenet.network import EENet, default_input_size, timm_backbone
-from eenet.pipeline import hardware
+from eenet.pipeline import RECORDS_FILE, hardware, report_entry
 from eenet.recipes import RECIPES
+from eenet.report import build_report
 from eenet.runtime import Predictor
 from eenet.runtime.predictor import BACKENDS, installed, options_of
 from eenet.runtime.timing import bench as time_network
@@ -94,6 +97,79 @@ def evaluate_under_corruptions(
                 network, chosen, images, names=names, severities=severities, on_progress=advance
             )
         )
+
+
+def report(
+    checkpoints: Sequence[str | Path],
+    data_name: str,
+    out: Path,
+    *,
+    split: str = "test",
+    corruptions: Sequence[str] = (),
+    severities: Sequence[int] = (1, 3, 5),
+    timed: bool = False,
+) -> dict[str, Any]:
+    """Write one HTML page about a checkpoint, or comparing several; see `eenet.report`.
+
+    Args:
+        checkpoints: directories or names; those without early exits are shown as static networks.
+        data_name: whose images to measure on. Records that training left are used if they are of these.
+        out: the file to write.
+        split: train, validation or test.
+        corruptions: also measure on damaged images: names, or `all`.
+        severities: 1 to 5.
+        timed: also run `bench` on each.
+
+    Returns:
+        `report`, the file; `bytes`; `seconds`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `evaluate_checkpoint`; the file can't be written.
+    """
+    start = time.perf_counter()
+    if out.is_dir() or not out.parent.is_dir():
+        raise ValueError(f"can't write to {out}: {'a directory' if out.is_dir() else 'no such directory'}")
+    names = [Path(str(checkpoint)).name for checkpoint in checkpoints]
+    labels = names if len(set(names)) == len(names) else [str(checkpoint) for checkpoint in checkpoints]
+    entries, shown = [], None
+    for label, checkpoint in zip(labels, checkpoints, strict=True):
+        network = EENet.from_pretrained(checkpoint)
+        images = data.load(data_name, split, size=network.config.input_size[1:])
+        shown = images if shown is None else shown
+        if images.class_names != shown.class_names:
+            raise ValueError(f"{checkpoint} has other classes than {checkpoints[0]}")
+        records = _records(network, Path(checkpoint_directory(checkpoint)), images, split)
+        measured: dict[str, Any] = {}
+        if corruptions:
+            measured["corruptions"] = evaluate_under_corruptions(
+                checkpoint, data_name, corruptions, severities, split=split
+            )
+        if timed:
+            measured["timings"] = bench(checkpoint, data_name=data_name)
+        policy = network.config.exit_policy()
+        entries.append(report_entry(label, network.config, records, policy, **measured))
+    if shown is None:
+        raise ValueError("give at least one checkpoint to report on")
+    title = f"{' and '.join([', '.join(labels[:-1]), labels[-1]] if labels[1:] else labels)} on {data_name}"
+    page = build_report(entries, shown, title=title, data_name=data_name).encode()
+    write_atomically(out, page)
+    return {"report": str(out), "bytes": len(page), "seconds": round(time.perf_counter() - start, 1)}
+
+
+def _records(network: EENet, directory: Path, images: Images, split: str) -> recording.Records:
+    """Those that training left, if they are of these images and this network, else collected now."""
+    path = directory / RECORDS_FILE.format(split=split)
+    if path.exists() and len(kept := recording.load(path)) == len(images):
+        some = torch.linspace(0, len(images) - 1, min(len(images), 64)).long()
+        fresh, same = recording.collect(network, images.subset(some.tolist())), kept.subset(some)
+        if (
+            torch.equal(kept.labels_B, images.labels_B)
+            and fresh.logits_KBN.shape == same.logits_KBN.shape
+            and torch.allclose(fresh.logits_KBN, same.logits_KBN, atol=1e-3)
+        ):
+            return kept
+    with progress("evaluating", len(images)) as advance:
+        return recording.collect(network, images, on_progress=advance)
 
 
 def predict(

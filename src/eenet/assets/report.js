@@ -1,0 +1,247 @@
+// Draws the page from the JSON in #data; the slider moves everything that a budget changes.
+"use strict";
+const page = JSON.parse(document.getElementById("data").textContent);
+const nets = page.networks, several = nets.length > 1;
+const percent = (x, digits = 2) => (100 * x).toFixed(digits) + " %";
+const sum = values => values.reduce((a, b) => a + b, 0);
+
+function make(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  node.append(...children.flat().filter(child => child !== null));
+  return node;
+}
+function table(head, rows, attributes = {}) {
+  const line = (cells, tag) => make("tr", {}, cells.map(c => make(tag, tag === "th" ? { scope: "col" } : {}, c)));
+  return make("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": head.join(", ") },
+    make("table", attributes, make("thead", {}, line(head, "th")), make("tbody", {}, rows.map(r => line(r, "td")))));
+}
+function section(title, about) {
+  const body = make("div", { class: "grid" });
+  document.querySelector("main").append(make("section", {}, make("h2", {}, title),
+    about ? make("p", { class: "soft" }, about) : null, body));
+  return body;
+}
+const titled = (net, ...content) => make("article", {}, several ? make("h3", {}, net.name) : null, ...content);
+const keyed = (net, k) => make("span", {}, make("i", { class: "key", style: `background:${page.colours[k % page.colours.length]}` }), net.exits[k]);
+
+// ---- plots
+const grey = "#7d8894", grid = "rgba(125,136,148,.25)";
+const axis = more => ({ gridcolor: grid, zerolinecolor: "rgba(125,136,148,.5)", ...more });
+function draw(where, traces, x, y, height, label) {
+  where.classList.add("plot");
+  where.setAttribute("role", "img");
+  where.setAttribute("aria-label", label);
+  return Plotly.newPlot(where, traces, {
+    height, margin: { l: 62, r: 12, t: 10, b: 45 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    font: { color: grey, size: 13 }, legend: { orientation: "h", y: -0.2, yanchor: "top" },
+    xaxis: axis(x), yaxis: axis(y),
+  }, { responsive: true, displayModeBar: false });
+}
+
+// ---- the budget
+const position = { label: null };  // null: each network's own policy
+const setting = net => {
+  if (position.label === null) return net.settings[0];
+  const wanted = Number(position.label), fits = net.settings.filter(s => s.budget !== null && s.budget <= wanted + 1e-9);
+  return fits.at(-1) ?? net.settings.find(s => s.budget !== null) ?? net.settings[0];
+};
+const moved = [];
+const move = label => { position.label = label; moved.forEach(update => update()); };
+
+function dial() {
+  const bar = make("div", { id: "dial" }), budgets = page.budgets;
+  const own = make("button", { type: "button", "aria-pressed": "true" }, several ? "each network's own policy" : "the network's own policy");
+  const shown = make("output", { for: "budget" });
+  const slider = make("input", { id: "budget", type: "range", min: 0, max: budgets.length - 1, step: 1 });
+  const nearest = budgets.reduce((best, b, i) => Math.abs(b - nets[0].settings[0].cost) < Math.abs(budgets[best] - nets[0].settings[0].cost) ? i : best, 0);
+  slider.value = nearest;
+  slider.addEventListener("input", () => move(budgets[slider.value]));
+  own.addEventListener("click", () => { slider.value = nearest; move(null); });
+  bar.append(make("label", { for: "budget" }, "Budget"), slider, shown, own);
+  document.querySelector("main").append(bar);
+  moved.push(() => {
+    const text = position.label === null ? "own policy" : `mean cost ${Number(position.label).toFixed(3)}`;
+    shown.textContent = text;
+    slider.setAttribute("aria-valuetext", text);
+    own.setAttribute("aria-pressed", String(position.label === null));
+  });
+}
+
+// ---- what is shown
+function summary() {
+  const body = section("At this budget", "Thresholds were set on other images; all that is shown is measured on the " + page.images.toLocaleString("en") + " images of this page. "
+    + "Relative cost: MACs spent per image, exit heads included, divided by those of the plain backbone.");
+  for (const net of nets) {
+    const tiles = make("div", { class: "tiles", "aria-live": "polite" }), shares = make("div", { class: "shares" });
+    body.append(titled(net, make("p", { class: "soft" }, net.about), tiles, net.exits.length > 1 ? shares : null));
+    moved.push(() => {
+      const now = setting(net), total = sum(now.counts);
+      const tile = (value, ...lines) => make("div", { class: "tile" }, make("b", {}, value), lines.map(line => make("div", {}, line)));
+      const [low, high] = now.interval;
+      const early = net.exits.length > 1;
+      tiles.replaceChildren(
+        tile(percent(now.accuracy), `accuracy${early ? ", leaving early" : ""}`, `95 %: ${(100 * low).toFixed(2)} to ${(100 * high).toFixed(2)}`),
+        tile(now.cost.toFixed(3), "mean relative cost", ...(net.scale === 1 ? [] : [`${(now.cost * net.scale).toFixed(3)} of ${nets[0].backbone}`])),
+        ...(early ? [tile(percent(net.full), "accuracy, never leaving early"), tile(now.dead.join(", ") || "none", "dead exits")] : []));
+      shares.replaceChildren(...now.counts.map((count, k) => make("div", {
+        style: `flex:${count} 0 0;background:${page.colours[k % page.colours.length]}`, title: `${net.exits[k]}: ${count} images`,
+      }, count > .08 * total ? percent(count / total, 0) : "")));
+      shares.setAttribute("role", "img");
+      shares.setAttribute("aria-label", now.counts.map((c, k) => `${net.exits[k]}: ${percent(c / total, 1)}`).join(", "));
+    });
+  }
+}
+
+function curves() {
+  const body = section("Accuracy against cost", several
+    ? `Costs of all networks are divided by the MACs of the first one's backbone (${nets[0].backbone}).`
+    : "A point of the line is a budget; the band is its 95 % interval.");
+  const where = make("div"), traces = [], now = [];
+  body.style.display = "block";
+  body.append(where);
+  nets.forEach((net, i) => {
+    const colour = page.lines[i % page.lines.length], name = several ? net.name : "early exit";
+    const points = net.settings.filter(s => s.budget !== null), x = points.map(s => s.cost * net.scale);
+    if (points.length) {
+      traces.push({ x: [...x, ...x.toReversed()], y: [...points.map(s => s.interval[1]), ...points.map(s => s.interval[0]).toReversed()],
+        fill: "toself", fillcolor: colour + "26", line: { width: 0 }, hoverinfo: "skip", showlegend: false, legendgroup: net.name });
+      traces.push({ x, y: points.map(s => s.accuracy), customdata: points.map(s => s.budget), mode: "lines+markers", marker: { size: 5 },
+        line: { color: colour, width: 3 }, name, legendgroup: net.name, hovertemplate: "budget %{customdata}<br>cost %{x:.3f}<br>accuracy %{y:.2%}" });
+      traces.push({ x: net.oracle.map(p => p[0] * net.scale), y: net.oracle.map(p => p[1]), mode: "lines", line: { color: colour, dash: "dot", width: 2 },
+        name: several ? `${name}: oracle` : "oracle: leaves at the first right exit", legendgroup: net.name, visible: "legendonly",
+        hovertemplate: "oracle<br>cost %{x:.3f}<br>accuracy %{y:.2%}" });
+    }
+    traces.push({ x: [net.scale], y: [net.full], mode: "markers", marker: { size: 12, color: colour, symbol: "square" }, legendgroup: net.name,
+      name: points.length ? (several ? `${name}: no early exit` : "the same weights, no exits") : `${net.name}: static`,
+      hovertemplate: "cost %{x:.3f}<br>accuracy %{y:.2%}" });
+    if (net.exits.length > 1) {
+      now.push([traces.length, net]);
+      traces.push({ x: [0], y: [0], mode: "markers", marker: { size: 16, color: colour, symbol: "star", line: { color: grey, width: 1 } }, showlegend: !several,
+        name: "now", legendgroup: net.name, hovertemplate: "now<br>cost %{x:.3f}<br>accuracy %{y:.2%}" });
+    }
+  });
+  if (page.claim) traces.push({ x: [page.claim], y: [nets[0].full], mode: "markers", marker: { size: 13, color: grey, symbol: "diamond-open", line: { width: 2 } },
+    name: `what the paper reports: similar accuracy at ${page.claim}`, hovertemplate: "Demir & Akbas 2024, abstract<extra></extra>" });
+  draw(where, traces, { title: { text: "mean relative cost" }, rangemode: "tozero" }, { title: { text: "accuracy" }, tickformat: ".1%" }, 460,
+    "Accuracy against mean relative cost; the numbers are in the table below");
+  moved.push(() => now.forEach(([index, net]) => Plotly.restyle(where, { x: [[setting(net).cost * net.scale]], y: [[setting(net).accuracy]] }, [index])));
+  const rows = nets.flatMap(net => net.settings.filter(s => s.budget !== null).map(s => [several ? `${net.name}, ${s.budget}` : String(s.budget),
+    s.cost.toFixed(3), percent(s.accuracy), `${(100 * s.interval[0]).toFixed(2)} to ${(100 * s.interval[1]).toFixed(2)}`]));
+  if (rows.length) body.append(make("details", {}, make("summary", {}, "All points as a table"), table(["budget", "relative cost", "accuracy", "95 % interval"], rows)));
+}
+
+function exits() {
+  const body = section("Exits", "Ranking: how well the score tells right answers from wrong ones at this exit (area under the ROC curve); 0.5 is chance.");
+  for (const net of nets.filter(n => n.exits.length > 1)) {
+    const holder = make("div");
+    body.append(titled(net, holder));
+    moved.push(() => {
+      const now = setting(net), total = sum(now.counts);
+      holder.replaceChildren(table(["exit", "cost", "images", "accuracy of these", "on all images", "ranking"], net.exits.map((_, k) => [
+        keyed(net, k), now.costs[k].toFixed(3), now.off.includes(k) ? "off" : `${now.counts[k]} (${percent(now.counts[k] / total, 1)})`,
+        now.leaving[k] === null ? "–" : percent(now.leaving[k]), percent(net.exit_accuracy[k]), net.auroc[k]?.toFixed(3) ?? "–"])));
+    });
+  }
+}
+
+const FEW = 10;  // images in a bin: an accuracy of so few says little
+const populated = bins => Object.fromEntries(Object.entries(bins).map(([key, values]) => [key, values.filter((_, i) => bins.count[i] >= FEW)]));
+
+function reliability() {
+  const body = section("Is a probability what it says?", "Images in bins of the largest class probability at each exit, all images counted at every exit, "
+    + "bins of fewer than 10 left out. On the diagonal, probability and accuracy agree. In brackets: expected calibration error.");
+  for (const net of nets) {
+    const where = make("div", { style: "max-width:44rem" });
+    body.append(titled(net, where));
+    draw(where, [{ x: [0, 1], y: [0, 1], mode: "lines", line: { color: grey, dash: "dot" }, hoverinfo: "skip", showlegend: false },
+      ...net.reliability.map(populated).map((r, k) => ({ x: r.probability, y: r.accuracy, customdata: r.count, mode: "lines+markers",
+        marker: { size: r.count.map(c => 4 + 14 * Math.sqrt(c / sum(r.count))) }, line: { color: page.colours[k % page.colours.length] },
+        name: `${net.exits[k]} (${net.calibration_error[k].toFixed(3)})`, hovertemplate: "%{customdata} images<br>probability %{x:.3f}<br>accuracy %{y:.3f}" }))],
+      { title: { text: "probability" }, range: [0, 1.02] }, { title: { text: "accuracy" }, range: [0, 1.05] }, 380, `Reliability of ${net.name}`);
+  }
+}
+
+function confusion() {
+  const body = section("Confusions", page.classes.length <= page.matrix_up_to ? "Rows: what it is; columns: the answer. Per cent of the row." : "The most frequent ones.");
+  for (const net of nets) {
+    const holder = make("div");
+    body.append(titled(net, holder));
+    moved.push(() => holder.replaceChildren(page.classes.length <= page.matrix_up_to ? matrix(setting(net)) : frequent(setting(net))));
+  }
+}
+function matrix(now) {
+  const names = page.classes, of = names.map(() => 0);
+  now.confusion.forEach(([is, , count]) => { of[is] += count; });
+  const cells = names.map(() => names.map(() => 0));
+  now.confusion.forEach(([is, said, count]) => { cells[is][said] = count / of[is]; });
+  const shade = (x, right) => right ? `color-mix(in srgb, #1b7f5c ${Math.round(60 * x)}%, transparent)` : `color-mix(in srgb, var(--red) ${Math.round(100 * Math.min(1, 4 * x))}%, transparent)`;
+  const cell = (x, i, j) => make("td", { style: `background:${x ? shade(x, i === j) : "none"}`, title: `${names[i]}, answer ${names[j]}: ${percent(x, 1)}` },
+    x >= .0005 ? (100 * x).toFixed(x < .0995 ? 1 : 0) : "");
+  return make("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "confusion matrix" }, make("table", { class: "confusion" },
+    make("thead", {}, make("tr", {}, make("td"), names.map(n => make("th", { scope: "col" }, n)))),
+    make("tbody", {}, names.map((n, i) => make("tr", {}, make("th", { scope: "row" }, n), cells[i].map((x, j) => cell(x, i, j)))))));
+}
+function frequent(now) {
+  const wrong = now.confusion.filter(([is, said]) => is !== said).sort((a, b) => b[2] - a[2]).slice(0, 15);
+  return table(["it is", "the answer", "images"], wrong.map(([is, said, count]) => [page.classes[is], page.classes[said], String(count)]));
+}
+
+function strips() {
+  const body = section("Easy and hard images", "At the network's own policy. A dashed red frame: wrong answer.");
+  for (const net of nets) {
+    const parts = net.strips.map(strip => [make("h4", {}, `${strip.title}`), make("div", { class: "strip" }, strip.figures.length ? strip.figures.map(f => {
+      const caption = f.said === f.is ? f.said : `${f.said}, is ${f.is}`;
+      return make("figure", f.said === f.is ? {} : { class: "wrong" }, make("img", { src: f.src, alt: caption }), make("figcaption", {}, caption));
+    }) : make("span", { class: "soft" }, "none"))]);
+    body.append(titled(net, ...parts.flat()));
+  }
+}
+
+function damage() {
+  const with_rows = nets.filter(net => net.corruptions.length);
+  if (!with_rows.length) return;
+  const body = section("Under damage", "The same policy on damaged images, by severity; solid: leaving early, dotted: the full network.");
+  const kinds = [...new Set(with_rows.flatMap(net => net.corruptions.map(r => r.corruption)))].filter(k => k !== "none");
+  const select = make("select", { id: "kind", "aria-label": "kind of damage" }, ["mean of all kinds", ...kinds].map(k => make("option", { value: k }, k.replaceAll("_", " "))));
+  const accuracy = make("div"), cost = make("div");
+  body.before(select);
+  body.append(accuracy, cost);
+  const lines = (net, key) => {
+    const rows = net.corruptions.filter(r => r.corruption === "none" || select.selectedIndex === 0 || r.corruption === select.value);
+    const at = [...new Set(rows.map(r => r.severity))].sort((a, b) => a - b);
+    return { x: at, y: at.map(s => { const these = rows.filter(r => r.severity === s); return sum(these.map(r => r[key])) / these.length; }) };
+  };
+  const update = () => {
+    const traces = (keys) => with_rows.flatMap(net => keys.map(([key, dash, name]) => ({ ...lines(net, key), mode: "lines+markers",
+      line: { color: page.lines[nets.indexOf(net) % page.lines.length], dash }, name: several ? `${net.name}${name}` : (name || "leaving early").replace(/^: /, "") })));
+    const x = { title: { text: "severity" }, dtick: 1 };
+    draw(accuracy, traces([["accuracy", "solid", ""], ["full_accuracy", "dot", ": full network"]]), x, { title: { text: "accuracy" }, tickformat: ".0%", rangemode: "tozero" }, 360, "Accuracy by severity");
+    draw(cost, traces([["relative_cost", "solid", ""]]), x, { title: { text: "mean relative cost" }, rangemode: "tozero" }, 360, "Cost by severity");
+  };
+  select.addEventListener("change", update);
+  update();
+  for (const net of with_rows) body.append(make("details", {}, make("summary", {}, several ? `${net.name} as a table` : "As a table"),
+    table(["damage", "severity", "accuracy", "full network", "cost"], net.corruptions.map(r => [r.corruption.replaceAll("_", " "), String(r.severity), percent(r.accuracy), percent(r.full_accuracy), r.relative_cost.toFixed(3)]))));
+}
+
+function clock() {
+  const timed = nets.filter(net => net.timings);
+  if (!timed.length) return;
+  const body = section("On the clock", "Milliseconds per batch, medians; plain backbone and early exit took turns on the same backend. "
+    + "Efficiency: the time that the stages run would take as parts of the plain backbone, divided by the time taken.");
+  for (const net of timed) body.append(titled(net, table(["backend", "batch", "plain ms", "early exit ms", "speed-up", "by MACs", "efficiency"],
+    net.timings.rows.map(r => [r.backend, String(r.batch_size), r.plain_ms.toPrecision(3), r.early_exit_ms.toPrecision(3), r.speedup.toFixed(2), r.mac_speedup.toFixed(2), r.efficiency.toFixed(2)])),
+    make("p", { class: "soft" }, `on ${net.timings.hardware}`)));
+}
+
+function reproduce() {
+  const body = section("How to reproduce");
+  body.style.display = "block";
+  for (const net of nets) body.append(titled(net, make("pre", { tabindex: 0 }, net.command)));
+}
+
+if (page.budgets.length) dial();
+for (const part of [summary, exits, curves, reliability, confusion, strips, damage, clock, reproduce]) part();
+move(null);
+document.body.dataset.ready = "";

@@ -1,0 +1,202 @@
+"""The report, opened in a real browser: it says what evaluation says, wherever its slider stands."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import in_memory
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from eenet import records as recording
+from eenet import verbs
+from eenet.evaluation import evaluate
+from eenet.image_sets import ImageSet
+from eenet.network import EENet, timm_backbone, without_exits
+from eenet.pipeline import RECORDS_FILE
+from eenet.report import Entry, build_report
+
+CHECKPOINT = "digits-eenet8"
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network with exits beside a plain, untrained one."""
+    directory = tmp_path_factory.mktemp("report")
+    digits = in_memory("digits", "test")
+    arguments = {"num_classes": 10, "in_chans": 1}
+    plain = without_exits(timm_backbone("resnet8_w4_cifar", arguments), digits.image_size)
+    plain.config.backbone, plain.config.backbone_args = "resnet8_w4_cifar", arguments
+    plain.config.mean, plain.config.std = digits.mean_std()
+    plain.save_pretrained(directory / "plain")
+    found = verbs.report(
+        [CHECKPOINT, directory / "plain"],
+        "digits",
+        directory / "report.html",
+        corruptions=["fog", "jpeg"],
+        severities=[5],
+    )
+    assert Path(found["report"]) == directory / "report.html"
+    assert found["bytes"] == (directory / "report.html").stat().st_size < 6e6
+    return directory / "report.html"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM:
+        pytest.skip("needs Chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    problems: list[str] = []
+    page.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda r: problems.append(r.url) if r.url.startswith("http") else None)
+    page.on("dialog", lambda dialog: problems.append(dialog.message))
+    yield page
+    page.close()
+    assert not problems
+
+
+def opened(page: Page, path: Path) -> Page:
+    page.goto(path.as_uri())
+    page.wait_for_selector("body[data-ready]")
+    return page
+
+
+def test_slider_moves_the_working_point(page: Page, compared: Path) -> None:
+    opened(page, compared)
+    network, digits = EENet.from_pretrained(CHECKPOINT), in_memory("digits", "test")
+    records = recording.collect(network, digits)
+    budgets = sorted(network.config.budgets, key=float)
+    for _ in range(3):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "budget":
+            break
+    shown = []
+    for key, budget in ((None, None), ("Home", float(budgets[0])), ("End", float(budgets[-1]))):
+        if key:
+            page.keyboard.press(key)
+        expected = evaluate(records, network.config.exit_policy(budget))
+        tiles = page.locator(".tiles").first.locator("b").all_inner_texts()
+        assert tiles[:2] == [f"{100 * expected['accuracy']:.2f} %", f"{expected['relative_cost']:.3f}"]
+        bar = page.locator(".shares").first.get_attribute("aria-label") or ""
+        assert [float(x) for x in re.findall(r": ([\d.]+) %", bar)] == pytest.approx(
+            [100 * count / len(records) for count in expected["exit_counts"]], abs=0.051
+        )
+        row = page.locator(".confusion").first.locator("tbody tr").nth(8).locator("td").all_inner_texts()
+        right = float(row[8]) / 100
+        shown.append((tiles[1], bar, right))
+    assert len({cost for cost, _, _ in shown}) == 3
+    page.get_by_role("button", name="own policy").press("Enter")
+    assert page.locator(".tiles").first.locator("b").nth(1).inner_text() == shown[0][0]
+
+
+def test_confusion_matrix(page: Page, compared: Path) -> None:
+    opened(page, compared)
+    network, digits = EENet.from_pretrained(CHECKPOINT), in_memory("digits", "test")
+    records = recording.collect(network, digits)
+    exits_B = network.config.exit_policy().decide(
+        list(records.logits_KBN), list(records.confidence_logits_KB)
+    )
+    answers_B = records.logits_KBN.argmax(2).gather(0, exits_B[None])[0]
+    rows = page.locator(".confusion").first.locator("tbody tr")
+    for label in range(10):
+        of = answers_B[records.labels_B == label]
+        cells = rows.nth(label).locator("td").all_inner_texts()
+        for said, cell in enumerate(cells):
+            assert float(cell or 0) == pytest.approx(100 * (of == said).double().mean().item(), abs=0.51)
+
+
+def test_comparison_and_damage(page: Page, compared: Path) -> None:
+    opened(page, compared)
+    assert page.get_by_role("heading", name="plain", exact=True).count() >= 2
+    assert page.locator(".shares").count() == 1  # the plain network has no exits
+    page.select_option("#kind", "fog")
+    assert page.locator("summary", has_text="as a table").count() >= 2
+    assert page.locator("figure img").count() > 20
+    assert page.locator("figure img").evaluate_all("all => all.every(image => image.naturalWidth > 0)")
+
+
+def test_phone_dark_and_print(browser: Browser, compared: Path) -> None:
+    page = opened(browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark"), compared)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 24, 31)"
+    page.emulate_media(color_scheme="light", media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.locator("#budget").is_hidden()
+    assert page.pdf().startswith(b"%PDF")
+    page.close()
+
+
+def test_names_are_text_not_markup(page: Page, digits: ImageSet, network: EENet, tmp_path: Path) -> None:
+    evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+    images = ImageSet(digits.pixels_BCHW, digits.labels_B, [evil, *digits.class_names[1:]])
+    network.config.class_names = images.class_names
+    records = recording.collect(network, images)
+    row = {"backend": evil, "batch_size": 1, "plain_ms": 2.0, "early_exit_ms": 1.0, "speedup": 2.0}
+    row |= {"mac_speedup": 2.5, "efficiency": 0.9}
+    entry = Entry(
+        evil,
+        records,
+        network.config.exit_policy(),
+        about=evil,
+        command=evil,
+        timings={"rows": [row], "hardware": evil},
+    )
+    path = tmp_path / "report.html"
+    path.write_text(build_report([entry], images, title=evil))
+    opened(page, path)
+    assert page.title() == evil
+    assert page.get_by_role("heading", name="On the clock").count() == 1
+    assert page.locator("pre").inner_text() == evil
+
+
+def test_many_classes_are_listed(page: Page, digits: ImageSet, network: EENet, tmp_path: Path) -> None:
+    """No matrix of a thousand rows."""
+    names = [f"kind {i}" for i in range(40)]
+    images = ImageSet(digits.pixels_BCHW, digits.labels_B, names)
+    records = recording.collect(network, digits)
+    entry = Entry("many", records, network.config.exit_policy())
+    path = tmp_path / "report.html"
+    path.write_text(build_report([entry], images, title="many"))
+    opened(page, path)
+    assert page.locator(".confusion").count() == 0
+    assert page.get_by_role("columnheader", name="it is").count() == 1
+
+
+def test_stored_records_are_used_only_if_they_fit(tmp_path: Path) -> None:
+    """Records of other weights are not believed."""
+    network, digits = EENet.from_pretrained(CHECKPOINT), in_memory("digits", "test")
+    network.save_pretrained(tmp_path / "mine")
+    records = recording.collect(network, digits)
+    path = tmp_path / "mine" / RECORDS_FILE.format(split="test")
+    right = verbs.report([tmp_path / "mine"], "digits", tmp_path / "a.html")
+    for kept in (records, records.subset(torch.arange(len(records)).flip(0))):
+        recording.save(kept, path)
+        again = verbs.report([tmp_path / "mine"], "digits", tmp_path / "b.html")
+        assert again["bytes"] == right["bytes"]
+        assert (tmp_path / "a.html").read_text() == (tmp_path / "b.html").read_text()
+
+
+def test_bad_input(digits: ImageSet, network: EENet, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such directory"):
+        verbs.report([CHECKPOINT], "digits", tmp_path / "none/report.html")
+    with pytest.raises(ValueError, match="a directory"):
+        verbs.report([CHECKPOINT], "digits", tmp_path)
+    with pytest.raises(ValueError, match="at least one"):
+        verbs.report([], "digits", tmp_path / "report.html")
+    entry = Entry("one", recording.collect(network, digits), network.config.exit_policy())
+    with pytest.raises(ValueError, match="records of one"):
+        build_report([entry], digits.subset(list(range(5))), title="x")
+    with pytest.raises(ValueError, match="at least one"):
+        build_report([], digits, title="x")
