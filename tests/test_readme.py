@@ -17,7 +17,7 @@ ORDER = [
     "checkpoint", "network", "objectives", "images", "image_sets", "corruptions", "loading", "readers",
     "data", "records", "evaluation", "diagnostics", "shift", "monitor", "calibration", "risk",
     "training_state", "training", "recipes", "runtime", "quantize", "formats", "export", "report",
-    "tables", "pipeline", "sweep", "thresholds", "verbs", "cli",
+    "tables", "pipeline", "sweep", "thresholds", "verbs", "serving", "cli",
 ]  # fmt: skip
 
 

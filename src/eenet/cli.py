@@ -401,6 +401,62 @@ def report(
     return _show(found, _lines(found), as_json)
 
 
+def serve(
+    checkpoints: Positional[tuple[str, ...]],
+    /,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    backend: str | None = None,
+    batch_size: int = 32,
+    most_waiting: int = 256,
+    data: str | None = None,
+    accuracy_floor: float | None = None,
+    timeout: float = 30.0,
+    max_megabytes: int = 32,
+    token_file: Path | None = None,
+) -> int:
+    """Serve checkpoints over HTTP: Open Inference Protocol, images as they are, metrics, a page.
+
+    Args:
+        checkpoints: Checkpoint directories, shipped names, models on the Hugging Face hub, or a directory of
+            checkpoints.
+        host: Address to listen on; 0.0.0.0 for all of this machine's.
+        port: 0 for any that is free.
+        backend: torch, torch-compile, onnxruntime or openvino. Default: ONNX Runtime if it is installed.
+        batch_size: Images that run together, at most.
+        most_waiting: Images accepted and not answered yet; more get 503.
+        data: Data set whose validation images tell accuracies and what images look like (drift). Default: the
+            records that training left.
+        accuracy_floor: While many wait, give way to cheaper budgets, down to this accuracy.
+        timeout: Seconds for a request to arrive, and to be answered.
+        max_megabytes: Of a request.
+        token_file: Holds the token that clients must bring. Default: the variable EENET_TOKEN, if it is set.
+    """
+    try:
+        from eenet.serving.guard import Limits
+        from eenet.serving.model import ServeOptions
+        from eenet.serving.run import serve as start
+    except ImportError as error:
+        raise ValueError(f"serving needs {error.name}; pip install 'eenet[serve]'") from error
+
+    start(
+        list(checkpoints),
+        options=ServeOptions(
+            backend=backend,
+            batch_size=batch_size,
+            most_waiting=most_waiting,
+            data=data,
+            accuracy_floor=accuracy_floor,
+        ),
+        limits=Limits(body_bytes=max_megabytes * 2**20, body_seconds=timeout, answer_seconds=timeout),
+        host=host,
+        port=port,
+        token_file=token_file,
+    )
+    return 0
+
+
 def info(
     name: Positional[str], /, *, input_size: tuple[int, int, int] | None = None, as_json: Json = False
 ) -> int:
@@ -448,6 +504,7 @@ VERBS = {
     "export": export,
     "sweep": sweep,
     "report": report,
+    "serve": serve,
     "info": info,
     "list": list_names,
 }

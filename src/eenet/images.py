@@ -18,8 +18,12 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".ti
 ORIENTATION = 0x0112  # its EXIF tag
 
 
-def open_image(file: str | Path | bytes) -> Image.Image:
+def open_image(file: str | Path | bytes, *, most_pixels: int | None = None) -> Image.Image:
     """Open an image file, or its bytes.
+
+    Args:
+        file: its name, or what is in it.
+        most_pixels: that are decoded. Default: Pillow's limit.
 
     Raises:
         FileNotFoundError: no such file.
@@ -33,6 +37,9 @@ def open_image(file: str | Path | bytes) -> Image.Image:
             warnings.simplefilter("ignore")  # Pillow warns of damaged metadata; the pixels count
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+                limit = most_pixels or Image.MAX_IMAGE_PIXELS  # warnings aren't reliable with threads
+                if limit is not None and image.width * image.height > limit:
+                    raise Image.DecompressionBombError(f"{image.width} × {image.height}, over {limit}")
                 image.load()
                 return image
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:

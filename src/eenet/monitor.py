@@ -14,6 +14,7 @@ from eenet.records import Records
 BINS = 10  # of p-values
 RESTART = 50  # images after which a new bet is opened
 MOST_BETS = 40  # kept open; the poorest is closed
+EPOCH = 100_000  # images after which the watch begins anew, so that it needs no more room
 
 
 class DriftMonitor:
@@ -26,6 +27,7 @@ class DriftMonitor:
     falls. New bets are opened as time goes on, to be quick after a long quiet time, with starting
     money that adds up to 1; so the money of all together exceeds 1/alpha with probability alpha at
     most, over any length of time (Ville's inequality). The alarm is raised then, and stays.
+    After every `EPOCH` images the watch begins anew, with its share of alpha: 6/(πi)² of it the i-th time.
     """
 
     def __init__(self, depths: Sequence[float], *, alpha: float = 0.01, seed: int = 0) -> None:
@@ -41,15 +43,21 @@ class DriftMonitor:
         if any(math.isnan(depth) for depth in depths):
             raise ValueError("the depths hold a NaN")
         self.alpha, self.seen, self.alarm_at = alpha, 0, None
-        self._sorted = sorted(depths)
+        self._calibration = sorted(depths)
         self._random = torch.Generator().manual_seed(seed)
-        self._bets: list[_Bet] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._sorted, self._bets = list(self._calibration), list[_Bet]()
 
     def update(self, depth: float) -> bool:
         """Take in one image; returns whether the alarm is raised, now or before."""
-        if self.seen % RESTART == 0:
-            number = self.seen // RESTART + 1
-            self._bets.append(_Bet(math.log(6 / (math.pi * number) ** 2)))
+        epoch, within = divmod(self.seen, EPOCH)
+        if self.seen and not within and not self.alarm:
+            self._begin()
+        if within % RESTART == 0:
+            number = within // RESTART + 1
+            self._bets.append(_Bet(math.log(_share(number))))
             if len(self._bets) > MOST_BETS:
                 self._bets.remove(min(self._bets, key=lambda bet: bet.log_money))
         low, high = bisect.bisect_left(self._sorted, depth), bisect.bisect_right(self._sorted, depth)
@@ -59,7 +67,7 @@ class DriftMonitor:
         self.seen += 1
         for bet in self._bets:
             bet.place(min(int(p * BINS), BINS - 1))
-        if self.alarm_at is None and self.evidence >= 1 / self.alpha:
+        if self.alarm_at is None and self.evidence >= 1 / (self.alpha * _share(epoch + 1)):
             self.alarm_at = self.seen
         return self.alarm
 
@@ -72,6 +80,11 @@ class DriftMonitor:
     def evidence(self) -> float:
         """All money together: 1 at the start, about or below 1 without drift, 1/alpha at the alarm."""
         return math.fsum(math.exp(min(bet.log_money, 700.0)) for bet in self._bets)
+
+
+def _share(number: int) -> float:
+    """Shares that add up to 1."""
+    return 6 / (math.pi * number) ** 2
 
 
 class _Bet:

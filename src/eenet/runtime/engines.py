@@ -15,6 +15,8 @@ class Answers(NamedTuple):
     probabilities_BN: NDArray[np.float32]
     """Of the exit each image left at."""
     exits_B: NDArray[np.intp]
+    scores_BK: NDArray[np.float32] | None = None
+    """Of every early exit that an image came to, NaN elsewhere; from the queued engine only."""
 
 
 def run_batch(backend: Backend, policy: ExitPolicy, pixels_BCHW: NDArray[np.uint8]) -> Answers:

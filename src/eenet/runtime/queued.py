@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import Full
@@ -20,7 +20,9 @@ from eenet.runtime.engines import Answers, check_number
 @dataclass(eq=False)
 class _Request:
     future: Future[Answers]
+    thresholds: Sequence[float]
     exits_B: NDArray[np.intp]
+    scores_BK: NDArray[np.float32]
     left: int
     """Images without an answer."""
     arrived: float
@@ -39,7 +41,7 @@ class _Request:
     def finish(self) -> None:
         """Outside of any lock: callbacks run here."""
         assert self.probabilities_BN is not None
-        self.future.set_result(Answers(self.probabilities_BN, self.exits_B))
+        self.future.set_result(Answers(self.probabilities_BN, self.exits_B, self.scores_BK))
 
 
 @dataclass
@@ -96,6 +98,7 @@ class QueuedEngine:
         most_waiting: int = 1024,
         patience: float = 0.02,
         workers: int = 1,
+        on_batch: Callable[[int, int], None] | None = None,
     ) -> None:
         """A running engine; `close` it, or use it in a `with`.
 
@@ -106,9 +109,11 @@ class QueuedEngine:
             most_waiting: images inside, at most; whoever brings more has to wait.
             patience: seconds after which an image no longer waits for company.
             workers: threads that run segments.
+            on_batch: told the segment and the number of images of every batch, by the threads.
         """
         self._backend, self._policy = backend, policy
         self._batch_size, self._most_waiting, self._patience = batch_size, most_waiting, patience
+        self._on_batch = on_batch
         self._queues = [_Queue() for segment in backend.segments if segment.exit is not None]
         self._inside = 0
         self._closed = False
@@ -118,12 +123,19 @@ class QueuedEngine:
             thread.start()
 
     def submit(
-        self, pixels_BCHW: NDArray[np.uint8], *, timeout: float | None = None, wait: bool = True
+        self,
+        pixels_BCHW: NDArray[np.uint8],
+        *,
+        thresholds: Sequence[float] | None = None,
+        timeout: float | None = None,
+        wait: bool = True,
     ) -> Future[Answers]:
         """Hand in images; the future holds their answers, or the error of the segment that failed.
 
         Args:
             pixels_BCHW: any number, of the network's size.
+            thresholds: for these images, one per early exit; infinity: not to leave there. Default:
+                those of the engine's policy.
             timeout: seconds; after it the future holds a `TimeoutError` and what isn't run yet is dropped.
             wait: for room inside; else, if there is none, `queue.Full` is raised.
 
@@ -139,7 +151,9 @@ class QueuedEngine:
             future.set_result(Answers(np.empty((0, 0), np.float32), np.empty(0, np.intp)))
             return future
         future.set_running_or_notify_cancel()  # images can't be called back one by one
-        request = _Request(future, np.zeros(count, np.intp), count, now, deadline)
+        thresholds = self._policy.thresholds if thresholds is None else thresholds
+        scores_BK = np.full((count, len(thresholds)), np.nan, np.float32)
+        request = _Request(future, thresholds, np.zeros(count, np.intp), scores_BK, count, now, deadline)
         with self._changed:
             while not self._closed and self._inside and self._inside + count > self._most_waiting:
                 if not wait:
@@ -153,6 +167,11 @@ class QueuedEngine:
             self._queues[0].put(_Chunk(request, np.arange(count), pixels_BCHW))
             self._changed.notify_all()
         return future
+
+    @property
+    def inside(self) -> int:
+        """Images without an answer yet."""
+        return self._inside
 
     def close(self) -> None:
         """Finish what is inside, take nothing more."""
@@ -219,6 +238,8 @@ class QueuedEngine:
             for chunk in chunks:  # only the one that fails shall fail
                 self._run(index, [chunk])
             return
+        if self._on_batch is not None:
+            self._on_batch(index, sum(len(chunk.rows) for chunk in chunks))
         start = 0
         for chunk in chunks:
             rows = np.arange(start, start + len(chunk.rows))
@@ -239,7 +260,8 @@ class QueuedEngine:
         assert outputs.probabilities_BN is not None
         leaves = np.ones(len(rows), bool)
         if outputs.score_B is not None:
-            leaves = outputs.score_B[rows] > self._policy.thresholds[exit_index]
+            leaves = outputs.score_B[rows] > chunk.request.thresholds[exit_index]
+            chunk.request.scores_BK[chunk.rows, exit_index] = outputs.score_B[rows]
         leaving, staying = np.flatnonzero(leaves), np.flatnonzero(~leaves)
         onward = None
         if len(staying):

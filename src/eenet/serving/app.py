@@ -1,0 +1,436 @@
+"""The server's routes: Open Inference Protocol v2, images as they are, metrics, a page."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.resources import files
+from queue import Full
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from numpy.typing import NDArray
+from pydantic import BaseModel
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.formparsers import MultiPartException
+
+from eenet.images import open_image, to_pixels
+from eenet.runtime.engines import Answers
+from eenet.serving.guard import Guard, Limits
+from eenet.serving.metrics import Metrics
+from eenet.serving.model import VERSION, Models, ServedModel, Setting
+from eenet.serving.protocol import (
+    INPUT,
+    JSON_LENGTH,
+    OUTPUTS,
+    decompress,
+    describe_model,
+    parse_request,
+    write_response,
+)
+
+MOST_FILES = 64  # in one multipart request
+
+
+class Problem(BaseModel):
+    """What went wrong."""
+
+    error: str
+
+
+class Found(BaseModel):
+    """The answer for one image."""
+
+    label: str
+    probability: float
+    exit: int
+    """Number of the exit the image left at, from 0."""
+    relative_cost: float
+    """MACs spent / MACs of the plain backbone."""
+    confidences: list[float]
+    """What was compared with a threshold at every exit that was on its way."""
+
+
+class Classified(BaseModel):
+    """Answers in the order of the images."""
+
+    model: str
+    policy: str
+    """Whose thresholds were used: own, a budget, or a name."""
+    predictions: list[Found]
+
+
+class Metadata(BaseModel):
+    """A model's inputs and outputs."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[dict[str, Any]]
+    outputs: list[dict[str, Any]]
+
+
+class ServerMetadata(BaseModel):
+    """The server's."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+Budget = Annotated[float | None, Query(description="wanted mean relative cost", gt=0, le=10)]
+Policy = Annotated[str | None, Query(description="name of a policy of the checkpoint, or own")]
+Deadline = Annotated[float | None, Query(description="milliseconds", gt=0, le=1e7)]
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    code: {"model": Problem, "description": text}
+    for code, text in {
+        400: "bad request",
+        401: "no token",
+        404: "no such model",
+        408: "too slow",
+        413: "too large",
+        503: "no room, try again",
+        504: "not done in time",
+    }.items()
+}
+_PIXELS = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "image": {"type": "array", "items": {"type": "string", "format": "binary"}}
+                    },
+                    "required": ["image"],
+                }
+            },
+        },
+    }
+}
+_INFER = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["inputs"],
+                    "properties": {
+                        "id": {"type": "string"},
+                        "parameters": {
+                            "type": "object",
+                            "properties": {
+                                "budget": {"type": "number"},
+                                "policy": {"type": "string"},
+                                "deadline_ms": {"type": "number"},
+                                "binary_data_output": {"type": "boolean"},
+                            },
+                        },
+                        "inputs": {
+                            "type": "array",
+                            "minItems": 1,
+                            "maxItems": 1,
+                            "items": {
+                                "type": "object",
+                                "required": ["name", "datatype", "shape"],
+                                "properties": {
+                                    "name": {"const": INPUT},
+                                    "datatype": {"const": "UINT8"},
+                                    "shape": {"type": "array", "items": {"type": "integer"}},
+                                    "data": {"type": "array"},
+                                },
+                            },
+                        },
+                        "outputs": {
+                            "type": "array",
+                            "items": {
+                                "type": "object",
+                                "required": ["name"],
+                                "properties": {"name": {"enum": list(OUTPUTS)}},
+                            },
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+def create_app(
+    models: Models, metrics: Metrics, limits: Limits | None = None, token: str | None = None
+) -> FastAPI:
+    """The application; the models stay the caller's to close.
+
+    Args:
+        models: what is served.
+        metrics: what the models count in.
+        limits: what clients may do.
+        token: that clients must bring. Default: none.
+    """
+    limits = limits or Limits()
+    app = FastAPI(
+        title="eenet",
+        version=version("eenet"),
+        summary="Early-exit networks: easy images are answered first.",
+        responses={code: _ERRORS[code] for code in (400, 401, 404, 408, 413)},
+        redoc_url=None,
+    )
+    app.add_middleware(Guard, limits=limits, token=token, metrics=metrics)  # pyright: ignore[reportArgumentType]
+    app.add_exception_handler(RequestValidationError, _unreadable)
+    app.add_exception_handler(StarletteHTTPException, _problem)
+    decoding = asyncio.Semaphore(4)
+
+    def named(name: str | None, wanted: str = VERSION) -> ServedModel:
+        name = models.names[0] if name is None else name
+        if name not in models:
+            raise HTTPException(404, f"no model {name!r}; there are {', '.join(models)}")
+        if wanted != VERSION:
+            raise HTTPException(404, f"{name} has no version {wanted!r}; it has {VERSION}")
+        return models[name]
+
+    async def answer(
+        request: Request,
+        name: str | None,
+        pixels: NDArray[np.uint8],
+        ask: Callable[[ServedModel], Setting],
+        ms: Any,
+    ) -> tuple[ServedModel, Setting, Answers]:
+        seconds = limits.answer_seconds
+        if ms is not None:
+            if type(ms) not in (int, float) or not math.isfinite(ms) or ms <= 0:
+                raise HTTPException(400, f"deadline_ms is {ms!r}; give a number above 0")
+            seconds = min(seconds, ms / 1e3)
+        for _ in range(3):  # a model that was loaded again closes the old one
+            model = named(name)
+            with _asked():
+                setting = ask(model)
+            try:
+                answers = await model.infer(pixels, setting, seconds)
+            except Full as error:
+                metrics.refused(model.name)
+                raise HTTPException(503, f"no room: {error}", {"Retry-After": "1"}) from error
+            except TimeoutError as error:
+                raise HTTPException(504, f"not done within {seconds:g} seconds") from error
+            except RuntimeError:
+                continue
+            request.state.said = {"model": model.name, "exits": answers.exits_B.tolist()[:64]}
+            return model, setting, answers
+        raise HTTPException(503, "the model is being loaded", {"Retry-After": "1"})
+
+    @app.get("/v2/health/live")
+    async def live() -> dict[str, bool]:
+        """Whether the server runs."""
+        return {"live": True}
+
+    @app.get("/v2/health/ready")
+    async def ready() -> dict[str, bool]:
+        """Whether it takes requests."""
+        return {"ready": True}
+
+    @app.get("/v2")
+    async def server() -> ServerMetadata:
+        """Name, version and extensions."""
+        extensions = ["binary_tensor_data", "model_repository", "parameters"]
+        return ServerMetadata(name="eenet", version=version("eenet"), extensions=extensions)
+
+    @app.get("/v2/models/{name}")
+    @app.get("/v2/models/{name}/versions/{wanted}")
+    async def metadata(name: str, wanted: str = VERSION) -> Metadata:
+        """Inputs and outputs of a model."""
+        config = named(name, wanted).config
+        return Metadata(**describe_model(name, VERSION, config.input_size, config.num_classes))
+
+    @app.get("/v2/models/{name}/ready")
+    @app.get("/v2/models/{name}/versions/{wanted}/ready")
+    async def model_ready(name: str, wanted: str = VERSION) -> dict[str, Any]:
+        """Whether a model takes requests."""
+        return {"name": named(name, wanted).name, "ready": True}
+
+    @app.post(
+        "/v2/models/{name}/infer",
+        responses={503: _ERRORS[503], 504: _ERRORS[504]},
+        openapi_extra=_INFER,
+        response_class=Response,
+    )
+    @app.post(
+        "/v2/models/{name}/versions/{wanted}/infer",
+        responses={503: _ERRORS[503], 504: _ERRORS[504]},
+        openapi_extra=_INFER,
+        response_class=Response,
+    )
+    async def infer(request: Request, name: str, wanted: str = VERSION) -> Response:
+        """Answers for a batch of pixels of the network's size, as JSON or binary tensors."""
+        config = named(name, wanted).config
+        length, most = request.headers.get(JSON_LENGTH), named(name).most_waiting
+        with _asked():
+            encoding = request.headers.get("content-encoding")
+            body = decompress(await request.body(), encoding, limits.body_bytes)
+            asked = await asyncio.to_thread(parse_request, body, length, config.input_size, most)
+        given = asked.parameters
+        model, setting, answers = await answer(
+            request,
+            name,
+            asked.pixels_BCHW,
+            lambda model: model.setting(given.get("budget"), given.get("policy")),
+            given.get("deadline_ms"),
+        )
+        text, json_length = write_response(
+            asked, _outputs(model, answers), model=name, version=VERSION, parameters={"policy": setting.name}
+        )
+        if json_length is None:
+            return Response(text, media_type="application/json")
+        headers = {JSON_LENGTH: str(json_length)}
+        return Response(text, media_type="application/octet-stream", headers=headers)
+
+    @app.post("/classify", responses={503: _ERRORS[503], 504: _ERRORS[504]}, openapi_extra=_PIXELS)
+    async def classify(
+        request: Request,
+        model: str | None = None,
+        budget: Budget = None,
+        policy: Policy = None,
+        deadline_ms: Deadline = None,
+    ) -> Classified:
+        """Labels for image files: one as the body, or several as multipart form data."""
+        config = named(model).config
+
+        async def decoded(one: bytes) -> NDArray[np.uint8]:
+            async with decoding:
+                return await asyncio.to_thread(_pixels, one, config.input_size, limits.image_pixels)
+
+        with _asked():
+            pixels = np.stack([await decoded(one) for one in await _images_of(request)])
+        served, setting, answers = await answer(
+            request, model, pixels, lambda served: served.setting(budget, policy), deadline_ms
+        )
+        return Classified(model=served.name, policy=setting.name, predictions=_found(served, answers))
+
+    @app.post("/v2/repository/index")
+    async def index() -> list[dict[str, str]]:
+        """All models."""
+        return [{"name": name, "version": VERSION, "state": "READY", "reason": ""} for name in models]
+
+    @app.post("/v2/repository/models/{name}/load")
+    async def load(name: str) -> dict[str, str]:
+        """Load a model again from where it came from; no request is lost."""
+        named(name)
+        await asyncio.to_thread(models.load, name)
+        return {"name": name}
+
+    @app.get("/metrics", response_class=Response)
+    async def prometheus() -> Response:
+        """For Prometheus."""
+        for name in models:
+            models[name].refresh()
+        text, kind = metrics.text()
+        return Response(text, headers={"content-type": kind})
+
+    @app.get("/state")
+    async def state() -> list[dict[str, Any]]:
+        """What the page shows: models, and what happened lately."""
+        return [models[name].describe() for name in models]
+
+    for path, asset in {"/": "serve.html", "/page.js": "serve.js", "/page.css": "serve.css"}.items():
+        app.add_api_route(path, _page(asset), include_in_schema=False)
+    return app
+
+
+def _page(asset: str) -> Callable[[], Awaitable[Response]]:
+    text = files("eenet").joinpath("assets", asset).read_text()
+    kind = {"html": "text/html", "js": "text/javascript", "css": "text/css"}[asset.split(".")[1]]
+    policy = "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'"
+
+    async def page() -> Response:
+        return Response(text, media_type=kind, headers={"content-security-policy": policy})
+
+    return page
+
+
+@contextmanager
+def _asked() -> Iterator[None]:
+    """A `ValueError` in here is the client's mistake; elsewhere it is ours."""
+    try:
+        yield
+    except ValueError as error:
+        raise HTTPException(400, str(error)) from error
+
+
+async def _images_of(request: Request) -> list[bytes]:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        body = await request.body()
+        if not body:
+            raise ValueError("the body is empty; send an image")
+        return [body]
+    try:
+        async with request.form(max_files=MOST_FILES, max_fields=MOST_FILES) as form:
+            sent = [await part.read() for _, part in form.multi_items() if isinstance(part, UploadFile)]
+    except (MultiPartException, KeyError, UnicodeDecodeError) as error:
+        raise ValueError(f"the multipart body is damaged: {error}") from error
+    if not sent:
+        raise ValueError("the form holds no file; send images as files")
+    return sent
+
+
+def _pixels(image: bytes, input_size: Sequence[int], most: int) -> NDArray[np.uint8]:
+    return to_pixels(open_image(image, most_pixels=most), input_size).numpy()
+
+
+def _confidences(model: ServedModel, answers: Answers) -> NDArray[np.float32]:
+    """At the exit that was taken; 1 at the final one."""
+    assert answers.scores_BK is not None
+    final = len(model.costs) - 1
+    padded = np.concatenate([answers.scores_BK, np.ones((len(answers.exits_B), 1), np.float32)], axis=1)
+    assert padded.shape[1] == final + 1
+    return padded[np.arange(len(padded)), answers.exits_B]
+
+
+def _labels(model: ServedModel, answers: Answers) -> list[str]:
+    names = model.config.class_names
+    return [names[best] if names else str(best) for best in answers.probabilities_BN.argmax(1).tolist()]
+
+
+def _outputs(model: ServedModel, answers: Answers) -> dict[str, Any]:
+    return {
+        "probabilities": answers.probabilities_BN,
+        "label": _labels(model, answers),
+        "exit_index": answers.exits_B,
+        "confidence": _confidences(model, answers),
+        "relative_cost": np.array([model.costs[k] for k in answers.exits_B.tolist()], np.float32),
+    }
+
+
+def _found(model: ServedModel, answers: Answers) -> list[Found]:
+    assert answers.scores_BK is not None
+    return [
+        Found(
+            label=label,
+            probability=float(answers.probabilities_BN[i].max()),
+            exit=exit_index,
+            relative_cost=model.costs[exit_index],
+            confidences=[float(score) for score in answers.scores_BK[i] if not math.isnan(score)],
+        )
+        for i, (label, exit_index) in enumerate(
+            zip(_labels(model, answers), answers.exits_B.tolist(), strict=True)
+        )
+    ]
+
+
+async def _unreadable(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    said = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+    return JSONResponse({"error": said}, 400)
+
+
+async def _problem(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, StarletteHTTPException)
+    return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)

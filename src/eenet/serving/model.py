@@ -1,0 +1,336 @@
+"""A network being served: its queue, its policies, what it watches, and how it gives way under load."""
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eenet import data
+from eenet import records as recording
+from eenet.checkpoint import checkpoint_directory
+from eenet.evaluation import evaluate
+from eenet.monitor import DriftMonitor, depths_of
+from eenet.network import EENet
+from eenet.pipeline import RECORDS_FILE
+from eenet.policies import ExitPolicy
+from eenet.records import Records
+from eenet.runtime.backends import cores
+from eenet.runtime.engines import Answers
+from eenet.runtime.predictor import create_backend, installed, options_of
+from eenet.runtime.queued import QueuedEngine
+from eenet.runtime.segments import segments_of
+from eenet.serving.metrics import Metrics
+
+VERSION = "1"
+WATCHED_PER_SECOND = 20  # images that the drift monitor sees, at most
+BUSY, QUIET = 0.25, 0.05  # of the room inside: above the first cheaper, below the second dearer
+STEP_SECONDS, CALM_SECONDS = 0.25, 2.0
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """What all models of a server share."""
+
+    backend: str | None = None
+    """Default: ONNX Runtime if it is installed, else torch."""
+    batch_size: int = 32
+    most_waiting: int = 256
+    """Images accepted and not answered yet; more are refused."""
+    workers: int | None = None
+    """Threads that run batches. Default: one per core."""
+    data: str | None = None
+    """Whose validation images tell accuracies and what is usual. Default: records that training left."""
+    accuracy_floor: float | None = None
+    """Under load give way to cheaper budgets, down to this accuracy on the validation split."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How deep images go: a policy as thresholds of the served segments."""
+
+    name: str
+    thresholds: tuple[float, ...]
+    cost: float
+    """Wanted mean relative cost; of the own policy as measured on the records. NaN: unknown."""
+
+
+class ServedModel:
+    """One network on a queued engine."""
+
+    def __init__(self, name: str, checkpoint: str | Path, options: ServeOptions, metrics: Metrics) -> None:
+        """Load, prepare and try a checkpoint.
+
+        Raises:
+            FileNotFoundError, ValueError: it can't be loaded or run, or there are no records to keep an
+                accuracy floor by.
+        """
+        self.name, self.checkpoint, self._metrics = name, checkpoint, metrics
+        network = EENet.from_pretrained(checkpoint)
+        self.config = config = network.config
+        own = config.exit_policy()
+        policies = {budget: config.exit_policy(float(budget)) for budget in config.budgets}
+        named = {key: config.exit_policy(None, key) for key in config.policies}
+        used = [own, *policies.values(), *(p for p in named.values() if p.score == own.score)]
+        enabled = tuple(any(on) for on in zip(*(policy.enabled for policy in used), strict=True))
+        self._served = ExitPolicy(own.score, own.thresholds, enabled)
+        self.costs = network.costs(enabled)
+        self.own = Setting("own", _thresholds(own), math.nan)
+        self._budgets = {float(b): Setting(b, _thresholds(p), float(b)) for b, p in policies.items()}
+        self._named = {
+            key: Setting(key, _thresholds(p), math.nan) for key, p in named.items() if p.score == own.score
+        }
+        backend = options.backend or ("onnxruntime" if installed("onnxruntime") else "torch")
+        threads = 1 if "threads" in options_of(backend) else None
+        runs = create_backend(backend, network, segments_of(self._served), own.score, threads=threads)
+        self.backend = backend
+        self.most_waiting = options.most_waiting
+        self.engine = QueuedEngine(
+            runs,
+            self._served,
+            batch_size=options.batch_size,
+            most_waiting=options.most_waiting,
+            workers=options.workers or cores(),
+            on_batch=lambda segment, images: metrics.batch(name, segment, images),
+        )
+        records = _held_out(network, Path(checkpoint_directory(checkpoint)), options.data)
+        self._monitor = _monitor(records, own) if records is not None else None
+        self._last_watched, self._watching = 0.0, threading.Lock()
+        if records is not None:
+            self.own = replace(self.own, cost=evaluate(records, own)["relative_cost"])
+        self._load = _Load(self, records, own, options.accuracy_floor)
+        self._warm_up(options.batch_size)
+        metrics.loaded(name)
+
+    def _warm_up(self, batch_size: int) -> None:
+        """Every segment once, alone and in a batch, before anyone waits for it."""
+        never = [math.inf] * len(self.own.thresholds)
+        for count in (1, batch_size):
+            pixels = np.zeros((count, *self.config.input_size), np.uint8)
+            self.engine.submit(pixels, thresholds=never).result()
+
+    def setting(self, budget: Any = None, policy: Any = None) -> Setting:
+        """That of a request.
+
+        Raises:
+            ValueError: no such budget or policy.
+        """
+        if budget is not None and policy is not None:
+            raise ValueError("give a budget or a policy, not both")
+        if policy is not None:
+            if policy == "own":
+                return self.own
+            if not isinstance(policy, str) or policy not in self._named:
+                raise ValueError(
+                    f"{self.name} has no policy {policy!r}; it has own, {', '.join(self._named)}"
+                )
+            return self._named[policy]
+        if budget is None:
+            return self._load.setting()
+        if type(budget) not in (int, float) or not math.isfinite(budget):
+            raise ValueError(f"budget is {budget!r}; give a number")
+        if not self._budgets:
+            raise ValueError(f"{self.name} has no budgets")
+        fits = [known for known in self._budgets if known <= budget + 1e-9]
+        if not fits:
+            raise ValueError(f"budget is {budget}; the smallest of {self.name} is {min(self._budgets)}")
+        return self._budgets[max(fits)]
+
+    async def infer(self, pixels_BCHW: NDArray[np.uint8], setting: Setting, seconds: float | None) -> Answers:
+        """Answers of the engine.
+
+        Raises:
+            queue.Full: there is no room for these images.
+            TimeoutError: not done in so many seconds.
+            RuntimeError: the model was closed.
+        """
+        start = time.perf_counter()
+        future = self.engine.submit(pixels_BCHW, thresholds=setting.thresholds, timeout=seconds, wait=False)
+        answers = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), seconds)
+        exits = answers.exits_B.tolist()
+        costs = [self.costs[k] for k in exits]
+        self._metrics.answered(self.name, exits, costs, time.perf_counter() - start)
+        if setting.thresholds == self.own.thresholds:
+            self._watch(answers)
+        return answers
+
+    def _watch(self, answers: Answers) -> None:
+        """Show an image to the drift monitor, now and then: which one doesn't depend on what is on it."""
+        now = time.monotonic()
+        if self._monitor is None or now - self._last_watched < 1 / WATCHED_PER_SECOND:
+            return
+        self._last_watched = now
+        on = [
+            k
+            for k, enabled in enumerate(self._served.enabled)
+            if enabled and self.own.thresholds[k] < math.inf
+        ]
+        exit_index = int(answers.exits_B[0])
+        assert answers.scores_BK is not None
+        score = float(answers.scores_BK[0, min(exit_index, on[-1])])
+        with self._watching:
+            self._monitor.update(exit_index - 1 / (1 + math.exp(-score)))
+
+    @property
+    def drift(self) -> bool | None:
+        """Whether drift was found; none without records to compare with."""
+        return None if self._monitor is None else self._monitor.alarm
+
+    def refresh(self) -> None:
+        """Bring the gauges up to date."""
+        now = self._load.setting()
+        self._metrics.state(self.name, inside=self.engine.inside, drift=self.drift, budget=now.cost)
+
+    def describe(self) -> dict[str, Any]:
+        """For the page: classes, exits, budgets and what happened lately."""
+        return {
+            "name": self.name,
+            "backend": self.backend,
+            "input_size": list(self.config.input_size),
+            "exits": [*self.config.exits, "final"],
+            "costs": self.costs,
+            "off": [k for k, on in enumerate(self._served.enabled) if not on],
+            "thresholds": [None if t == math.inf else t for t in self._load.setting().thresholds],
+            "budgets": sorted(self._budgets),
+            "policies": ["own", *self._named],
+            "now": self._load.setting().name,
+            "inside": self.engine.inside,
+            "drift": self.drift,
+            **self._metrics.recent(self.name, len(self.costs)),
+        }
+
+    def close(self) -> None:
+        """Finish what is inside."""
+        self.engine.close()
+
+
+class _Load:
+    """Which policy a request without wishes gets: the own one, or a cheaper one while many wait."""
+
+    def __init__(
+        self, model: ServedModel, records: Records | None, own: ExitPolicy, floor: float | None
+    ) -> None:
+        self._model, self._level, self._changed = model, 0, 0.0
+        self._settings = [model.own]
+        if floor is None:
+            return
+        if records is None:
+            raise ValueError(
+                f"an accuracy floor for {model.name} needs its records of validation images; "
+                "give --data, or serve the directory that training wrote"
+            )
+        measured = evaluate(records, own)
+        if measured["accuracy"] < floor:
+            raise ValueError(
+                f"{model.name} has {measured['accuracy']:.2%} accuracy, below the floor of {floor:.2%}"
+            )
+        cheaper = []
+        for budget in model.config.budgets:
+            found = evaluate(records, model.config.exit_policy(float(budget)))
+            if found["accuracy"] >= floor and found["relative_cost"] < measured["relative_cost"]:
+                cheaper.append((found["relative_cost"], model.setting(budget=float(budget))))
+        self._settings += [setting for _, setting in sorted(cheaper, key=lambda one: -one[0])]
+
+    def setting(self) -> Setting:
+        """The one in force; moves a step at most every so often."""
+        if len(self._settings) > 1:
+            now = time.monotonic()
+            full = self._model.engine.inside / self._model.most_waiting
+            if full > BUSY and now - self._changed > STEP_SECONDS:
+                self._move(1, now)
+            elif full < QUIET and now - self._changed > CALM_SECONDS:
+                self._move(-1, now)
+        return self._settings[self._level]
+
+    def _move(self, by: int, now: float) -> None:
+        self._level = min(max(self._level + by, 0), len(self._settings) - 1)
+        self._changed = now
+
+
+def _thresholds(policy: ExitPolicy) -> tuple[float, ...]:
+    """As if all exits were on: none leaves at one that is off."""
+    pairs = zip(policy.thresholds, policy.enabled, strict=True)
+    return tuple(threshold if on else math.inf for threshold, on in pairs)
+
+
+def _held_out(network: EENet, directory: Path, data_name: str | None) -> Records | None:
+    """Records of validation images: collected from a data set, or those that training left."""
+    if data_name is not None:
+        images = data.load(data_name, "validation", size=network.config.input_size[1:])
+        return recording.collect(network, images)
+    path = directory / RECORDS_FILE.format(split="validation")
+    return recording.load(path) if path.exists() else None
+
+
+def _monitor(records: Records, own: ExitPolicy) -> DriftMonitor | None:
+    few = len(records) < 100 or not any(own.enabled)
+    return None if few else DriftMonitor(depths_of(records, own).tolist())
+
+
+class Models:
+    """The models of a server by name; each can be loaded again from where it came from."""
+
+    def __init__(
+        self, checkpoints: Mapping[str, str | Path], options: ServeOptions, metrics: Metrics
+    ) -> None:
+        """Load all; see `ServedModel` for what may go wrong."""
+        self._checkpoints, self._options, self._metrics = dict(checkpoints), options, metrics
+        self._loading = threading.Lock()
+        self._models: dict[str, ServedModel] = {}
+        for name in self._checkpoints:
+            self.load(name)
+
+    def __getitem__(self, name: str) -> ServedModel:
+        return self._models[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._models
+
+    def __iter__(self) -> Any:
+        return iter(list(self._models))
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._checkpoints)
+
+    def load(self, name: str) -> None:
+        """Load a model again; requests go on with the old one until the new one is ready.
+
+        Raises:
+            KeyError: no such name.
+            FileNotFoundError, ValueError: the checkpoint can't be loaded; the old one stays.
+        """
+        with self._loading:
+            fresh = ServedModel(name, self._checkpoints[name], self._options, self._metrics)
+            old, self._models[name] = self._models.get(name), fresh
+        if old is not None:
+            old.close()
+
+    def close(self) -> None:
+        """Finish everything."""
+        for model in self._models.values():
+            model.close()
+
+
+def named_checkpoints(given: list[str]) -> dict[str, str | Path]:
+    """Names for what is to be served: a checkpoint by its last part, a directory of checkpoints by theirs.
+
+    Raises:
+        ValueError: nothing given, or two of the same name.
+    """
+    found: list[tuple[str, str | Path]] = []
+    for one in given:
+        inside = sorted(Path(one).glob("*/config.json")) if not (Path(one) / "config.json").exists() else []
+        found += [(path.parent.name, path.parent) for path in inside] or [(Path(one).resolve().name, one)]
+    names = [name for name, _ in found]
+    if not names:
+        raise ValueError("give at least one checkpoint to serve")
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"two checkpoints are named {', '.join(sorted(twice))}; rename a directory")
+    return dict(found)

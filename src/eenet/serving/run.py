@@ -1,0 +1,92 @@
+"""Start the server: load the models, listen, drain on SIGTERM, load again on SIGHUP."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+import uvicorn
+
+from eenet.serving.app import create_app
+from eenet.serving.guard import Limits, impatient, log, log_as_json
+from eenet.serving.metrics import Metrics
+from eenet.serving.model import Models, ServeOptions, named_checkpoints
+
+TOKEN_VARIABLE = "EENET_TOKEN"
+DRAIN_SECONDS = 60
+
+
+def serve(
+    checkpoints: list[str],
+    *,
+    options: ServeOptions,
+    limits: Limits,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token_file: Path | None = None,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C; then every request that was accepted is answered first.
+
+    Args:
+        checkpoints: directories or names, or directories of checkpoints.
+        options: of the models.
+        limits: of requests.
+        host: address to listen on; 0.0.0.0 for all of this machine's.
+        port: 0 for any that is free.
+        token_file: holds the token that clients must bring. Default: the variable EENET_TOKEN, if it is set.
+
+    Raises:
+        FileNotFoundError, ValueError: a checkpoint can't be loaded; the token file is empty.
+        OSError: the port is taken.
+    """
+    token = token_file.read_text().strip() if token_file else os.environ.get(TOKEN_VARIABLE)
+    if token_file and not token:
+        raise ValueError(f"{token_file} holds no token")
+    with _bound(host, port) as listening:
+        metrics = Metrics()
+        models = Models(named_checkpoints(checkpoints), options, metrics)
+        log_as_json()
+        config = uvicorn.Config(
+            create_app(models, metrics, limits, token),
+            http=impatient(limits.body_seconds),
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+        )
+        address = f"http://{host}:{listening.getsockname()[1]}"
+        print(f"{', '.join(models.names)} at {address}", file=sys.stderr, flush=True)
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(
+                signal.SIGHUP, lambda *_: threading.Thread(target=_load_all, args=(models,)).start()
+            )
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when it has drained
+        try:
+            uvicorn.Server(config).run(sockets=[listening])
+        finally:
+            models.close()
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket with the address, found to be free before a model is loaded."""
+    family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(where)
+    except OSError as error:
+        listening.close()
+        raise OSError(f"can't listen on {host}:{port}: {error.strerror}") from error
+    return listening
+
+
+def _load_all(models: Models) -> None:
+    for name in models.names:
+        try:
+            models.load(name)
+            log.info("loaded again", extra={"model": name})
+        except (OSError, ValueError) as error:
+            log.error("can't be loaded again; the old one stays", extra={"model": name, "error": str(error)})
