@@ -5,6 +5,7 @@ Writes `docs/exported-backbones.md` and `benchmarks/results/export-*-HARDWARE-to
     python benchmarks/export.py families
     python benchmarks/export.py stops CHECKPOINT
     python benchmarks/export.py agreement CHECKPOINT
+    python benchmarks/export.py precisions CHECKPOINT
 """
 
 import tempfile
@@ -49,13 +50,14 @@ SIZES = {"inception_v3": 96, "coatnet_pico_rw_224": 224}
 
 
 def main(
-    what: Positional[Literal["families", "stops", "agreement"]],
+    what: Positional[Literal["families", "stops", "agreement", "precisions"]],
     checkpoint: Positional[str] = "cifar10-eenet20",
 ) -> None:
-    """Measure one of the three."""
+    """Measure one of the four."""
     warnings.simplefilter("ignore")
     rows = []
-    for row in {"families": families, "stops": stops, "agreement": agreement}[what](checkpoint):
+    measures = {"families": families, "stops": stops, "agreement": agreement, "precisions": precisions}
+    for row in measures[what](checkpoint):
         rows.append(row)
         print(row, flush=True)
         results.write(f"export-{what}", rows)
@@ -131,6 +133,33 @@ def stops(checkpoint: str) -> Iterator[dict[str, Any]]:
                     "single/stage_0": round(ms["single"] / ms["stage_0"], 3),
                     "single/staged": round(ms["single"] / ms["staged"], 3),
                     "allowed_ms": round(1.15 * ms["stage_0"] + 0.1, 4),
+                }
+
+
+def precisions(checkpoint: str) -> Iterator[dict[str, Any]]:
+    """The stages in float32, float16 and int8, timed in turn."""
+    network = EENet.from_pretrained(checkpoint)
+    images = data.load(network.config.provenance["train_config"]["data"], "test")
+    pixels = images.pixels(list(range(640))).numpy()
+    with tempfile.TemporaryDirectory() as directory:
+        for kind in ("onnx", "openvino"):
+            calls: dict[str, Callable[[Any], Any]] = {}
+            for precision in ("fp32", "fp16", "int8"):
+                out = Path(directory) / f"{kind}-{precision}"
+                exporting.export(checkpoint, out, format=kind, precision=precision)
+                backend, policy = load_exported(out)
+                calls[precision] = lambda x, b=backend, p=policy: run_batch(b, p, x)
+            for size in (1, 64):
+                batches = np.split(
+                    pixels[: 100 * size if size == 1 else len(pixels)], 100 if size == 1 else 10
+                )
+                ms = in_turn(calls, batches)
+                yield {
+                    "checkpoint": checkpoint,
+                    "files": kind,
+                    "batch_size": size,
+                    **{f"{name}_ms": round(value, 4) for name, value in ms.items()},
+                    **{f"{name}_speedup": round(ms["fp32"] / ms[name], 3) for name in ("fp16", "int8")},
                 }
 
 

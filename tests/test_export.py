@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,17 @@ import jsonschema
 import numpy as np
 import onnxruntime as ort
 import pytest
+import timm
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from eenet import Predictor, cli, data
 from eenet.calibration import policies_for_budgets
 from eenet.evaluation import evaluate
 from eenet.export import export
 from eenet.formats import FORMATS
-from eenet.network import EENet, create_model
+from eenet.network import EENet, create_model, timm_backbone, without_exits
 from eenet.records import collect
 from eenet.runtime.engines import run_batch
 from eenet.runtime.exported import MANIFEST_FILE, load_exported
@@ -173,6 +177,61 @@ def test_force_replaces_an_export_and_leaves_the_rest(
     assert "not empty" in capsys.readouterr().err
     assert cli.main(["export", CHECKPOINT, "--out", str(out), "--force", "--format", "onnx-single"]) == 0
     assert sorted(p.name for p in out.iterdir()) == ["eenet.json", "network.onnx", "notes.txt"]
+
+
+class Bessel(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.bessel_j0(x)
+
+
+class WithBessel(nn.Module):
+    """ONNX has no Bessel functions."""
+
+    def __init__(self, num_classes: int = 10, in_chans: int = 1) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        widths = [in_chans, 4, 4, 4]
+        self.blocks = nn.Sequential(
+            *(nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.ReLU()) for a, b in pairwise(widths))
+        )
+        self.bessel, self.fc = Bessel(), nn.Linear(4, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.bessel(self.blocks(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino-single"])
+def test_an_operator_that_is_missing_is_named(
+    format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_bessel(num_classes: int, in_chans: int, **_: Any) -> nn.Module:
+        return WithBessel(num_classes, in_chans)
+
+    monkeypatch.setitem(timm.models._registry._model_entrypoints, "with_bessel", with_bessel)
+    digits = data.load("digits", "test")
+    network = create_model("with_bessel", num_classes=10, in_chans=1, input_size=(1, 8, 8), num_exits=1)
+    network.config.mean, network.config.std = digits.mean_std()
+    network.config.class_names = digits.class_names
+    network.save_pretrained(tmp_path / "network")
+    with pytest.raises(ValueError, match=r"ONNX has no operator for prims\.bessel_j0"):
+        export(tmp_path / "network", tmp_path / "out", format=format, data_name="digits")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("format", [name for name in FORMATS if name.startswith(("onnx", "openvino"))])
+def test_a_network_without_exits(format: str, tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    digits, arguments = data.load("digits", "test"), {"num_classes": 10, "in_chans": 1}
+    network = without_exits(timm_backbone("resnet8_w4_cifar", arguments), digits.image_size)
+    network.config.backbone, network.config.backbone_args = "resnet8_w4_cifar", arguments
+    network.config.mean, network.config.std = digits.mean_std()
+    network.config.class_names = digits.class_names
+    network.save_pretrained(tmp_path / "plain")
+    export(tmp_path / "plain", tmp_path / "out", format=format, data_name="digits")
+    backend, policy = load_exported(tmp_path / "out")
+    found = run_batch(backend, policy, pixels[:20])
+    wanted = Predictor(tmp_path / "plain", backend="torch").run(pixels[:20])
+    assert found.exits_B.tolist() == [0] * 20
+    assert np.allclose(found.probabilities_BN, wanted.probabilities_BN, atol=1e-5)
 
 
 def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

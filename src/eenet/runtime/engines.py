@@ -33,8 +33,8 @@ def run_batch(backend: Backend, policy: ExitPolicy, pixels_BCHW: NDArray[np.uint
     final = len(policy.thresholds)
     if backend.one_at_a_time and len(pixels_BCHW) > 1:
         single = [run_batch(backend, policy, pixels_CHW[None]) for pixels_CHW in pixels_BCHW]
-        probabilities, exits = zip(*single, strict=True)
-        return Answers(np.concatenate(probabilities), np.concatenate(exits))
+        pairs = zip(*((answers.probabilities_BN, answers.exits_B) for answers in single), strict=True)
+        return Answers(*map(np.concatenate, pairs))
     if len(pixels_BCHW) == 1:
         on = [policy.thresholds[s.exit] for s in backend.segments if s.exit is not None and s.exit < final]
         if (alone := backend.run_alone(pixels_BCHW, on)) is not None:

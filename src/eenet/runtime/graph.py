@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -187,6 +188,15 @@ class _Everything(nn.Module):
         return *outputs, self.network.stages[-1](features).softmax(1)
 
 
+def _reason(error: BaseException) -> str:
+    """What lies at the bottom of an exporter's error, in a line; an operator is named."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if found := re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", str(error)):
+        return f"ONNX has no operator for {found[1]}"
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
 def _export(network: EENet) -> onnx.ModelProto:
     names: list[str] = []
     for k in range(network.num_exits):
@@ -206,7 +216,7 @@ def _export(network: EENet) -> onnx.ModelProto:
                 verbose=False,
             )
     except Exception as error:  # whatever export may raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = _reason(error)
         raise ValueError(f"this network can't be exported to ONNX; use backend='torch': {reason}") from error
     finally:
         network.train(training)
