@@ -18,9 +18,8 @@ from tyro.conf import Positional
 from eenet import records as recording
 from eenet.checkpoint import Config, read_config
 from eenet.evaluation import evaluate
-from eenet.pipeline import RECORDS_FILE
 from eenet.policies import ExitPolicy
-from eenet.records import Records
+from eenet.records import RECORDS_FILE, Records
 
 KEY = ("command", "seed")
 

@@ -21,8 +21,7 @@ from eenet import records as recording
 from eenet.checkpoint import CARD_FILE, SHIPPED, WEIGHTS_FILE, write_atomically
 from eenet.evaluation import evaluate
 from eenet.network import EENet
-from eenet.pipeline import RECORDS_FILE
-from eenet.records import Records
+from eenet.records import RECORDS_FILE, Records
 from eenet.tables import evaluation_table, format_table
 
 TOLERANCE = 0.001

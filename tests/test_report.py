@@ -15,7 +15,7 @@ from eenet import verbs
 from eenet.evaluation import evaluate
 from eenet.image_sets import ImageSet
 from eenet.network import EENet, timm_backbone, without_exits
-from eenet.pipeline import RECORDS_FILE
+from eenet.records import RECORDS_FILE
 from eenet.report import Entry, build_report
 
 CHECKPOINT = "digits-eenet8"

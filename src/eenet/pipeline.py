@@ -37,12 +37,12 @@ from eenet.network import (
 )
 from eenet.objectives import TRAIN_CONFIDENCE
 from eenet.policies import ExitPolicy
-from eenet.records import Records
+from eenet.records import RECORDS_FILE, Records
 from eenet.report import Entry, build_report
 from eenet.tables import evaluation_table
 from eenet.training import STATE_FILE, TrainConfig, calibrate, fit, process_state
 
-RECORDS_FILE, REPORT_FILE = "records-{split}.safetensors", "report.html"
+REPORT_FILE = "report.html"
 
 REPORT_BYTES = 10e6  # most of it is the plotting library
 

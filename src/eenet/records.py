@@ -17,6 +17,8 @@ from eenet.images import normalize
 from eenet.loading import in_order
 from eenet.network import EENet
 
+RECORDS_FILE = "records-{split}.safetensors"
+"""What training leaves beside a checkpoint, of the validation and the test split."""
 _TENSORS = ("logits_KBN", "confidence_logits_KB", "labels_B")
 _COSTS = ("stage_macs", "head_macs", "backbone_macs")
 

@@ -23,8 +23,9 @@ from eenet.evaluation import accuracy_cost_curve, evaluate
 from eenet.heads import HEADS
 from eenet.image_sets import Images
 from eenet.network import trained_backbone
-from eenet.pipeline import RECORDS_FILE, load_images, plain_backbone, train
+from eenet.pipeline import load_images, plain_backbone, train
 from eenet.placement import PLACEMENTS, place
+from eenet.records import RECORDS_FILE
 from eenet.report import EXIT_COLOURS
 from eenet.stages import trace
 from eenet.training import STATE_FILE, TrainConfig

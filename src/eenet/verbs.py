@@ -24,8 +24,9 @@ from eenet.evaluation import evaluate
 from eenet.image_sets import Images, sample
 from eenet.images import IMAGE_SUFFIXES
 from eenet.network import EENet, default_input_size, timm_backbone
-from eenet.pipeline import RECORDS_FILE, hardware, report_entry
+from eenet.pipeline import hardware, report_entry
 from eenet.recipes import RECIPES
+from eenet.records import RECORDS_FILE
 from eenet.report import build_report
 from eenet.runtime import Predictor
 from eenet.runtime.predictor import BACKENDS, installed, options_of

@@ -16,6 +16,9 @@ from eenet.policies import ExitPolicy
 from eenet.runtime.backends import Backend, Outputs
 from eenet.runtime.engines import Answers, check_number
 
+PASSES = 1.0
+SMOOTHING = 0.1
+
 
 @dataclass(eq=False)
 class _Request:
@@ -82,8 +85,8 @@ class QueuedEngine:
     """Runs requests from any number of threads on a backend.
 
     Every segment has a queue. Run next is the deepest one with a full batch; else the one with
-    an image that has waited too long; else the first, so that later batches grow; else the
-    longest.
+    an image that has waited too long; else the first, so that easy images are answered soon and
+    later batches grow; else the longest.
 
     >>> with QueuedEngine(backend, policy) as engine:
     ...     answers = engine.submit(pixels_BCHW).result()
@@ -96,7 +99,7 @@ class QueuedEngine:
         *,
         batch_size: int = 32,
         most_waiting: int = 1024,
-        patience: float = 0.02,
+        patience: float | None = None,
         workers: int = 1,
         on_batch: Callable[[int, int], None] | None = None,
     ) -> None:
@@ -107,13 +110,15 @@ class QueuedEngine:
             policy: its thresholds.
             batch_size: images that run together, at most.
             most_waiting: images inside, at most; whoever brings more has to wait.
-            patience: seconds after which an image no longer waits for company.
+            patience: seconds after which an image no longer waits for company. Default: as long as
+                `PASSES` batches take through all segments.
             workers: threads that run segments.
             on_batch: told the segment and the number of images of every batch, by the threads.
         """
         self._backend, self._policy = backend, policy
         self._batch_size, self._most_waiting, self._patience = batch_size, most_waiting, patience
         self._on_batch = on_batch
+        self._seconds = [0.0] * len(backend.segments)  # that a batch takes, smoothed
         self._queues = [_Queue() for segment in backend.segments if segment.exit is not None]
         self._inside = 0
         self._closed = False
@@ -209,8 +214,9 @@ class QueuedEngine:
         full = [k for k, size in enumerate(sizes) if size >= self._batch_size]
         if full:
             return full[-1]
+        patience = PASSES * sum(self._seconds) if self._patience is None else self._patience
         oldest = min((queue.chunks[0].request.arrived, k) for k, queue in enumerate(self._queues) if sizes[k])
-        if time.monotonic() - oldest[0] > self._patience:
+        if time.monotonic() - oldest[0] > patience:
             return oldest[1]
         return 0 if sizes[0] else int(np.argmax(sizes))
 
@@ -228,6 +234,7 @@ class QueuedEngine:
         features = chunks[0].features
         if len(chunks) > 1:
             features = self._backend.join([chunk.features for chunk in chunks])
+        start = time.monotonic()
         try:
             outputs = self._backend.run(index, features)
             self._check(index, outputs)
@@ -238,12 +245,13 @@ class QueuedEngine:
             for chunk in chunks:  # only the one that fails shall fail
                 self._run(index, [chunk])
             return
+        self._seconds[index] += SMOOTHING * (time.monotonic() - start - self._seconds[index])
         if self._on_batch is not None:
             self._on_batch(index, sum(len(chunk.rows) for chunk in chunks))
-        start = 0
+        at = 0
         for chunk in chunks:
-            rows = np.arange(start, start + len(chunk.rows))
-            start += len(chunk.rows)
+            rows = np.arange(at, at + len(chunk.rows))
+            at += len(chunk.rows)
             self._settle(index, chunk, rows, outputs)
 
     def _check(self, index: int, outputs: Outputs) -> None:

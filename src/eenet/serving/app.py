@@ -35,6 +35,7 @@ from eenet.serving.protocol import (
 )
 
 MOST_FILES = 64  # in one multipart request
+SMALL_BODY = 100_000  # bytes of JSON that are parsed without a thread of their own
 
 
 class Problem(BaseModel):
@@ -275,14 +276,16 @@ def create_app(
         with _asked():
             encoding = request.headers.get("content-encoding")
             body = decompress(await request.body(), encoding, limits.body_bytes)
-            asked = await asyncio.to_thread(parse_request, body, length, config.input_size, most)
-        given = asked.parameters
+            given = (body, length, config.input_size, most)
+            small = len(body) <= SMALL_BODY or length is not None  # of binary tensors only the head is parsed
+            asked = parse_request(*given) if small else await asyncio.to_thread(parse_request, *given)
+        wishes = asked.parameters
         model, setting, answers = await answer(
             request,
             name,
             asked.pixels_BCHW,
-            lambda model: model.setting(given.get("budget"), given.get("policy")),
-            given.get("deadline_ms"),
+            lambda model: model.setting(wishes.get("budget"), wishes.get("policy")),
+            wishes.get("deadline_ms"),
         )
         text, json_length = write_response(
             asked, _outputs(model, answers), model=name, version=VERSION, parameters={"policy": setting.name}

@@ -2,11 +2,12 @@
 
 import asyncio
 import hmac
+import itertools
 import json
 import logging
+import secrets
 import sys
 import time
-import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,13 +47,14 @@ class Guard:
         self._app, self._limits, self._metrics = app, limits, metrics
         self._token = None if token is None else f"Bearer {token}".encode()
         self._held = 0
+        self._prefix, self._numbers = secrets.token_hex(4), itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         start, status = time.perf_counter(), 0
-        scope.setdefault("state", {})["id"] = request_id = uuid.uuid4().hex[:16]
+        scope.setdefault("state", {})["id"] = request_id = f"{self._prefix}-{next(self._numbers)}"
 
         async def noting(message: MutableMapping[str, Any]) -> None:
             nonlocal status

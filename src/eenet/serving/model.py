@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eenet import data
 from eenet import records as recording
 from eenet.checkpoint import checkpoint_directory
 from eenet.evaluation import evaluate
 from eenet.monitor import DriftMonitor, depths_of
 from eenet.network import EENet
-from eenet.pipeline import RECORDS_FILE
 from eenet.policies import ExitPolicy
-from eenet.records import Records
+from eenet.records import RECORDS_FILE, Records
 from eenet.runtime.backends import cores
 from eenet.runtime.engines import Answers
 from eenet.runtime.predictor import create_backend, installed, options_of
@@ -262,6 +260,8 @@ def _thresholds(policy: ExitPolicy) -> tuple[float, ...]:
 def _held_out(network: EENet, directory: Path, data_name: str | None) -> Records | None:
     """Records of validation images: collected from a data set, or those that training left."""
     if data_name is not None:
+        from eenet import data  # takes a second to import
+
         images = data.load(data_name, "validation", size=network.config.input_size[1:])
         return recording.collect(network, images)
     path = directory / RECORDS_FILE.format(split="validation")

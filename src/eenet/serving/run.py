@@ -55,6 +55,7 @@ def serve(
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
         address = f"http://{host}:{listening.getsockname()[1]}"

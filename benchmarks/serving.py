@@ -1,0 +1,311 @@
+"""The server under load: early exit against the plain backbone, overload, restart, memory.
+
+    python benchmarks/serving.py [--parts load overload restart soak] [--checkpoint CHECKPOINT]
+
+`load` takes untrained networks with thresholds that let chosen shares leave, which is as good for timing;
+`overload` a trained one, whose accuracy counts. Clients run on the same machine, through NVIDIA's
+`tritonclient.http.aio`. Writes a CSV for each part.
+"""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import results
+import torch
+import tritonclient.http.aio as triton
+import tyro
+from numpy.typing import NDArray
+from runtime import noise, policy_for_shares, random_network, shown
+from tritonclient.utils import InferenceServerException
+
+from eenet import data
+from eenet.network import EENet, timm_backbone, without_exits
+from eenet.tables import format_table
+
+SHARES = (0.66, 0.2, 0.08)
+CLIENTS = 32
+WINDOW = 10.0  # seconds that a contender is loaded before it is the other's turn
+NETWORKS = {"resnet50": (224, 1000, 96), "resnet110_cifar": (32, 10, 512)}  # side, classes, images
+
+
+def main(
+    parts: tuple[str, ...] = ("load", "overload", "restart"),
+    checkpoint: str = "cifar10-eenet20",
+    windows: int = 6,
+    minutes: float = 20,
+) -> None:
+    """Run the parts that are named; `windows` for each contender under load, `minutes` of soak."""
+    known: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
+        "load": lambda: load(windows),
+        "overload": lambda: overload(checkpoint),
+        "restart": restart,
+        "soak": lambda: soak(minutes),
+    }
+    for part in parts:
+        rows = []
+        for row in known[part]():
+            rows.append(row)
+            results.write(f"serving-{part}", rows)
+        keys = list(dict.fromkeys(key for row in rows for key in row))
+        cells = [[shown(row.get(key, "")) for key in keys] for row in rows]
+        print(f"\n{part}\n\n{format_table(keys, cells)}", flush=True)
+
+
+# A server and its clients ------------------------------------------------------------
+
+
+@contextmanager
+def served(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """`eenet serve` on a free port: its address and process."""
+    command = [sys.executable, "-m", "eenet", "serve", *arguments, "--port", "0"]
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stderr=log, text=True)
+        try:
+            while not (found := re.search(r"at http://(\S+)", _so_far(log))):
+                if process.poll() is not None:
+                    raise RuntimeError(_so_far(log))
+                time.sleep(0.02)
+            while not _answers(found[1]):
+                time.sleep(0.02)
+            yield found[1], process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _so_far(log: Any) -> str:
+    return os.pread(log.fileno(), 10_000, 0).decode()
+
+
+def _answers(address: str) -> bool:
+    try:
+        return urllib.request.urlopen(f"http://{address}/v2/health/ready").status == 200
+    except OSError:
+        return False
+
+
+class Load:
+    """What clients saw."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.exits: list[int] = []
+        self.labels: list[tuple[int, list[str]]] = []
+        self.refused: list[float] = []
+        self.errors: list[str] = []
+        self.lasted = 0.0
+
+    async def ask(self, client: Any, model: str, batches: NDArray[np.uint8], index: int) -> None:
+        """One request, with a batch of images."""
+        pixels = batches[index % len(batches)]
+        tensor = triton.InferInput("images", list(pixels.shape), "UINT8")
+        tensor.set_data_from_numpy(pixels)
+        outputs = [triton.InferRequestedOutput(name) for name in ("label", "exit_index")]
+        start = time.perf_counter()
+        try:
+            found = await client.infer(model, [tensor], outputs=outputs)
+        except InferenceServerException as error:
+            if "no room" not in str(error):
+                self.errors.append(str(error))
+            self.refused.append(time.perf_counter() - start)
+            return
+        self.seconds.append(time.perf_counter() - start)
+        self.exits.append(int(found.as_numpy("exit_index").max()))
+        self.labels.append((index % len(batches), [label.decode() for label in found.as_numpy("label")]))
+
+    def add(self, other: "Load") -> None:
+        """Take in another window."""
+        for name in ("seconds", "exits", "labels", "refused", "errors"):
+            getattr(self, name).extend(getattr(other, name))
+        self.lasted += other.lasted
+
+    def quantile(self, q: float) -> float:
+        return float(1e3 * np.quantile(self.seconds, q))
+
+    @property
+    def per_second(self) -> float:
+        return len(self.seconds) / self.lasted
+
+
+async def closed(address: str, model: str, batches: Any, seconds: float, clients: int = CLIENTS) -> Load:
+    """Clients that each wait for an answer before they ask again."""
+    seen, start, asked = Load(), time.perf_counter(), 0
+    async with triton.InferenceServerClient(address, conn_limit=clients) as client:
+
+        async def one() -> None:
+            nonlocal asked
+            while time.perf_counter() - start < seconds:
+                asked += 1
+                await seen.ask(client, model, batches, asked)
+
+        await asyncio.gather(*(one() for _ in range(clients)))
+    seen.lasted = time.perf_counter() - start
+    return seen
+
+
+async def opened(address: str, model: str, batches: Any, seconds: float, rate: float) -> Load:
+    """Requests at random times, whatever becomes of those before."""
+    seen, start, random, asked, at = Load(), time.perf_counter(), np.random.default_rng(0), 0, 0.0
+    tasks = set()
+    async with triton.InferenceServerClient(address, conn_limit=10_000) as client:
+        while at < seconds:
+            at += random.exponential(1 / rate)
+            await asyncio.sleep(max(0.0, start + at - time.perf_counter()))
+            asked += 1
+            tasks.add(asyncio.create_task(seen.ask(client, model, batches, asked)))
+        await asyncio.gather(*tasks)
+    seen.lasted = time.perf_counter() - start
+    return seen
+
+
+def batch_sizes(address: str, model: str) -> dict[str, tuple[float, float]]:
+    """Images and batches so far, by segment."""
+    text = urllib.request.urlopen(f"http://{address}/metrics").read().decode()
+    pattern = rf'eenet_batch_images_(sum|count){{model="{model}",segment="(\d+)"}} (\S+)'
+    found: dict[str, dict[str, float]] = {}
+    for kind, segment, value in re.findall(pattern, text):
+        found.setdefault(segment, {})[kind] = float(value)
+    return {segment: (values["sum"], values["count"]) for segment, values in found.items()}
+
+
+# Parts -------------------------------------------------------------------------------
+
+
+def load(windows: int) -> Iterator[dict[str, Any]]:
+    """Early exit and the plain backbone, in one server on the same backend, loaded in turn."""
+    for name, (side, classes, count) in NETWORKS.items():
+        network = random_network(name, 3, side, classes)
+        pixels = (
+            noise(count) if side == 224 else data.load("cifar10", "test").pixels(list(range(count))).numpy()
+        )
+        for head in network.heads:  # confidences that differ, not all 0 or 1
+            torch.nn.init.normal_(head.get_parameter("confidence.output.weight"), std=0.01)
+        policy = policy_for_shares(network, pixels, SHARES)
+        network.config.policy = policy.to_dict()
+        arguments = {"num_classes": classes, "in_chans": 3}
+        plain = without_exits(timm_backbone(name, arguments), (3, side, side))
+        plain.config.backbone, plain.config.backbone_args = name, arguments
+        plain.config.mean, plain.config.std = network.config.mean, network.config.std
+        with tempfile.TemporaryDirectory() as directory:
+            network.save_pretrained(f"{directory}/early")
+            plain.save_pretrained(f"{directory}/plain")
+            with served(directory) as (address, _):
+                yield _in_turn(name, address, network, pixels[:, None], windows)
+
+
+def _in_turn(name: str, address: str, network: EENet, batches: Any, windows: int) -> dict[str, Any]:
+    seen = {"early": Load(), "plain": Load()}
+    for contender in seen:  # warm-up
+        asyncio.run(closed(address, contender, batches, 3))
+    before, ratios = batch_sizes(address, "early"), []
+    for turn in range(windows):
+        window = {}
+        for contender in list(seen)[:: 1 if turn % 2 else -1]:
+            window[contender] = asyncio.run(closed(address, contender, batches, WINDOW))
+            seen[contender].add(window[contender])
+        ratios.append(window["early"].per_second / window["plain"].per_second)
+    after = batch_sizes(address, "early")
+    early, plain = seen["early"], seen["plain"]
+    cost = float(np.mean([network.costs_K[k] for k in early.exits]))
+    first = [s for s, k in zip(early.seconds, early.exits, strict=True) if k == 0]
+    last = [s for s, k in zip(early.seconds, early.exits, strict=True) if k == network.num_exits]
+    mean_batches = [(after[k][0] - before[k][0]) / max(after[k][1] - before[k][1], 1) for k in sorted(after)]
+    return {
+        "network": name,
+        "clients": CLIENTS,
+        "requests": len(early.seconds) + len(plain.seconds),
+        "errors": len(early.errors) + len(plain.errors),
+        "mean_cost": cost,
+        "throughput_ratio": median(ratios),
+        "early_per_second": early.per_second,
+        "plain_per_second": plain.per_second,
+        **{f"{n}_p{q}_ms": load.quantile(q / 100) for n, load in seen.items() for q in (50, 99)},
+        "exit_0_p50_ms": 1e3 * median(first),
+        "final_p50_ms": 1e3 * median(last),
+        "first/final": median(first) / median(last),
+        "mean_batch_by_segment": " ".join(f"{size:.1f}" for size in mean_batches),
+    }
+
+
+def overload(checkpoint: str) -> Iterator[dict[str, Any]]:
+    """Three times the requests that the server can answer, with and without giving way."""
+    images = data.load("cifar10", "test")
+    size, count = 16, 2000
+    pixels = images.pixels(list(range(count))).numpy().reshape(-1, size, *images.image_size)
+    names = images.class_names
+    truth = [names[label] for label in images.labels_B[:count].tolist()]
+    common = (checkpoint, "--most-waiting", str(8 * size))
+    normal = capacity = None
+    for floor in (None, 0.84):
+        extra = () if floor is None else ("--accuracy-floor", str(floor))
+        with served(*common, *extra) as (address, _):
+            model = Path(checkpoint).name
+            asyncio.run(closed(address, model, pixels, 3, clients=4))
+            if normal is None or capacity is None:
+                capacity = asyncio.run(closed(address, model, pixels, 15, clients=8)).per_second
+                normal = asyncio.run(opened(address, model, pixels, 15, 0.8 * capacity))
+            seen = asyncio.run(opened(address, model, pixels, 30, 3 * capacity))
+        right = [
+            label == truth[index * size + i]
+            for index, labels in seen.labels
+            for i, label in enumerate(labels)
+        ]
+        yield {
+            "accuracy_floor": floor or "none",
+            "capacity_per_second": capacity,
+            "normal_p99_ms": normal.quantile(0.99),
+            "answered_per_second": seen.per_second,
+            "accepted_p50_ms": seen.quantile(0.5),
+            "accepted_p99_ms": seen.quantile(0.99),
+            "refused_per_second": len(seen.refused) / seen.lasted,
+            "refused_p99_ms": float(1e3 * np.quantile(seen.refused, 0.99)) if seen.refused else 0.0,
+            "errors": len(seen.errors),
+            "accuracy": float(np.mean(right)),
+        }
+
+
+def restart() -> Iterator[dict[str, Any]]:
+    """Seconds from `kill -9` to the first answer of a new process."""
+    for _ in range(3):
+        with served("digits-eenet8") as (_, process):
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        start = time.perf_counter()
+        with served("digits-eenet8"):
+            yield {"model": "digits-eenet8", "seconds_until_ready": time.perf_counter() - start}
+
+
+def soak(minutes: float) -> Iterator[dict[str, Any]]:
+    """Memory of the process at about half load, every minute after a warm-up of two."""
+    pixels = data.load("digits", "test").pixels(list(range(256))).numpy()[:, None]
+    with served("digits-eenet8", "--data", "digits") as (address, process):
+        capacity = asyncio.run(closed(address, "digits-eenet8", pixels, 10)).per_second
+        for minute in range(round(minutes) + 2):
+            seen = asyncio.run(opened(address, "digits-eenet8", pixels, 60, capacity / 2))
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            found = re.search(r"VmRSS:\s+(\d+)", status)
+            assert found
+            if minute >= 2:
+                yield {
+                    "minute": minute - 2,
+                    "megabytes": int(found[1]) / 1024,
+                    "per_second": seen.per_second,
+                    "errors": len(seen.errors) + len(seen.refused),
+                }
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,63 @@
+"""Manifests and Dockerfile: well formed, and in step with the server."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from eenet.serving.run import DRAIN_SECONDS, TOKEN_VARIABLE
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+PATHS = {"/v2/health/ready", "/v2/health/live", "/metrics"}
+
+
+def documents(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((DEPLOY / name).read_text()))
+
+
+@pytest.mark.parametrize("name", ["kubernetes.yaml", "kserve.yaml"])
+def test_objects_are_complete(name: str) -> None:
+    for one in documents(name):
+        assert {"apiVersion", "kind", "metadata", "spec"} <= one.keys()
+    text = (DEPLOY / name).read_text()
+    assert set(re.findall(r"path: (/\S*?)[,\s]", text)) <= PATHS
+
+
+def test_kubernetes() -> None:
+    deployment, service = documents("kubernetes.yaml")
+    pod = deployment["spec"]["template"]["spec"]
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert deployment["spec"]["selector"]["matchLabels"] == labels == service["spec"]["selector"]
+    assert pod["terminationGracePeriodSeconds"] > DRAIN_SECONDS
+    (container,) = pod["containers"]
+    assert TOKEN_VARIABLE in [variable["name"] for variable in container["env"]]
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+    assert container["ports"][0]["name"] == service["spec"]["ports"][0]["targetPort"]
+
+
+def test_dockerfile() -> None:
+    """Every line is an instruction, and copies what is there."""
+    text = re.sub(r"\\\n", " ", (DEPLOY / "Dockerfile").read_text())
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    known = {
+        "FROM",
+        "WORKDIR",
+        "COPY",
+        "RUN",
+        "USER",
+        "EXPOSE",
+        "HEALTHCHECK",
+        "STOPSIGNAL",
+        "ENTRYPOINT",
+        "CMD",
+    }
+    assert [line.split()[0] for line in lines if line.split()[0] not in known] == []
+    assert lines[0].startswith("FROM ")
+    for line in lines:
+        if line.startswith("COPY "):
+            for source in shlex.split(line)[1:-1]:
+                assert (DEPLOY.parent / source).exists(), source
