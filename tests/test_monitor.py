@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from eenet import data
+from eenet import monitor as monitoring
 from eenet.corruptions import corrupt
 from eenet.image_sets import ImageSet
 from eenet.monitor import DriftMonitor, depths_of
@@ -59,6 +60,23 @@ def test_evidence_starts_at_one_and_stays_a_fair_game() -> None:
         money.append(monitor.evidence)
     first = 6 / math.pi**2  # of the money is on the first bet
     assert np.mean(money) == pytest.approx(first, abs=4 * np.std(money) / 1000**0.5)
+
+
+def test_begins_anew_and_still_finds_a_shift(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it needs no more room; the evidence needed grows, since all watches share one alpha."""
+    monkeypatch.setattr(monitoring, "EPOCH", 300)
+    random = np.random.default_rng(3)
+    monitor = DriftMonitor(random.normal(0, 1, 1000).tolist(), alpha=0.1)
+    for depth in random.normal(0, 1, 900).tolist():
+        monitor.update(depth)
+    assert not monitor.alarm
+    monitor.update(0.0)
+    assert monitor.evidence == pytest.approx(6 / math.pi**2, rel=0.01)  # the first bet's, hardly moved
+    for depth in random.normal(1.5, 1, 250).tolist():
+        monitor.update(depth)
+    assert monitor.alarm
+    assert monitor.alarm_at is not None
+    assert monitor.alarm_at > 900
 
 
 def test_damaged_digits_are_noticed_and_clean_ones_are_not() -> None:

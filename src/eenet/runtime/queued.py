@@ -16,8 +16,11 @@ from eenet.policies import ExitPolicy
 from eenet.runtime.backends import Backend, Outputs
 from eenet.runtime.engines import Answers, check_number
 
-PASSES = 1.0
-SMOOTHING = 0.1
+SMOOTHING = 0.1  # of the time that a batch takes
+
+
+class EngineClosedError(RuntimeError):
+    """The engine takes nothing any more."""
 
 
 @dataclass(eq=False)
@@ -111,7 +114,7 @@ class QueuedEngine:
             batch_size: images that run together, at most.
             most_waiting: images inside, at most; whoever brings more has to wait.
             patience: seconds after which an image no longer waits for company. Default: as long as
-                `PASSES` batches take through all segments.
+                a batch takes through all segments.
             workers: threads that run segments.
             on_batch: told the segment and the number of images of every batch, by the threads.
         """
@@ -147,7 +150,7 @@ class QueuedEngine:
         Raises:
             queue.Full: there is no room, and `wait` is off.
             TimeoutError: there was none in time.
-            RuntimeError: the engine is closed.
+            EngineClosedError: it takes nothing any more.
         """
         now = time.monotonic()
         count, deadline = len(pixels_BCHW), now + (timeout if timeout is not None else float("inf"))
@@ -167,7 +170,7 @@ class QueuedEngine:
                 if not self._changed.wait(left):
                     raise TimeoutError(f"no room for {count} images within {timeout} seconds")
             if self._closed:
-                raise RuntimeError("the engine is closed")
+                raise EngineClosedError("the engine is closed")
             self._inside += count
             self._queues[0].put(_Chunk(request, np.arange(count), pixels_BCHW))
             self._changed.notify_all()
@@ -214,7 +217,7 @@ class QueuedEngine:
         full = [k for k, size in enumerate(sizes) if size >= self._batch_size]
         if full:
             return full[-1]
-        patience = PASSES * sum(self._seconds) if self._patience is None else self._patience
+        patience = sum(self._seconds) if self._patience is None else self._patience
         oldest = min((queue.chunks[0].request.arrived, k) for k, queue in enumerate(self._queues) if sizes[k])
         if time.monotonic() - oldest[0] > patience:
             return oldest[1]

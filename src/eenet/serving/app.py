@@ -21,6 +21,7 @@ from starlette.formparsers import MultiPartException
 
 from eenet.images import open_image, to_pixels
 from eenet.runtime.engines import Answers
+from eenet.runtime.queued import EngineClosedError
 from eenet.serving.guard import Guard, Limits
 from eenet.serving.metrics import Metrics
 from eenet.serving.model import VERSION, Models, ServedModel, Setting
@@ -222,7 +223,7 @@ def create_app(
                 raise HTTPException(503, f"no room: {error}", {"Retry-After": "1"}) from error
             except TimeoutError as error:
                 raise HTTPException(504, f"not done within {seconds:g} seconds") from error
-            except RuntimeError:
+            except EngineClosedError:
                 continue
             request.state.said = {"model": model.name, "exits": answers.exits_B.tolist()[:64]}
             return model, setting, answers

@@ -81,6 +81,7 @@ class Metrics:
 
     def loaded(self, model: str) -> None:
         self._loaded.labels(model).inc()
+        self._recent.pop(model, None)  # it may have other exits now
 
     def state(self, model: str, *, inside: int, drift: bool | None, budget: float) -> None:
         """What is measured when it is asked for; no drift monitor: none."""

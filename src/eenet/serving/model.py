@@ -146,7 +146,7 @@ class ServedModel:
         Raises:
             queue.Full: there is no room for these images.
             TimeoutError: not done in so many seconds.
-            RuntimeError: the model was closed.
+            EngineClosedError: the model was closed.
         """
         start = time.perf_counter()
         future = self.engine.submit(pixels_BCHW, thresholds=setting.thresholds, timeout=seconds, wait=False)

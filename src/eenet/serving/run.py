@@ -41,7 +41,7 @@ def serve(
         FileNotFoundError, ValueError: a checkpoint can't be loaded; the token file is empty.
         OSError: the port is taken.
     """
-    token = token_file.read_text().strip() if token_file else os.environ.get(TOKEN_VARIABLE)
+    token = (token_file.read_text() if token_file else os.environ.get(TOKEN_VARIABLE, "")).strip() or None
     if token_file and not token:
         raise ValueError(f"{token_file} holds no token")
     with _bound(host, port) as listening:
