@@ -110,4 +110,9 @@ def depths_of(records: Records, policy: ExitPolicy) -> Tensor:
         raise ValueError("no exit is on, so there is nothing to be watched")
     scores_KB = recorded_scores(records, policy.score)
     asked_B = exits_B.clamp(max=on[-1])
-    return exits_B.double() - scores_KB.gather(0, asked_B[None])[0].double().sigmoid()
+    return depth(exits_B, scores_KB.gather(0, asked_B[None])[0])
+
+
+def depth(exits_B: Tensor, scores_B: Tensor) -> Tensor:
+    """The exit minus the score asked for last, squashed to (0, 1)."""
+    return exits_B.double() - scores_B.double().sigmoid()

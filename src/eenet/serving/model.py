@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from eenet import records as recording
 from eenet.checkpoint import checkpoint_directory
 from eenet.evaluation import evaluate
-from eenet.monitor import DriftMonitor, depths_of
+from eenet.monitor import DriftMonitor, depth, depths_of
 from eenet.network import EENet
 from eenet.policies import ExitPolicy
 from eenet.records import RECORDS_FILE, Records
@@ -69,7 +70,7 @@ class ServedModel:
             FileNotFoundError, ValueError: it can't be loaded or run, or there are no records to keep an
                 accuracy floor by.
         """
-        self.name, self.checkpoint, self._metrics = name, checkpoint, metrics
+        self.name, self._metrics = name, metrics
         network = EENet.from_pretrained(checkpoint)
         self.config = config = network.config
         own = config.exit_policy()
@@ -164,16 +165,12 @@ class ServedModel:
         if self._monitor is None or now - self._last_watched < 1 / WATCHED_PER_SECOND:
             return
         self._last_watched = now
-        on = [
-            k
-            for k, enabled in enumerate(self._served.enabled)
-            if enabled and self.own.thresholds[k] < math.inf
-        ]
+        last = max(k for k, threshold in enumerate(self.own.thresholds) if threshold < math.inf)
         exit_index = int(answers.exits_B[0])
         assert answers.scores_BK is not None
-        score = float(answers.scores_BK[0, min(exit_index, on[-1])])
+        score = float(answers.scores_BK[0, min(exit_index, last)])
         with self._watching:
-            self._monitor.update(exit_index - 1 / (1 + math.exp(-score)))
+            self._monitor.update(depth(torch.tensor(exit_index), torch.tensor(score)).item())
 
     @property
     def drift(self) -> bool | None:
