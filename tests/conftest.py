@@ -1,13 +1,17 @@
 """Tests run on two threads, without the network, and always from the same random numbers."""
 
 import os
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 import pytest
 import torch
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from eenet import data
 from eenet.image_sets import ImageSet
@@ -49,6 +53,40 @@ def graph_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EENET_CACHE", str(tmp_path_factory.mktemp("graphs")))
         yield
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium. From here on no test of the module may run an event loop of its own."""
+    if not (chromium := shutil.which("chromium")):
+        pytest.skip("needs Chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    yield page
+    page.close()
+
+
+@contextmanager
+def nothing_wrong(page: Page) -> Iterator[None]:
+    """In here a page may neither complain, nor ask, nor talk to another machine."""
+    problems: list[str] = []
+    page.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda r: problems.append(r.url) if _is_elsewhere(r.url) else None)
+    page.on("dialog", lambda dialog: problems.append(dialog.message))
+    yield
+    assert not problems
+
+
+def _is_elsewhere(url: str) -> bool:
+    return urlsplit(url).hostname not in (None, "127.0.0.1")
 
 
 @pytest.fixture(scope="module")

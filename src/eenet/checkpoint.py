@@ -71,11 +71,19 @@ class Config:
             return ExitPolicy.from_dict(self.policies[name], len(self.exits))
         if budget is None:
             return ExitPolicy.from_dict(self.policy, len(self.exits))
+        return ExitPolicy.from_dict(self.budgets[self.budget_within(budget)], len(self.exits))
+
+    def budget_within(self, budget: float) -> str:
+        """The key of the largest of `budgets` that is not above this one.
+
+        Raises:
+            ValueError: there is none this small.
+        """
         kept = [key for key in self.budgets if float(key) <= budget + 1e-9]
         if not kept:
             known = f"the smallest is {min(self.budgets, key=float)}" if self.budgets else "it has none"
             raise ValueError(f"the checkpoint has no policy for budget {budget}: {known}")
-        return ExitPolicy.from_dict(self.budgets[max(kept, key=float)], len(self.exits))
+        return max(kept, key=float)
 
 
 def shipped_checkpoints() -> list[str]:

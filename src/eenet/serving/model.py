@@ -5,7 +5,7 @@ import math
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,7 @@ class ServedModel:
         enabled = tuple(any(on) for on in zip(*(policy.enabled for policy in used), strict=True))
         self._served = ExitPolicy(own.score, own.thresholds, enabled)
         self.costs = network.costs(enabled)
-        self.own = Setting("own", _thresholds(own), math.nan)
-        self._budgets = {float(b): Setting(b, _thresholds(p), float(b)) for b, p in policies.items()}
+        self._budgets = {b: Setting(b, _thresholds(p), float(b)) for b, p in policies.items()}
         self._named = {
             key: Setting(key, _thresholds(p), math.nan) for key, p in named.items() if p.score == own.score
         }
@@ -101,9 +100,9 @@ class ServedModel:
         records = _held_out(network, Path(checkpoint_directory(checkpoint)), options.data)
         self._monitor = _monitor(records, own) if records is not None else None
         self._last_watched, self._watching = 0.0, threading.Lock()
-        if records is not None:
-            self.own = replace(self.own, cost=evaluate(records, own)["relative_cost"])
-        self._load = _Load(self, records, own, options.accuracy_floor)
+        measured = evaluate(records, own) if records is not None else {"relative_cost": math.nan}
+        self.own = Setting("own", _thresholds(own), measured["relative_cost"])
+        self._load = _Load(self, records, measured, options.accuracy_floor)
         self._warm_up(options.batch_size)
         metrics.loaded(name)
 
@@ -134,12 +133,7 @@ class ServedModel:
             return self._load.setting()
         if type(budget) not in (int, float) or not math.isfinite(budget):
             raise ValueError(f"budget is {budget!r}; give a number")
-        if not self._budgets:
-            raise ValueError(f"{self.name} has no budgets")
-        fits = [known for known in self._budgets if known <= budget + 1e-9]
-        if not fits:
-            raise ValueError(f"budget is {budget}; the smallest of {self.name} is {min(self._budgets)}")
-        return self._budgets[max(fits)]
+        return self._budgets[self.config.budget_within(budget)]
 
     async def infer(self, pixels_BCHW: NDArray[np.uint8], setting: Setting, seconds: float | None) -> Answers:
         """Answers of the engine.
@@ -192,7 +186,7 @@ class ServedModel:
             "costs": self.costs,
             "off": [k for k, on in enumerate(self._served.enabled) if not on],
             "thresholds": [None if t == math.inf else t for t in self._load.setting().thresholds],
-            "budgets": sorted(self._budgets),
+            "budgets": sorted(map(float, self._budgets)),
             "policies": ["own", *self._named],
             "now": self._load.setting().name,
             "inside": self.engine.inside,
@@ -209,7 +203,11 @@ class _Load:
     """Which policy a request without wishes gets: the own one, or a cheaper one while many wait."""
 
     def __init__(
-        self, model: ServedModel, records: Records | None, own: ExitPolicy, floor: float | None
+        self,
+        model: ServedModel,
+        records: Records | None,
+        measured: Mapping[str, Any],
+        floor: float | None,
     ) -> None:
         self._model, self._level, self._changed = model, 0, 0.0
         self._settings = [model.own]
@@ -220,7 +218,6 @@ class _Load:
                 f"an accuracy floor for {model.name} needs its records of validation images; "
                 "give --data, or serve the directory that training wrote"
             )
-        measured = evaluate(records, own)
         if measured["accuracy"] < floor:
             raise ValueError(
                 f"{model.name} has {measured['accuracy']:.2%} accuracy, below the floor of {floor:.2%}"
