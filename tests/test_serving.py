@@ -199,7 +199,7 @@ def test_budget_policy_and_deadline(address: str, pixels: Any) -> None:
         client.infer(NAME, parameters={"policy": "own"}, **asked(pixels, binary=True))
         for wrong, message in (
             ({"policy": "none"}, "no policy 'none'"),
-            ({"budget": 0.01}, "the smallest of"),
+            ({"budget": 0.01}, "the smallest is"),
             ({"budget": 0.5, "policy": "own"}, "not both"),
             ({"deadline_ms": -1}, "deadline_ms"),
         ):
