@@ -24,6 +24,7 @@ import results
 import torch
 import tyro
 from numpy.typing import NDArray
+from torch.optim.swa_utils import update_bn
 
 from eenet import data
 from eenet.images import normalize
@@ -79,6 +80,15 @@ def random_network(backbone: str, num_exits: int, side: int, classes: int) -> EE
     for head in network.heads:
         torch.nn.init.normal_(head.get_parameter("confidence.output.weight"))
     return network
+
+
+def settle_norms(network: EENet, pixels_BCHW: NDArray[np.uint8]) -> None:
+    """Batch norms of random weights fitted to images: else all look alike after a hundred layers."""
+    config = network.config
+    assert config.mean
+    assert config.std
+    update_bn([normalize(torch.from_numpy(pixels_BCHW), config.mean, config.std)], network)
+    network.eval()
 
 
 def policy_for_shares(

@@ -3,11 +3,12 @@
     python benchmarks/serving.py [--parts load overload restart soak] [--checkpoint CHECKPOINT]
 
 `load` takes untrained networks with thresholds that let chosen shares leave, which is as good for timing;
-`overload` a trained one, whose accuracy counts. Clients run on the same machine, through NVIDIA's
-`tritonclient.http.aio`. Writes a CSV for each part.
+`overload` a trained one, whose accuracy counts. Clients run on the same machine and do as little as they can:
+requests are made beforehand. Writes a CSV for each part.
 """
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -24,12 +25,10 @@ from typing import Any
 
 import numpy as np
 import results
-import torch
-import tritonclient.http.aio as triton
 import tyro
+import uvloop
 from numpy.typing import NDArray
-from runtime import noise, policy_for_shares, random_network, shown
-from tritonclient.utils import InferenceServerException
+from runtime import noise, policy_for_shares, random_network, settle_norms, shown
 
 from eenet import data
 from eenet.network import EENet, timm_backbone, without_exits
@@ -108,23 +107,21 @@ class Load:
         self.errors: list[str] = []
         self.lasted = 0.0
 
-    async def ask(self, client: Any, model: str, batches: NDArray[np.uint8], index: int) -> None:
+    async def ask(self, connections: "Connections", requests: Sequence[bytes], index: int) -> None:
         """One request, with a batch of images."""
-        pixels = batches[index % len(batches)]
-        tensor = triton.InferInput("images", list(pixels.shape), "UINT8")
-        tensor.set_data_from_numpy(pixels)
-        outputs = [triton.InferRequestedOutput(name) for name in ("label", "exit_index")]
         start = time.perf_counter()
-        try:
-            found = await client.infer(model, [tensor], outputs=outputs)
-        except InferenceServerException as error:
-            if "no room" not in str(error):
-                self.errors.append(str(error))
-            self.refused.append(time.perf_counter() - start)
+        status, text = await connections.send(requests[index % len(requests)])
+        seconds = time.perf_counter() - start
+        if status == 503:
+            self.refused.append(seconds)
             return
-        self.seconds.append(time.perf_counter() - start)
-        self.exits.append(int(found.as_numpy("exit_index").max()))
-        self.labels.append((index % len(batches), [label.decode() for label in found.as_numpy("label")]))
+        if status != 200:
+            self.errors.append(text.decode())
+            return
+        self.seconds.append(seconds)
+        found = {output["name"]: output["data"] for output in json.loads(text)["outputs"]}
+        self.exits.append(max(found["exit_index"]))
+        self.labels.append((index % len(requests), found["label"]))
 
     def add(self, other: "Load") -> None:
         """Take in another window."""
@@ -140,34 +137,86 @@ class Load:
         return len(self.seconds) / self.lasted
 
 
-async def closed(address: str, model: str, batches: Any, seconds: float, clients: int = CLIENTS) -> Load:
+class Connections:
+    """Kept open, and as many as are needed at once."""
+
+    def __init__(self, address: str) -> None:
+        self._where, self._idle = address.split(":"), []
+
+    async def send(self, request: bytes) -> tuple[int, bytes]:
+        """Status and body of the answer."""
+        reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection(*self._where)
+        writer.write(request)
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        length = re.search(rb"content-length: (\d+)", head)
+        assert length
+        text = await reader.readexactly(int(length[1]))
+        if b"connection: close" in head:
+            writer.close()
+        else:
+            self._idle.append((reader, writer))
+        return int(head.split()[1]), text
+
+    def close(self) -> None:
+        for _, writer in self._idle:
+            writer.close()
+
+
+def requests_of(model: str, batches: NDArray[np.uint8]) -> list[bytes]:
+    """A request for each batch of images, in the binary form of the Open Inference Protocol."""
+    made = []
+    for pixels in batches:
+        tensor: dict[str, Any] = {"name": "images", "datatype": "UINT8", "shape": list(pixels.shape)}
+        tensor["parameters"] = {"binary_data_size": pixels.nbytes}
+        outputs = [{"name": name} for name in ("label", "exit_index")]
+        text = json.dumps({"inputs": [tensor], "outputs": outputs}).encode()
+        head = [f"POST /v2/models/{model}/infer HTTP/1.1", "Host: localhost"]
+        head += [f"Content-Length: {len(text) + pixels.nbytes}"]
+        head += [f"Inference-Header-Content-Length: {len(text)}", "", ""]
+        made.append("\r\n".join(head).encode() + text + pixels.tobytes())
+    return made
+
+
+def closed(
+    address: str, model: str, batches: NDArray[np.uint8], seconds: float, clients: int = CLIENTS
+) -> Load:
     """Clients that each wait for an answer before they ask again."""
-    seen, start, asked = Load(), time.perf_counter(), 0
-    async with triton.InferenceServerClient(address, conn_limit=clients) as client:
+    seen, requests = Load(), requests_of(model, batches)
+
+    async def run() -> None:
+        connections, start, asked = Connections(address), time.perf_counter(), 0
 
         async def one() -> None:
             nonlocal asked
             while time.perf_counter() - start < seconds:
                 asked += 1
-                await seen.ask(client, model, batches, asked)
+                await seen.ask(connections, requests, asked)
 
         await asyncio.gather(*(one() for _ in range(clients)))
-    seen.lasted = time.perf_counter() - start
+        connections.close()
+        seen.lasted = time.perf_counter() - start
+
+    uvloop.run(run())
     return seen
 
 
-async def opened(address: str, model: str, batches: Any, seconds: float, rate: float) -> Load:
+def opened(address: str, model: str, batches: NDArray[np.uint8], seconds: float, rate: float) -> Load:
     """Requests at random times, whatever becomes of those before."""
-    seen, start, random, asked, at = Load(), time.perf_counter(), np.random.default_rng(0), 0, 0.0
-    tasks = set()
-    async with triton.InferenceServerClient(address, conn_limit=10_000) as client:
+    seen, requests = Load(), requests_of(model, batches)
+
+    async def run() -> None:
+        random, asked, at, tasks = np.random.default_rng(0), 0, 0.0, set[asyncio.Task[None]]()
+        connections, start = Connections(address), time.perf_counter()
         while at < seconds:
             at += random.exponential(1 / rate)
             await asyncio.sleep(max(0.0, start + at - time.perf_counter()))
             asked += 1
-            tasks.add(asyncio.create_task(seen.ask(client, model, batches, asked)))
+            tasks.add(asyncio.create_task(seen.ask(connections, requests, asked)))
         await asyncio.gather(*tasks)
-    seen.lasted = time.perf_counter() - start
+        connections.close()
+        seen.lasted = time.perf_counter() - start
+
+    uvloop.run(run())
     return seen
 
 
@@ -191,8 +240,7 @@ def load(windows: int) -> Iterator[dict[str, Any]]:
         pixels = (
             noise(count) if side == 224 else data.load("cifar10", "test").pixels(list(range(count))).numpy()
         )
-        for head in network.heads:  # confidences that differ, not all 0 or 1
-            torch.nn.init.normal_(head.get_parameter("confidence.output.weight"), std=0.01)
+        settle_norms(network, pixels[:64])
         policy = policy_for_shares(network, pixels, SHARES)
         network.config.policy = policy.to_dict()
         arguments = {"num_classes": classes, "in_chans": 3}
@@ -209,12 +257,12 @@ def load(windows: int) -> Iterator[dict[str, Any]]:
 def _in_turn(name: str, address: str, network: EENet, batches: Any, windows: int) -> dict[str, Any]:
     seen = {"early": Load(), "plain": Load()}
     for contender in seen:  # warm-up
-        asyncio.run(closed(address, contender, batches, 3))
+        closed(address, contender, batches, 3)
     before, ratios = batch_sizes(address, "early"), []
     for turn in range(windows):
         window = {}
         for contender in list(seen)[:: 1 if turn % 2 else -1]:
-            window[contender] = asyncio.run(closed(address, contender, batches, WINDOW))
+            window[contender] = closed(address, contender, batches, WINDOW)
             seen[contender].add(window[contender])
         ratios.append(window["early"].per_second / window["plain"].per_second)
     after = batch_sizes(address, "early")
@@ -253,11 +301,11 @@ def overload(checkpoint: str) -> Iterator[dict[str, Any]]:
         extra = () if floor is None else ("--accuracy-floor", str(floor))
         with served(*common, *extra) as (address, _):
             model = Path(checkpoint).name
-            asyncio.run(closed(address, model, pixels, 3, clients=4))
+            closed(address, model, pixels, 3, clients=4)
             if normal is None or capacity is None:
-                capacity = asyncio.run(closed(address, model, pixels, 15, clients=8)).per_second
-                normal = asyncio.run(opened(address, model, pixels, 15, 0.8 * capacity))
-            seen = asyncio.run(opened(address, model, pixels, 30, 3 * capacity))
+                capacity = closed(address, model, pixels, 15, clients=8).per_second
+                normal = opened(address, model, pixels, 15, 0.8 * capacity)
+            seen = opened(address, model, pixels, 30, 3 * capacity)
         right = [
             label == truth[index * size + i]
             for index, labels in seen.labels
@@ -292,9 +340,9 @@ def soak(minutes: float) -> Iterator[dict[str, Any]]:
     """Memory of the process at about half load, every minute after a warm-up of two."""
     pixels = data.load("digits", "test").pixels(list(range(256))).numpy()[:, None]
     with served("digits-eenet8", "--data", "digits") as (address, process):
-        capacity = asyncio.run(closed(address, "digits-eenet8", pixels, 10)).per_second
+        capacity = closed(address, "digits-eenet8", pixels, 10).per_second
         for minute in range(round(minutes) + 2):
-            seen = asyncio.run(opened(address, "digits-eenet8", pixels, 60, capacity / 2))
+            seen = opened(address, "digits-eenet8", pixels, 60, capacity / 2)
             status = Path(f"/proc/{process.pid}/status").read_text()
             found = re.search(r"VmRSS:\s+(\d+)", status)
             assert found
