@@ -200,6 +200,17 @@ def create_app(
             raise HTTPException(404, f"{name} has no version {wanted!r}; it has {VERSION}")
         return models[name]
 
+    def with_room(name: str | None, wanted: str = VERSION) -> ServedModel:
+        """Refuse before a body is read or an image decoded, which would take time from those accepted."""
+        model = named(name, wanted)
+        if model.engine.inside >= model.most_waiting:
+            raise no_room(model, f"{model.most_waiting} images are waiting")
+        return model
+
+    def no_room(model: ServedModel, why: object) -> HTTPException:
+        metrics.refused(model.name)
+        return HTTPException(503, f"no room: {why}", {"Retry-After": "1"})
+
     async def answer(
         request: Request,
         name: str | None,
@@ -219,8 +230,7 @@ def create_app(
             try:
                 answers = await model.infer(pixels, setting, seconds)
             except Full as error:
-                metrics.refused(model.name)
-                raise HTTPException(503, f"no room: {error}", {"Retry-After": "1"}) from error
+                raise no_room(model, error) from error
             except TimeoutError as error:
                 raise HTTPException(504, f"not done within {seconds:g} seconds") from error
             except EngineClosedError:
@@ -272,8 +282,9 @@ def create_app(
     )
     async def infer(request: Request, name: str, wanted: str = VERSION) -> Response:
         """Answers for a batch of pixels of the network's size, as JSON or binary tensors."""
-        config = named(name, wanted).config
-        length, most = request.headers.get(JSON_LENGTH), named(name).most_waiting
+        asked_of = with_room(name, wanted)
+        config, most = asked_of.config, asked_of.most_waiting
+        length = request.headers.get(JSON_LENGTH)
         with _asked():
             encoding = request.headers.get("content-encoding")
             body = decompress(await request.body(), encoding, limits.body_bytes)
@@ -305,7 +316,7 @@ def create_app(
         deadline_ms: Deadline = None,
     ) -> Classified:
         """Labels for image files: one as the body, or several as multipart form data."""
-        config = named(model).config
+        config = with_room(model).config
 
         async def decoded(one: bytes) -> NDArray[np.uint8]:
             async with decoding:
