@@ -507,6 +507,7 @@ def test_no_room_is_said_at_once(pixels: Any) -> None:
     with TestClient(create_app(models, metrics)) as client:
         answer = client.post(INFER, content=body)
         assert answer.status_code == 503
+        assert client.post("/classify", content=b"no image").status_code == 503  # not even looked at
         assert answer.headers["retry-after"] == "1"
         assert "no room" in answer.json()["error"]
         held.set()
