@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import results
-import torch
 import tyro
 from tyro.conf import Positional
 
@@ -19,7 +18,7 @@ from eenet import records as recording
 from eenet.checkpoint import Config, read_config
 from eenet.evaluation import evaluate
 from eenet.policies import ExitPolicy
-from eenet.records import RECORDS_FILE, Records
+from eenet.records import RECORDS_FILE
 
 KEY = ("command", "seed")
 
@@ -59,8 +58,8 @@ def rows_of(run: Path) -> Iterator[dict[str, Any]]:
         "torch": config.provenance["versions"]["torch"],
         "date": config.provenance["date"],
         "test_images": len(tested),
-        "validation_full_accuracy": _accuracy(held_out),
-        "full_accuracy": _accuracy(tested),
+        "validation_full_accuracy": held_out.full_accuracy,
+        "full_accuracy": tested.full_accuracy,
     }
     if not config.exits:
         yield common | {"budget": "", "accuracy": common["full_accuracy"], "relative_cost": 1.0}
@@ -83,11 +82,6 @@ def rows_of(run: Path) -> Iterator[dict[str, Any]]:
 def _policies(config: Config) -> Iterator[tuple[str, ExitPolicy]]:
     for budget in sorted(config.budgets):
         yield budget, config.exit_policy(float(budget))
-
-
-def _accuracy(records: Records) -> float:
-    """Of the final exit."""
-    return records.correct_KB[-1].to(torch.float64).mean().item()
 
 
 if __name__ == "__main__":

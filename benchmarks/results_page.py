@@ -5,6 +5,7 @@ python benchmarks/results_page.py
 
 import csv
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -13,16 +14,15 @@ from eenet.checkpoint import shipped_checkpoints
 from eenet.tables import format_table
 
 ROOT = Path(__file__).parents[1]
+SEVERITIES = ("1", "3", "5")
 BUDGETS = ("0.150", "0.200", "0.250", "0.300", "0.400", "0.500", "0.600", "0.700", "0.800", "0.900")
 Row = dict[str, Any]
 
 
 def main() -> None:
     """Write the page."""
-    rows: list[Row] = []
-    for path in sorted((ROOT / "benchmarks/results").glob("networks-*.csv")):
-        with path.open(newline="") as file:
-            rows += csv.DictReader(file)
+    rows = _rows("networks")
+    damaged = groupby(_rows("shift"), key=itemgetter("checkpoint"))
     networks = {key: list(group) for key, group in groupby(sorted(rows, key=_network), key=_network)}
     plain = {key[:3]: group for key, group in networks.items() if not group[0]["budget"]}
     early = {key: group for key, group in networks.items() if group[0]["budget"]}
@@ -39,8 +39,18 @@ def main() -> None:
         summary=format_table(header, summary),
         details="\n\n".join(details),
         static=format_table(["data", "backbone", "epochs, seeds", "MACs", "accuracy"], statics),
+        damage="\n\n".join(_damage(name, list(group)) for name, group in damaged),
     )
     (ROOT / "docs/results.md").write_text(page)
+
+
+def _rows(kind: str) -> list[Row]:
+    """Of all tables of a kind."""
+    rows: list[Row] = []
+    for path in sorted((ROOT / "benchmarks/results").glob(f"{kind}-*.csv")):
+        with path.open(newline="") as file:
+            rows += csv.DictReader(file)
+    return rows
 
 
 def _network(row: Row) -> tuple[str, int, str, str]:
@@ -94,6 +104,30 @@ def _static(rows: list[Row]) -> list[str]:
     ]
 
 
+def _damage(name: str, rows: list[Row]) -> str:
+    """One network on damaged test images, and after how many the drift alarm is raised."""
+    found = {(row["corruption"], row["severity"]): row for row in rows}
+    alarms = [row for row in _rows("drift") if row["checkpoint"] == name]
+    delays = {(row["corruption"], row["severity"]): row for row in alarms}
+    clean, watched, cells = found["none", "0"], delays["none", "0"], []
+    for kind in dict.fromkeys(row["corruption"] for row in rows if row["severity"] != "0"):
+        told = [_told(found[kind, severity]) for severity in SEVERITIES]
+        images = float(delays[kind, "5"]["median_images"])
+        late = f"> {delays[kind, '5']['length']}"
+        alarm = late if images > float(delays[kind, "5"]["length"]) else f"{images:.0f}"
+        cells.append([kind.replace("_", " "), *told, alarm])
+    header = ["damage", *(f"severity {severity}" for severity in SEVERITIES), "alarm after, severity 5"]
+    return (
+        f"### `{name}`\n\nClean: {_told(clean)}. False alarms on clean images: {watched['alarms']} in "
+        f"{watched['streams']} streams of {int(watched['length']):,}.\n\n{format_table(header, cells)}"
+    )
+
+
+def _told(row: Row) -> str:
+    accuracy, full = float(row["learned_accuracy"]), float(row["full_accuracy"])
+    return f"{accuracy:.1%} ({full:.1%}) at {float(row['learned_relative_cost']):.2f}"
+
+
 def _spread(rows: list[Row], key: str, form: str = "{:.2%}") -> str:
     """Mean over seeds, and its standard error if there are several."""
     values = [float(row[key]) for row in rows]
@@ -124,6 +158,14 @@ Each network's `--budget` turned after training.
 ## Plain networks
 
 {static}
+
+## On damaged images
+
+2,000 test images under each corruption, the checkpoint's own policy: accuracy (of the full network) at the
+cost measured, and the median number of images of 20 streams until the drift alarm.
+`python benchmarks/shift.py CHECKPOINT`; more in [shift.md](shift.md).
+
+{damage}
 
 ## Not run yet
 

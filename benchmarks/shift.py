@@ -1,10 +1,11 @@
 """What corruptions do to a network's accuracy, cost and guarantee, and how soon the drift alarm notices them.
 
-Two tables in `benchmarks/results/`: `shift-DATA-…` and `drift-DATA-…`.
+Two tables in `benchmarks/results/`: `shift-CHECKPOINT-…` and `drift-CHECKPOINT-…`.
 
     python benchmarks/shift.py mnist-eenet20
 """
 
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -66,8 +67,9 @@ def main(checkpoint: Positional[str], most: int = 2000) -> None:
             drift.append(
                 {"corruption": name, "severity": severity, **delays(calibration, depths_of(records, policy))}
             )
-    results.write(f"shift-{trained['data']}", shifted)
-    results.write(f"drift-{trained['data']}", drift)
+    name = Path(checkpoint).name
+    for kind, rows_of_kind in {"shift": shifted, "drift": drift}.items():
+        results.write(f"{kind}-{name}", [{"checkpoint": name, **row} for row in rows_of_kind])
     print(format_table(list(drift[1]), [[str(value) for value in row.values()] for row in drift[1:]]))
 
 

@@ -28,12 +28,12 @@ TOLERANCE = 0.001
 SHOWN_BUDGETS = ("0.150", "0.200", "0.250", "0.300", "0.400", "0.500", "0.600", "0.700", "0.800", "0.900")
 
 
-def main(run: Positional[Path], plain: Path, name: str | None = None) -> None:
+def main(run: Positional[Path], plain: Path | None = None, name: str | None = None) -> None:
     """Ship a run.
 
     Args:
         run: directory of a finished `eenet train`.
-        plain: directory of the same with `--plain`.
+        plain: directory of the same with `--plain`; the card says if there is none.
         name: to be known by. Default: the run's directory's.
     """
     network = EENet.from_pretrained(run)
@@ -77,7 +77,7 @@ def recorded(network: EENet, split: str) -> Records:
     return recording.collect(network, images)
 
 
-def model_card(network: EENet, tested: Records, plain: Path, precision: str) -> str:
+def model_card(network: EENet, tested: Records, plain: Path | None, precision: str) -> str:
     config, run = network.config, network.config.provenance
     trained = run["train_config"]
     measured = evaluate(tested, config.exit_policy())
@@ -109,7 +109,7 @@ tags: [early-exit, image-classification]
 
 ## Measured on {measured["num_examples"]:,} test images
 
-The plain backbone, trained without exits by the same recipe and seed: **{plain_accuracy(plain):.2%}**.
+The plain backbone, trained without exits by the same recipe and seed: {plain_accuracy(plain)}.
 
 {evaluation_table(measured)}
 
@@ -128,10 +128,11 @@ other was tried. For studying and trying out early exits, not for decisions abou
 """
 
 
-def plain_accuracy(run: Path) -> float:
-    """Of the final exit, from the records of a plain run."""
-    records = recording.load(run / RECORDS_FILE.format(split="test"))
-    return records.correct_KB[-1].double().mean().item()
+def plain_accuracy(run: Path | None) -> str:
+    """From the records of a plain run."""
+    if run is None:
+        return "not trained yet"
+    return f"**{recording.load(run / RECORDS_FILE.format(split='test')).full_accuracy:.2%}**"
 
 
 if __name__ == "__main__":

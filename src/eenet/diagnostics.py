@@ -85,7 +85,7 @@ def oracle(records: Records) -> list[tuple[float, float]]:
 def curve_area(records: Records, score: str) -> float:
     """Mean accuracy over costs on the accuracy–cost curve, from the first exit to the final one."""
     if not records.head_macs:
-        return records.correct_KB[-1].double().mean().item()
+        return records.full_accuracy
     points = sorted((cost, accuracy) for _, cost, accuracy in accuracy_cost_curve(records, score))
     costs, accuracies = (torch.tensor(values, dtype=torch.float64) for values in zip(*points, strict=True))
     return (torch.trapezoid(accuracies, costs) / (costs[-1] - costs[0])).item()

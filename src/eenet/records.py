@@ -43,6 +43,11 @@ class Records:
         """Whether each exit's own answer is right: bool [K, B]."""
         return self.logits_KBN.argmax(2) == self.labels_B
 
+    @property
+    def full_accuracy(self) -> float:
+        """Of the final exit on all inputs."""
+        return self.correct_KB[-1].double().mean().item()
+
     def subset(self, rows: Tensor) -> "Records":
         """Those of some inputs, by index."""
         return replace(

@@ -105,7 +105,7 @@ def _network(entry: Entry, images: Images, first_macs: int, entries: int) -> dic
         "backbone": entry.backbone,
         "scale": records.backbone_macs / first_macs,
         "exits": [*(f"exit {k}{block}" for k, block in enumerate(behind)), "final exit"],
-        "full": records.correct_KB[-1].double().mean().item(),
+        "full": records.full_accuracy,
         "exit_accuracy": records.correct_KB.double().mean(1).tolist(),
         "auroc": [*found["auroc"], None],
         "oracle": found["oracle"],
