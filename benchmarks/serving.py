@@ -18,7 +18,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,7 +36,6 @@ from eenet.tables import format_table
 
 SHARES = (0.66, 0.2, 0.08)
 CLIENTS = 32
-KEPT = 3.0  # seconds that an idle connection is trusted to be open; the server closes them after 5
 WINDOW = 10.0  # seconds that a contender is loaded before it is the other's turn
 NETWORKS = {"resnet50": (224, 1000, 96), "resnet110_cifar": (32, 10, 512)}  # side, classes, images
 
@@ -143,13 +142,18 @@ class Connections:
 
     def __init__(self, address: str) -> None:
         self._where = address.split(":")
-        self._idle: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def send(self, request: bytes) -> tuple[int, bytes]:
         """Status and body of the answer."""
-        used, reader, writer = self._idle.pop() if self._idle else (0.0, None, None)
-        if reader is None or writer is None or time.monotonic() - used > KEPT:
-            reader, writer = await asyncio.open_connection(*self._where)
+        while self._idle:
+            with suppress(ConnectionError, asyncio.IncompleteReadError):  # closed meanwhile
+                return await self._answer(request, *self._idle.pop())
+        return await self._answer(request, *await asyncio.open_connection(*self._where))
+
+    async def _answer(
+        self, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> tuple[int, bytes]:
         writer.write(request)
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         length = re.search(rb"content-length: (\d+)", head)
@@ -158,11 +162,11 @@ class Connections:
         if b"connection: close" in head:
             writer.close()
         else:
-            self._idle.append((time.monotonic(), reader, writer))
+            self._idle.append((reader, writer))
         return int(head.split()[1]), text
 
     def close(self) -> None:
-        for _, _, writer in self._idle:
+        for _, writer in self._idle:
             writer.close()
 
 
