@@ -169,6 +169,17 @@ def eenet(*arguments: str, **kwargs) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, **kwargs)
 
 
+def test_a_reader_that_has_seen_enough() -> None:
+    """As in `eenet list | head -1`."""
+    command = [sys.executable, "-m", "eenet", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
 def test_version_and_help() -> None:
     assert eenet("--version").stdout == f"eenet {version('eenet')}\n"
     for verb in ("train", "eval", "predict", "info", "list"):

@@ -5,6 +5,7 @@ import difflib
 import functools
 import io
 import json
+import os
 import re
 import shlex
 import sys
@@ -517,7 +518,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"eenet {version('eenet')}")
         return 0
     try:
-        return _parse_and_run(arguments)
+        code = _parse_and_run(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"eenet: {_one_line(error)}", file=sys.stderr)
         return 2
