@@ -201,7 +201,7 @@ def create_app(
         return models[name]
 
     def with_room(name: str | None, wanted: str = VERSION) -> ServedModel:
-        """Refuse before a body is read or an image decoded, which would take time from those accepted."""
+        """Refuse before a body is parsed or an image decoded, which would take time from those accepted."""
         model = named(name, wanted)
         if model.engine.inside >= model.most_waiting:
             raise no_room(model, f"{model.most_waiting} images are waiting")
