@@ -2,9 +2,11 @@
 
 import difflib
 from collections.abc import Callable
+from itertools import pairwise
 
 from torch import Tensor, nn
 
+from eenet.backbones import BasicBlock
 from eenet.gates import create_gate
 
 FeatureSize = tuple[int, int, int]
@@ -83,6 +85,17 @@ def deep(size: FeatureSize) -> Trunk:
     return nn.Sequential(*layers, GlobalPool()), widths[-1]
 
 
+def residual(size: FeatureSize) -> Trunk:
+    """Two residual blocks with stride 2 that double the channels, then global average pooling.
+
+    What a ResNet would still do, in the shortest form: a small network of its own behind an
+    early exit of a large one. Five times the MACs of `deep`.
+    """
+    widths = [size[0], min(2 * size[0], DEEP_WIDTH), min(4 * size[0], 2 * DEEP_WIDTH)]
+    blocks = [BasicBlock(narrow, wide, stride=2) for narrow, wide in pairwise(widths)]
+    return nn.Sequential(*blocks, GlobalPool()), widths[-1]
+
+
 def mlp(size: FeatureSize) -> Trunk:
     """Global average pooling, then a hidden layer of twice the channels."""
     channels = size[0]
@@ -96,6 +109,7 @@ HEADS: dict[str, Callable[[FeatureSize], Trunk]] = {
     "plain": plain,
     "conv": conv,
     "deep": deep,
+    "residual": residual,
     "mlp": mlp,
 }
 

@@ -42,7 +42,15 @@ RECIPES: dict[str, Recipe] = {
     ),
     "cifar10-resnet20": Recipe(_CIFAR, "CIFAR-10, the small network; about 40 minutes on two cores"),
     "cifar10-resnet56": Recipe(
-        replace(_LONGER, model="resnet56_cifar"), "CIFAR-10, the middle network; not run here"
+        replace(
+            _LONGER,
+            model="resnet56_cifar",
+            num_exits=4,
+            placement=[0.11, 0.4, 0.55, 0.73],
+            head="residual",
+            budget=0.4,
+        ),
+        "CIFAR-10, the middle network; not run here",
     ),
     "cifar10-resnet110": Recipe(
         replace(_LONGER, model="resnet110_cifar"), "CIFAR-10, the large network; not run here"
