@@ -1,19 +1,25 @@
-"""`benchmarks/results/networks-*.csv` → `docs/results.md`.
+"""`benchmarks/results/networks-*.csv` → `docs/results.md` and its pictures, which Chromium takes.
 
 python benchmarks/results_page.py
 """
 
 import csv
+import shutil
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
+import plotly.graph_objects as go
+from playwright.sync_api import sync_playwright
+
 from eenet.checkpoint import shipped_checkpoints
 from eenet.tables import format_table
 
 ROOT = Path(__file__).parents[1]
+MANY = 2  # plain networks of a data set make a curve if there are more
 SEVERITIES = ("1", "3", "5")
 BUDGETS = ("0.150", "0.200", "0.250", "0.300", "0.400", "0.500", "0.600", "0.700", "0.800", "0.900")
 Row = dict[str, Any]
@@ -35,11 +41,17 @@ def main() -> None:
     header = ["data", "backbone, exits", "epochs, seeds", "minutes", "plain", "never leaving early"]
     header += ["leaving early", "relative cost", "dead exits"]
     statics = [_static(group) for group in plain.values()]
+    pictures = [
+        _against_static(data, [group for key, group in early.items() if key[0] == data], smaller)
+        for data in dict.fromkeys(key[0] for key in early)
+        if len(smaller := [group for key, group in plain.items() if key[0] == data]) > MANY
+    ]
     page = PAGE.format(
         shipped=", ".join(f"`{name}`" for name in shipped_checkpoints()),
         summary=format_table(header, summary),
         details="\n\n".join(details),
         static=format_table(["data", "backbone", "epochs, seeds", "MACs", "accuracy"], statics),
+        curves="\n\n".join(pictures),
         damage="\n\n".join(_damage(name, list(group), alarms[name]) for name, group in shift),
     )
     (ROOT / "docs/results.md").write_text(page)
@@ -105,6 +117,71 @@ def _static(rows: list[Row]) -> list[str]:
     ]
 
 
+def _against_static(data: str, early: list[list[Row]], plain: list[list[Row]]) -> str:
+    """Is a smaller plain network as good? A picture, and a table at the cost of each plain network."""
+    figure, cells = go.Figure(), []
+    for epochs, groups in groupby(sorted(plain, key=lambda g: int(g[0]["epochs"])), lambda g: g[0]["epochs"]):
+        points = [(_macs(group), _mean(group, "accuracy"), _short(group)) for group in groups]
+        macs, accuracies, names = zip(*sorted(points), strict=True)
+        figure.add_scatter(
+            x=macs, y=accuracies, text=names, name=f"plain, {epochs} epochs", mode="lines+markers+text"
+        )
+    for group in early:
+        macs, accuracies = _curve(group)
+        name = f"{_short(group)}, {group[0]['num_exits']} exits, {group[0]['epochs']} epochs"
+        figure.add_scatter(x=macs, y=accuracies, name=name, mode="lines+markers")
+        for other in plain:
+            if other[0]["epochs"] == group[0]["epochs"] and macs[0] <= _macs(other) <= macs[-1]:
+                ours = float(np.interp(_macs(other), macs, accuracies))
+                theirs = _mean(other, "accuracy")
+                cost = f"{_macs(other) * 1e6 / int(group[0]['backbone_macs']):.2f}"
+                gain = f"{100 * (ours - theirs):+.2f}"
+                cells.append([name, _short(other), cost, f"{theirs:.2%}", f"{ours:.2%}", gain])
+    figure.update_traces(textposition="bottom right")
+    figure.update_layout(
+        xaxis={"title": "million MACs per image, exit heads included", "rangemode": "tozero"},
+        yaxis={"title": "accuracy on test images", "tickformat": ".0%"},
+        template="plotly_white",
+        legend={"x": 0.98, "y": 0.02, "xanchor": "right", "yanchor": "bottom"},
+        margin={"t": 20, "r": 30},
+    )
+    _photograph(figure, ROOT / f"docs/images/results-{data}.png")
+    header = ["early-exit network", "plain network", "at cost", "plain", "early exit", "points"]
+    return f"![{data}](images/results-{data}.png)\n\n{format_table(header, cells)}"
+
+
+def _curve(rows: list[Row]) -> tuple[list[float], list[float]]:
+    """Million MACs and accuracy at every budget, from cheap to dear, means over seeds."""
+    points = []
+    for budget in dict.fromkeys(row["budget"] for row in rows):
+        group = [row for row in rows if row["budget"] == budget]
+        points.append((_mean(group, "relative_cost") * _macs(rows), _mean(group, "accuracy")))
+    macs, accuracies = zip(*sorted(points), strict=True)
+    return list(macs), list(accuracies)
+
+
+def _macs(rows: list[Row]) -> float:
+    return int(rows[0]["backbone_macs"]) / 1e6
+
+
+def _mean(rows: list[Row], key: str) -> float:
+    return mean(float(row[key]) for row in rows)
+
+
+def _short(rows: list[Row]) -> str:
+    return rows[0]["backbone"].removesuffix("_cifar").replace("resnet", "ResNet-")
+
+
+def _photograph(figure: go.Figure, path: Path) -> None:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 900, "height": 560})
+        page.set_content(figure.to_html(include_plotlyjs=True, config={"displayModeBar": False}))
+        page.wait_for_selector(".xtitle")
+        page.screenshot(path=path)
+        browser.close()
+
+
 def _damage(name: str, rows: list[Row], alarms: list[Row]) -> str:
     """One network on damaged test images, and after how many the drift alarm is raised."""
     found = {(row["corruption"], row["severity"]): row for row in rows}
@@ -157,6 +234,12 @@ Each network's `--budget` turned after training.
 ## Plain networks
 
 {static}
+
+## Is a smaller plain network as good?
+
+Accuracy of early exit between two of its budgets is read off the straight line between them.
+
+{curves}
 
 ## On damaged images
 

@@ -200,7 +200,7 @@ def test_the_loop_in_the_docs(
         assert (exit_index, int(probabilities.argmax())) == (wanted.exit, wanted.class_index)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "retrofit"])
+@pytest.mark.parametrize("name", ["quickstart", "own_timm_model", "retrofit"])
 def test_python(name: str, tmp_path: Path) -> None:
     out = run(sys.executable, EXAMPLES / f"{name}.py", cwd=tmp_path)
     assert "exit 0" in out if name == "quickstart" else "at relative cost" in out
