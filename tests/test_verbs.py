@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
+from eenet import data
 from eenet.checkpoint import read_config
 from eenet.cli import main
 from eenet.network import EENet, create_model
@@ -117,6 +120,29 @@ def test_bench(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert row["exported_ms"] > 0
     assert main(["bench", str(checkpoint), "--backends", "torch", "--repeats", "1"]) == 0
     assert "early exit" in capsys.readouterr().out
+
+
+def test_calibrate_without_labels(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a directory of images; what needs no labels comes out as with them."""
+    photos, digits = checkpoint / "photos", data.load("digits", "test")
+    photos.mkdir()
+    for i, pixels_CHW in enumerate(digits.pixels(torch.arange(len(digits)))):
+        Image.fromarray(pixels_CHW[0].numpy()).save(photos / f"{i:03}.png")
+    disagreement = ["--risk", "0.3", "--risk-of", "disagreement", "--name"]
+    labelled = run(
+        capsys, "calibrate", str(checkpoint), "--data", "digits", "--split", "test", *disagreement, "a"
+    )
+    found = run(capsys, "calibrate", str(checkpoint), "--data", str(photos), *disagreement, "b")
+    assert found["agreement"] >= 0.6
+    assert "accuracy" not in found
+    same = ("thresholds", "guarantee", "relative_cost", "num_examples")
+    assert [found[key] for key in same] == [labelled[key] for key in same]
+    budget = run(capsys, "calibrate", str(checkpoint), "--data", str(photos), "--budget", "0.8")
+    assert budget["relative_cost"] == pytest.approx(0.8, abs=0.1)
+    assert "the full network's answer for" in (checkpoint / "README.md").read_text()
+    for words in (["--risk", "0.3"], ["--max-drop", "0.1"]):
+        assert main(["calibrate", str(checkpoint), "--data", str(photos), *words]) == 2
+        assert "holds images without labels" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

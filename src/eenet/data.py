@@ -130,7 +130,7 @@ def _official_splits(name: str, size: readers.Size, root: str | None) -> readers
     if name == "digits":
         return readers.digits(size)
     source = source_of(name)
-    directory = _local_folder(name, root)
+    directory = local_folder(name, root)
     if directory is not None:
         return readers.folder(directory, source.hub_config, source.label_column, size)
     if source.hub_id is not None:
@@ -148,7 +148,8 @@ def _official_splits(name: str, size: readers.Size, root: str | None) -> readers
     raise ValueError(f"unknown data set {name!r}, neither a known name nor a folder nor a hub id; {hint}")
 
 
-def _local_folder(name: str, root: str | None) -> Path | None:
+def local_folder(name: str, root: str | None) -> Path | None:
+    """A directory of this name under `root`, which `$EENET_DATA` gives, or anywhere."""
     candidates = [Path(root) / name] if root else []
     return next((path for path in [*candidates, Path(name)] if path.is_dir()), None)
 

@@ -118,6 +118,25 @@ def folder(directory: Path, config: str | None, label_column: str | None, size: 
     )
 
 
+def unlabelled(
+    directory: Path, class_names: Sequence[str], image_size: tuple[int, int, int]
+) -> LazyImageSet | None:
+    """The images that lie in a directory itself, for what needs no labels; all of theirs are 0.
+
+    None if there are none, or if the directory is a data set with labels.
+    """
+    files = image_files(directory)
+    if not files or _directories(directory) or any(directory.glob("*.parquet")):
+        return None
+    labels_B = torch.zeros(len(files), dtype=torch.long)
+    return LazyImageSet(_Rows(files), labels_B, list(class_names), image_size, str(directory))
+
+
+def image_files(directory: Path) -> list[Path]:
+    """The image files in a directory itself, by name."""
+    return sorted(p for p in directory.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+
+
 # Parquet and hub ---------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """What `eenet calibrate` does: data → records → thresholds → the checkpoint with a new policy."""
 
+import os
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,9 +14,10 @@ from eenet.calibration import policy_for_budget
 from eenet.checkpoint import CARD_FILE, SHIPPED, checkpoint_directory, write_atomically
 from eenet.console import progress
 from eenet.evaluation import evaluate
-from eenet.image_sets import sample
+from eenet.image_sets import Images, sample
 from eenet.network import EENet
 from eenet.pipeline import hardware
+from eenet.readers import unlabelled
 from eenet.risk import policy_for_drop, policy_for_risk
 from eenet.runtime.predictor import installed
 from eenet.runtime.timing import stage_times
@@ -43,7 +45,8 @@ def calibrate(
 
     Args:
         checkpoint: directory or name.
-        data_name: images that the network wasn't trained on.
+        data_name: images that the network wasn't trained on; a directory of images without labels
+            will do for a budget and for disagreement.
         budget: wanted mean cost, relative to the plain backbone.
         max_drop: how much accuracy may be lost against the full network: 0.01 is one point.
         risk: what must be kept on new images as well, with a guarantee; see `eenet.risk`.
@@ -59,8 +62,9 @@ def calibrate(
 
     Returns:
         `checkpoint`, `thresholds`, `enabled`, and on the other half `num_examples`, `accuracy`,
-        `full_accuracy`, `relative_cost` in MACs, `dead_exits`; for a risk `guarantee`; for latency
-        `relative_time` and the times under `timings`.
+        `full_accuracy`, `relative_cost` in MACs, `dead_exits`; without labels `agreement` with the full
+        network instead of both accuracies; for a risk `guarantee`; for latency `relative_time` and the
+        times under `timings`.
 
     Raises:
         FileNotFoundError, ValueError: checkpoint or data can't be read or don't fit each other,
@@ -84,9 +88,19 @@ def calibrate(
             f"the gates of {checkpoint} were fitted on the validation images of {known}, and a guarantee "
             "needs images that were not used before; give other data, or --split test"
         )
-    images = data.load(data_name, split, size=network.config.input_size[1:])
+    images = _without_labels(data_name, network)
+    labelled = images is None
+    if not labelled and (max_drop is not None or (risk is not None and risk_of != "disagreement")):
+        raise ValueError(
+            f"{data_name} holds images without labels (no class folders); a budget and --risk-of "
+            "disagreement need none, what is asked for does"
+        )
+    if images is None:
+        images = data.load(data_name, split, size=network.config.input_size[1:])
     with progress("evaluating", len(images)) as advance:
         records = recording.collect(network, images, on_progress=advance)
+    if not labelled:  # what is right is then what the full network says
+        records = replace(records, labels_B=records.logits_KBN[-1].argmax(1))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     fitted, held_out = (records.subset(half) for half in (order[::2], order[1::2]))
     result: dict[str, Any] = {"checkpoint": str(out or directory)}
@@ -116,8 +130,14 @@ def calibrate(
         asked_for = f"budget {budget} in MACs"
     measured_on = evaluate(held_out, policy)
     result |= {"thresholds": list(policy.thresholds), "enabled": list(policy.enabled)}
-    shown = ("num_examples", "accuracy", "full_accuracy", "relative_cost", "dead_exits")
-    result |= {key: measured_on[key] for key in shown}
+    result["num_examples"] = measured_on["num_examples"]
+    if labelled:
+        result |= {key: measured_on[key] for key in ("accuracy", "full_accuracy")}
+        quality = f"accuracy {result['accuracy']:.2%} (full network {result['full_accuracy']:.2%})"
+    else:
+        result["agreement"] = measured_on["accuracy"]
+        quality = f"the full network's answer for {result['agreement']:.2%}"
+    result |= {key: measured_on[key] for key in ("relative_cost", "dead_exits")}
     if name is None:
         network.config.policy = policy.to_dict()
     else:
@@ -127,12 +147,21 @@ def calibrate(
     heading = f"Policy {name!r} set" if name else "Policy set again"
     note = (
         f"\n## {heading}, {datetime.now(UTC).date().isoformat()}\n\n"
-        f"For {asked_for}, on one half of the {split} split of {data_name}; on the other "
-        f"half accuracy {result['accuracy']:.2%} (full network {result['full_accuracy']:.2%}) "
-        f"at relative cost {result['relative_cost']:.3f}.\n"
+        f"For {asked_for}, on one half of {f'the {split} split of ' * labelled}{data_name}; on the other "
+        f"half {quality} at relative cost {result['relative_cost']:.3f}.\n"
     )
     write_atomically(target / CARD_FILE, (card + note).encode())
     return result
+
+
+def _without_labels(data_name: str, network: EENet) -> Images | None:
+    """The images of a directory that has no labels; none if it has, or is no directory."""
+    if data_name in data.SOURCES:
+        return None
+    directory = data.local_folder(data_name, os.environ.get("EENET_DATA"))
+    config = network.config
+    names = config.class_names or [str(n) for n in range(config.num_classes)]
+    return unlabelled(directory, names, config.input_size) if directory else None
 
 
 def time_as_cost(measured: dict[str, Any]) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from eenet.corruptions import CORRUPTIONS, check_known
 from eenet.diagnostics import diagnose
 from eenet.evaluation import evaluate
 from eenet.image_sets import Images, sample
-from eenet.images import IMAGE_SUFFIXES
 from eenet.network import EENet, default_input_size, timm_backbone
 from eenet.pipeline import hardware, report_entry
+from eenet.readers import image_files
 from eenet.recipes import RECIPES
 from eenet.records import RECORDS_FILE
 from eenet.report import build_report
@@ -327,7 +327,7 @@ def _image_files(inputs: Sequence[str]) -> list[Path]:
     for given in inputs:
         path = Path(given)
         if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            found = image_files(path)
             if not found:
                 raise FileNotFoundError(f"no image in the directory {path}")
         elif path.exists() or not glob.has_magic(given):
