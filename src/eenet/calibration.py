@@ -96,12 +96,6 @@ def policy_for_budget(
             f"budget {budget} is impossible: leaving at the first exit already costs {cheapest:.3f}"
         )
     starts = _choices(len(records.head_macs)) if any_exits else [(True,) * len(records.head_macs)]
-    found = [
-        candidate
-        for score in scores
-        for start in starts
-        for candidate in _candidates(records, budget, score, start)
-    ]
 
     def worth(candidate: tuple[str, _Exits, list[float]]) -> tuple[float, float]:
         """Accuracy, of which an exit that is run in vain must earn some; then the one that computes more."""
@@ -109,8 +103,23 @@ def policy_for_budget(
         accuracy, cost = exits.measure(thresholds)
         return accuracy - IDLE_PRICE * int((exits.shares(thresholds)[:-1] < IDLE_SHARE).sum()), cost
 
-    score, exits, thresholds = max(found, key=worth)
+    best, rows = [], _sample(len(records))
+    for score in scores:
+        some = records if rows is None else records.subset(rows)
+        tried = [c for start in starts for c in _candidates(some, budget, score, start)]
+        if rows is not None:  # which exits are worth having, some of the inputs can tell
+            chosen = max(tried, key=worth)[1].enabled
+            tried = list(_candidates(records, budget, score, chosen, drop=False))
+        best.append(max(tried, key=worth))
+    score, exits, thresholds = max(best, key=worth)
     return exits.policy(score, thresholds)
+
+
+def _sample(count: int) -> Tensor | None:
+    """Some of so many inputs, the same every time; none if all can be looked at."""
+    if count <= MANY:
+        return None
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:MANY]
 
 
 def _choices(num_exits: int) -> list[tuple[bool, ...]]:
@@ -121,9 +130,9 @@ def _choices(num_exits: int) -> list[tuple[bool, ...]]:
 
 
 def _candidates(
-    records: Records, budget: float, score: str, start: Sequence[bool]
+    records: Records, budget: float, score: str, start: Sequence[bool], *, drop: bool = True
 ) -> Iterator[tuple[str, "_Exits", list[float]]]:
-    """With these exits on, without the idlest, ..., until none is idle: first shared, then own thresholds."""
+    """With these exits on: a shared threshold, then own ones; without the idlest, ..., until none is idle."""
     scores_KB = recorded_scores(records, score)
     enabled = list(start)
     while any(enabled):
@@ -139,7 +148,7 @@ def _candidates(
             yield score, exits, thresholds
         shares = exits.shares(thresholds)
         idlest = int(shares[:-1].argmin())
-        if shares[idlest] >= IDLE_SHARE:
+        if not drop or shares[idlest] >= IDLE_SHARE:
             return
         enabled[exits.on[idlest]] = False
 
@@ -197,9 +206,8 @@ class _Exits:
     def sample(self) -> "_Exits | None":
         """The same on some of the inputs, if there are many."""
         records, scores_KB = self._given
-        if len(records) <= MANY:
+        if (rows := _sample(len(records))) is None:
             return None
-        rows = torch.randperm(len(records), generator=torch.Generator().manual_seed(0))[:MANY]
         return _Exits(records.subset(rows), scores_KB[:, rows], self.enabled)
 
     def taken(self, thresholds: Sequence[float]) -> Tensor:
