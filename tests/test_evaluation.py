@@ -143,6 +143,20 @@ def test_a_useless_exit_is_switched_off() -> None:
     assert [shown[0], shown[2]] == ["off", "off"]
 
 
+@pytest.mark.parametrize("budget", [0.5, 0.7, 0.9])
+@pytest.mark.parametrize("score", ["max_softmax", "confidence"])
+def test_of_many_inputs_a_sample_chooses_the_exits(
+    score: str, budget: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hardly less accurate than the search that looks at all of them for everything."""
+    records = make_records(3000)
+    thorough = quick(records, policy_for_budget(records, budget, scores=[score]))
+    monkeypatch.setattr("eenet.calibration.MANY", 500)
+    accuracy, cost = quick(records, policy_for_budget(records, budget, scores=[score]))
+    assert budget - 0.02 < cost <= budget
+    assert accuracy >= thorough[0] - 0.01
+
+
 def test_impossible_budget_names_the_cheapest() -> None:
     with pytest.raises(ValueError, match=r"costs 0\.258"):
         policy_for_budget(make_records(), 0.1)
