@@ -1,6 +1,6 @@
 """Does early exit save time? Backends, batch sizes, rivals, queues and growth, each in its own table.
 
-    python benchmarks/runtime.py CHECKPOINT [--parts backends overhead rival queue growth]
+    python benchmarks/runtime.py CHECKPOINT [--parts backends overhead rival queue growth] [--static PLAIN...]
 
 CHECKPOINT is a trained CIFAR-10 network; the others have random weights and thresholds that
 give chosen shares, which is as good for timing. Ratios are of runs that take turns, medians.
@@ -27,6 +27,8 @@ from numpy.typing import NDArray
 from torch.optim.swa_utils import update_bn
 
 from eenet import data
+from eenet import records as recording
+from eenet.evaluation import evaluate
 from eenet.images import normalize
 from eenet.network import EENet, create_model
 from eenet.policies import ExitPolicy
@@ -48,11 +50,20 @@ def main(
     checkpoint: tyro.conf.Positional[Path],
     parts: tuple[str, ...] = ("backends", "overhead", "rival", "queue", "growth"),
     repeats: int = 5,
+    static: tuple[Path, ...] = (),
 ) -> None:
-    """Run the parts that are named; `repeats` runs of each, of which the median counts."""
-    for part in parts:
+    """Run the parts that are named; `repeats` runs of each, of which the median counts.
+
+    Args:
+        checkpoint: trained on CIFAR-10.
+        parts: what to measure.
+        repeats: runs of each.
+        static: plain networks on the same data, each to be raced at equal accuracy.
+    """
+    parts_of = PARTS | {"static": partial(_static, static)}
+    for part in (*parts, *["static"] * bool(static)):
         rows: list[dict[str, Any]] = []
-        for row in PARTS[part](checkpoint, repeats):
+        for row in parts_of[part](checkpoint, repeats):
             rows.append(row)
             results.write(f"runtime-{part}", rows)  # what is measured stays, if time runs out
         keys = list(dict.fromkeys(key for row in rows for key in row if key != "exit_shares"))
@@ -222,6 +233,40 @@ def in_turn(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, floa
             if repeat:
                 seconds[name].append(time.perf_counter() - start)
     return {name: median(values) for name, values in seconds.items()}
+
+
+def _static(plain: Sequence[Path], checkpoint: Path, repeats: int) -> Iterator[dict[str, Any]]:
+    """Smaller plain networks against the smallest budget that is as accurate on validation images."""
+    network, pixels = EENet.from_pretrained(checkpoint), cifar(1024)
+    held_out, tested = (recording.collect(network, data.load("cifar10", s)) for s in ("validation", "test"))
+    policies = [network.config.exit_policy(float(budget)) for budget in sorted(network.config.budgets)]
+    for path in plain:
+        other = EENet.from_pretrained(path)
+        wanted, reached = (
+            recording.collect(other, data.load("cifar10", s)).full_accuracy for s in ("validation", "test")
+        )
+        enough = (p for p in policies if evaluate(held_out, p)["accuracy"] >= wanted)
+        if not (policy := next(enough, None)):
+            yield {"plain": other.config.backbone, "plain_accuracy": reached, "accuracy": "never as good"}
+            continue
+        ours = evaluate(tested, policy)
+        for backend in ("onnxruntime", "openvino"):
+            for size in (1, 64):
+                row = bench(
+                    network, policy, pixels, backend=backend, batch_size=size, repeats=repeats, against=other
+                )
+                yield {
+                    "plain": other.config.backbone,
+                    "plain_accuracy": reached,
+                    "accuracy": ours["accuracy"],
+                    "mac_ratio": other.config.backbone_macs
+                    / (ours["relative_cost"] * network.config.backbone_macs),
+                    "backend": backend,
+                    "batch_size": size,
+                    "plain_ms": row["against_ms"],
+                    "early_exit_ms": row["early_exit_ms"],
+                    "times as fast": row["against_ms"] / row["early_exit_ms"],
+                }
 
 
 def queue(checkpoint: Path, repeats: int) -> list[dict[str, Any]]:
