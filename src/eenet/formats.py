@@ -1,7 +1,7 @@
 """The forms a network is written in for other programs, each by a function that writes its files."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,20 +66,22 @@ def _staged(job: Job, save: Save) -> dict[str, Any]:
     return {"stages": stages}
 
 
-def _single(job: Job, save: Save, *, defaults: bool) -> dict[str, Any]:
+def _single(job: Job, save: Save, *, defaults: bool, one_image: bool) -> dict[str, Any]:
     """The stages nested; thresholds are inputs, with defaults where the format has such."""
     import onnx
 
     from eenet.runtime.graph import PIXELS, nest, threshold_name
 
     exits = [segment.exit or 0 for segment in job.segments]
-    model = nest(_parts(replace(job, graph=_halved(job, job.graph, save)))[1], exits)
+    parts = [_halved(job, part, save) for part in _parts(job)[1]]
+    model = nest(parts, exits, one_image=one_image)
     names = [threshold_name(i) for i in range(len(exits) - 1)]
     for name, k in zip(names, exits, strict=False):
         default = np.array([job.policy.thresholds[k]], np.float32)
         if defaults:
             model.graph.initializer.append(onnx.numpy_helper.from_array(default, name))
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    if one_image:
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     outputs = {"probabilities": "probabilities", "exit_index": "exit_index"}
     file = save(job, model, "network")
     return {"single": {"file": file, "inputs": [PIXELS, *names], "outputs": outputs}}
@@ -191,8 +193,8 @@ _OPENVINO = ("openvino", *_ONNX)
 FORMATS: dict[str, Format] = {
     "onnx": Format("a file for each stage", partial(_staged, save=_save_onnx), _ONNX, "onnx", PRECISIONS),
     "onnx-single": Format(
-        "one file that stops by itself, for one image",
-        partial(_single, save=_save_onnx, defaults=True),
+        "one file that stops by itself",
+        partial(_single, save=_save_onnx, defaults=True, one_image=False),
         _ONNX,
         "onnx",
         PRECISIONS,
@@ -206,7 +208,7 @@ FORMATS: dict[str, Format] = {
     ),
     "openvino-single": Format(
         "IR, one model that stops by itself, for one image",
-        partial(_single, save=_save_openvino, defaults=False),
+        partial(_single, save=_save_openvino, defaults=False, one_image=True),
         _OPENVINO,
         "onnx,openvino",
         PRECISIONS,

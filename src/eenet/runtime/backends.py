@@ -28,6 +28,10 @@ class Outputs(NamedTuple):
     """What the policy compares with a threshold; none where there is no early exit."""
 
 
+ThroughAll = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""Probabilities [B, N] and exits [B]."""
+
+
 def packed(segment: Segment, arrays: Sequence[Any]) -> Outputs:
     """Outputs from the arrays there are: all three, or what a segment without a head gives."""
     if len(arrays) == 3:
@@ -50,15 +54,15 @@ class Backend(ABC):
     def run(self, index: int, features: Any) -> Outputs:
         """Run a segment on the features of the one before, or on uint8 pixels [B, C, H, W]."""
 
-    def run_alone(
+    def run_through(
         self,
         pixels_BCHW: NDArray[np.uint8],  # noqa: ARG002
         thresholds: Sequence[float],  # noqa: ARG002
-    ) -> tuple[NDArray[np.float32], int] | None:
-        """A single image through all segments in one call: probabilities [1, N] and its exit.
+    ) -> ThroughAll | None:
+        """A batch through all segments in one call, those that leave on the way left behind.
 
         Args:
-            pixels_BCHW: one image.
+            pixels_BCHW: at least one image.
             thresholds: one for each segment but the last.
 
         Returns:

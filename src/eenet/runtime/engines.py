@@ -35,11 +35,13 @@ def run_batch(backend: Backend, policy: ExitPolicy, pixels_BCHW: NDArray[np.uint
         single = [run_batch(backend, policy, pixels_CHW[None]) for pixels_CHW in pixels_BCHW]
         pairs = zip(*((answers.probabilities_BN, answers.exits_B) for answers in single), strict=True)
         return Answers(*map(np.concatenate, pairs))
-    if len(pixels_BCHW) == 1:
+    if len(pixels_BCHW):
         on = [policy.thresholds[s.exit] for s in backend.segments if s.exit is not None and s.exit < final]
-        if (alone := backend.run_alone(pixels_BCHW, on)) is not None:
-            check_number(alone[0], alone[1])
-            return Answers(alone[0], np.array([alone[1]]))
+        if (found := backend.run_through(pixels_BCHW, on)) is not None:
+            probabilities_BN, exits_B = found
+            worst = np.isnan(probabilities_BN).any(1).argmax()
+            check_number(probabilities_BN, int(exits_B[worst]))
+            return Answers(probabilities_BN, exits_B)
     exits_B = np.full(len(pixels_BCHW), final, np.intp)
     rows_B = np.arange(len(pixels_BCHW))  # the images that are still on their way
     parts: list[tuple[NDArray[np.intp], NDArray[np.float32]]] = []

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from eenet.checkpoint import blaming
 from eenet.policies import ExitPolicy
-from eenet.runtime.backends import Backend, Outputs, packed
+from eenet.runtime.backends import Backend, Outputs, ThroughAll, packed
 from eenet.runtime.segments import segments_of
 
 MANIFEST_FILE = "eenet.json"
@@ -96,10 +96,9 @@ class StagedForOne(Staged):
 
 
 class SingleFile(Backend):
-    """One file that stops by itself, for single images."""
+    """One file that stops by itself."""
 
     name = "exported-single"
-    one_at_a_time = True
 
     def __init__(
         self, directory: Path, manifest: dict[str, Any], policy: ExitPolicy, threads: int | None
@@ -111,15 +110,19 @@ class SingleFile(Backend):
     def run(self, index: int, features: Any) -> Outputs:  # noqa: ARG002
         raise AssertionError("a single file has no stages to run")
 
-    def run_alone(
-        self, pixels_BCHW: NDArray[np.uint8], thresholds: Sequence[float]
-    ) -> tuple[NDArray[np.float32], int]:
+    def run_through(self, pixels_BCHW: NDArray[np.uint8], thresholds: Sequence[float]) -> ThroughAll:
         given = [np.array([threshold], np.float32) for threshold in thresholds]
-        probabilities_BN, exit_index = self._run(pixels_BCHW, *given)
-        return probabilities_BN, int(exit_index[0])
+        probabilities_BN, exits_B = self._run(pixels_BCHW, *given)
+        return probabilities_BN, exits_B
 
 
-KINDS = {"onnx-single": SingleFile, "openvino-single": SingleFile, "executorch": StagedForOne}
+class SingleFileForOne(SingleFile):
+    """The same for single images."""
+
+    one_at_a_time = True
+
+
+KINDS = {"onnx-single": SingleFile, "openvino-single": SingleFileForOne, "executorch": StagedForOne}
 
 
 def _onnx(path: Path, stage: dict[str, Any], threads: int | None) -> Run:

@@ -15,7 +15,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from eenet.network import EENet
-from eenet.runtime.backends import Backend, Outputs, cores, packed
+from eenet.runtime.backends import Backend, Outputs, ThroughAll, cores, packed
 from eenet.runtime.graph import PIXELS, Cutter, inputs_and_outputs, nest, network_graph, threshold_name
 from eenet.runtime.segments import Segment
 
@@ -41,26 +41,24 @@ class OnnxRuntimeBackend(Backend):
             parts.append(cutter.cut(inputs, outputs))
             self._sessions.append((session_of(parts[-1], threads, optimize=False), inputs[0]))
         early = [k for k, s in enumerate(self.segments) if s.exit is not None and s.exit < final]
-        self._alone = None
+        self._whole = None
         if early and self.segments[len(early)].exit == final:
             exits = [s.exit or 0 for s in self.segments[: len(early) + 1]]
             nested = nest(parts[: len(early) + 1], exits)
-            self._alone = session_of(nested, threads, optimize=False)
+            self._whole = session_of(nested, threads, optimize=False)
 
     def run(self, index: int, features: Any) -> Outputs:
         session, name = self._sessions[index]
         return packed(self.segments[index], session.run(None, {name: features}))
 
-    def run_alone(
-        self, pixels_BCHW: NDArray[np.uint8], thresholds: Sequence[float]
-    ) -> tuple[NDArray[np.float32], int] | None:
-        if self._alone is None:
+    def run_through(self, pixels_BCHW: NDArray[np.uint8], thresholds: Sequence[float]) -> ThroughAll | None:
+        if self._whole is None:
             return None
         given: dict[str, Any] = {
             threshold_name(k): np.array([threshold], np.float32) for k, threshold in enumerate(thresholds)
         }
-        found: Sequence[Any] = self._alone.run(None, {PIXELS: pixels_BCHW, **given})
-        return found[0], int(found[1][0])
+        found: Sequence[Any] = self._whole.run(None, {PIXELS: pixels_BCHW, **given})
+        return found[0], found[1]
 
 
 def _optimized(graph: onnx.ModelProto, threads: int | None) -> tuple[onnx.ModelProto, dict[str, str]]:
@@ -69,15 +67,25 @@ def _optimized(graph: onnx.ModelProto, threads: int | None) -> tuple[onnx.ModelP
         path = Path(directory) / "optimized.onnx"
         session_of(graph, threads, path=path)
         fast = onnx.load(path)
-    known = {output.name for output in fast.graph.output}
-    blocked = {}
-    for node in fast.graph.node:
-        if node.op_type == "ReorderOutput" and node.output[0] in known:
-            blocked[node.output[0]] = node.input[0]
-    for name in blocked.values():
-        info = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", None, None, None])
-        fast.graph.value_info.append(info)
+    ends = {output.name for output in fast.graph.output}
+    blocked = {
+        node.output[0]: node.input[0]
+        for node in fast.graph.node
+        if node.op_type == "ReorderOutput" and node.output[0] in ends
+    }
+    if blocked:
+        # with shapes known, a residual block adds its shortcut in place instead of copying it
+        probe = onnx.ModelProto()
+        probe.CopyFrom(fast)
+        del probe.graph.output[:]
+        probe.graph.output.extend(_value(name, None) for name in blocked.values())
+        known = session_of(probe, threads, optimize=False).get_outputs()
+        fast.graph.value_info.extend(_value(output.name, output.shape) for output in known)
     return fast, blocked
+
+
+def _value(name: str, shape: Sequence[int | str] | None) -> onnx.ValueInfoProto:
+    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
 
 
 def session_of(
