@@ -184,6 +184,20 @@ def nest(
     return model
 
 
+def nest_all(
+    parts: Sequence[onnx.ModelProto], segments: Sequence[Segment], final: int
+) -> onnx.ModelProto | None:
+    """The segments from the first to the final exit as one model; none if no early exit is on."""
+    count = next((i for i, segment in enumerate(segments) if segment.exit == final), 0)
+    exits = [segment.exit for segment in segments[: count + 1] if segment.exit is not None]
+    return nest(parts[: count + 1], exits) if count and len(exits) == count + 1 else None
+
+
+def thresholds_given(thresholds: Sequence[float]) -> dict[str, np.ndarray]:
+    """What a nested model takes beside the pixels."""
+    return {threshold_name(k): np.array([value], np.float32) for k, value in enumerate(thresholds)}
+
+
 def _renamed(
     graph: onnx.GraphProto, given: str, made: set[str], suffix: str
 ) -> tuple[list[onnx.NodeProto], list[str]]:

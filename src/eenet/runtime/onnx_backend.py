@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from eenet.network import EENet
 from eenet.runtime.backends import Backend, Outputs, ThroughAll, cores, packed
-from eenet.runtime.graph import PIXELS, Cutter, inputs_and_outputs, nest, network_graph, threshold_name
+from eenet.runtime.graph import PIXELS, Cutter, inputs_and_outputs, nest_all, network_graph, thresholds_given
 from eenet.runtime.segments import Segment
 
 
@@ -40,12 +40,8 @@ class OnnxRuntimeBackend(Backend):
             inputs, outputs = ([blocked.get(name, name) for name in side] for side in (inputs, outputs))
             parts.append(cutter.cut(inputs, outputs))
             self._sessions.append((session_of(parts[-1], threads, optimize=False), inputs[0]))
-        early = [k for k, s in enumerate(self.segments) if s.exit is not None and s.exit < final]
-        self._whole = None
-        if early and self.segments[len(early)].exit == final:
-            exits = [s.exit or 0 for s in self.segments[: len(early) + 1]]
-            nested = nest(parts[: len(early) + 1], exits)
-            self._whole = session_of(nested, threads, optimize=False)
+        whole = nest_all(parts, self.segments, final)
+        self._whole = whole and session_of(whole, threads, optimize=False)
 
     def run(self, index: int, features: Any) -> Outputs:
         session, name = self._sessions[index]
@@ -54,10 +50,8 @@ class OnnxRuntimeBackend(Backend):
     def run_through(self, pixels_BCHW: NDArray[np.uint8], thresholds: Sequence[float]) -> ThroughAll | None:
         if self._whole is None:
             return None
-        given: dict[str, Any] = {
-            threshold_name(k): np.array([threshold], np.float32) for k, threshold in enumerate(thresholds)
-        }
-        found: Sequence[Any] = self._whole.run(None, {PIXELS: pixels_BCHW, **given})
+        given: dict[str, Any] = {PIXELS: pixels_BCHW, **thresholds_given(thresholds)}
+        found: Sequence[Any] = self._whole.run(None, given)
         return found[0], found[1]
 
 

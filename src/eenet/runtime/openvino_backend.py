@@ -6,11 +6,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openvino
+from numpy.typing import NDArray
 
 from eenet.network import EENet
-from eenet.runtime.backends import Backend, Outputs, packed
-from eenet.runtime.graph import Cutter, inputs_and_outputs, network_graph
+from eenet.runtime.backends import Backend, Outputs, ThroughAll, packed
+from eenet.runtime.graph import PIXELS, Cutter, inputs_and_outputs, nest_all, network_graph, thresholds_given
 from eenet.runtime.segments import Segment
 
 
@@ -30,11 +32,11 @@ class OpenVINOBackend(Backend):
     ) -> None:
         """`threads`: by default all cores. `precision`: f32, or bf16 where the processor has it."""
         self.segments = list(segments)
-        cutter = Cutter(network_graph(network))
-        parts = [
-            cutter.cut(*inputs_and_outputs(segment, score, network.num_exits)) for segment in self.segments
-        ]
+        cutter, final = Cutter(network_graph(network)), network.num_exits
+        parts = [cutter.cut(*inputs_and_outputs(segment, score, final)) for segment in self.segments]
         self._models = [Compiled(part.SerializeToString(), threads, precision) for part in parts]
+        whole = nest_all(parts, self.segments, final)
+        self._whole = whole and Compiled(whole.SerializeToString(), threads, precision)
 
     def run(self, index: int, features: Any) -> Outputs:
         request = self._models[index].request()
@@ -47,6 +49,14 @@ class OpenVINOBackend(Backend):
         # the request writes into the same memory the next time
         answers = [None if a is None else a.copy() for a in (outputs.probabilities_BN, outputs.score_B)]
         return Outputs(outputs.features, *answers)
+
+    def run_through(self, pixels_BCHW: NDArray[np.uint8], thresholds: Sequence[float]) -> ThroughAll | None:
+        if self._whole is None:
+            return None
+        request = self._whole.request()
+        request.infer({PIXELS: pixels_BCHW, **thresholds_given(thresholds)})
+        probabilities_BN, exits_B = (request.get_output_tensor(i).data.copy() for i in range(2))
+        return probabilities_BN, exits_B
 
 
 class Compiled:
