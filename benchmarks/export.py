@@ -121,7 +121,7 @@ def stops(checkpoint: str) -> Iterator[dict[str, Any]]:
                 calls: dict[str, Callable[[Any], Any]] = {
                     "stage_0": lambda x, b=staged: b.run(0, x),
                     "staged": lambda x, b=staged, p=policy: run_batch(b, p, x),
-                    "single": lambda x, b=single, t=thresholds: b.run_alone(x, t),
+                    "single": lambda x, b=single, t=thresholds: b.run_through(x, t),
                 }
                 ms = in_turn(calls, batch)
                 yield {

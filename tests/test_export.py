@@ -119,9 +119,9 @@ def test_a_single_file_has_thresholds_that_can_be_changed(tmp_path: Path, pixels
             name: np.array([t], np.float32)
             for name, t in zip(manifest["single"]["inputs"][1:], thresholds, strict=True)
         }
-        for image in pixels[:50]:
-            exit_index: Any = session.run(["exit_index"], {"pixels": image[None], **given})[0]
-            assert exit_index[0] == predictor.run(image[None]).exits_B[0]
+        for images in (pixels[:50], pixels[7:8]):  # of any number
+            exits_B: Any = session.run(["exit_index"], {"pixels": images, **given})[0]
+            assert exits_B.tolist() == predictor.run(images).exits_B.tolist()
     default: Any = session.run(["exit_index"], {"pixels": pixels[:1]})[0]
     assert default[0] == Predictor(CHECKPOINT, backend="torch").run(pixels[:1]).exits_B[0]
 

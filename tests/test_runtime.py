@@ -3,11 +3,14 @@
 import shutil
 import subprocess
 import sys
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,6 +22,8 @@ from eenet.network import EENet, create_model
 from eenet.policies import SCORES, ExitPolicy
 from eenet.runtime import Predictor, compile_backend
 from eenet.runtime.engines import run_batch
+from eenet.runtime.graph import nest, thresholds_given
+from eenet.runtime.onnx_backend import session_of
 from eenet.runtime.predictor import BACKENDS, create_backend
 from eenet.runtime.reference import run_one
 from eenet.runtime.segments import Segment, segments_of
@@ -187,6 +192,46 @@ def test_compacting(case: tuple[NDArray[np.float32], ExitPolicy]) -> None:
     on = [segment.exit or 0 for segment in backend.segments]
     alive = [sum(k >= exit_index for k in wanted) for exit_index in on]
     assert backend.ran == [n for n in alive if n]  # nothing is run for an image that has left
+
+
+@cache
+def nested(exits: tuple[int, ...], *, one_image: bool) -> ort.InferenceSession:
+    """Made-up segments as one graph: features are an image's number and its score at every exit."""
+    node, constant = onnx.helper.make_node, onnx.numpy_helper.from_array
+    made = partial(onnx.helper.make_tensor_value_info, elem_type=onnx.TensorProto.FLOAT)
+    parts = []
+    for i, k in enumerate(exits):
+        nodes = [node("Gather", ["x", "first"], ["p"], axis=1), node("Identity", ["x"], ["y"])]
+        nodes += [node("Gather", ["x", f"column_{k}"], ["s"], axis=1)]
+        outputs = [made("y", shape=["B", None]), made("p", shape=["B", 1]), made("s", shape=["B"])]
+        last = i == len(exits) - 1
+        graph = onnx.helper.make_graph(
+            nodes[:1] if last else nodes,
+            "part",
+            [made("x", shape=["B", None])],
+            outputs[1:2] if last else outputs,
+            [constant(np.array([0]), "first"), constant(np.array(1 + k), f"column_{k}")],
+        )
+        parts.append(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)]))
+    return session_of(nest(parts, exits, one_image=one_image), 1)
+
+
+@given(cases())
+@settings(max_examples=2000, deadline=None)
+def test_nested_graph(case: tuple[NDArray[np.float32], ExitPolicy]) -> None:
+    """The whole way in one call, with a batch of any size and with one image."""
+    scores_KB, policy = case
+    exits, count = tuple(segment.exit or 0 for segment in segments_of(policy)), scores_KB.shape[1]
+    features_BF = np.concatenate([np.arange(count, dtype=np.float32)[None], scores_KB, np.ones((1, count))]).T
+    thresholds = thresholds_given([policy.thresholds[k] for k in exits[:-1]])
+    wanted = expected_exits(scores_KB, policy)
+    for one_image in (False, True):
+        session = nested(exits, one_image=one_image)
+        for rows in [[b] for b in range(count)] if one_image else [list(range(count))]:
+            given_BF = features_BF[rows].astype(np.float32)
+            probabilities_B1, exits_B = session.run(None, {"x": given_BF, **thresholds})
+            assert np.asarray(exits_B).tolist() == [wanted[b] for b in rows]
+            assert np.asarray(probabilities_B1)[:, 0].tolist() == rows
 
 
 def test_nan_is_an_error() -> None:

@@ -287,7 +287,7 @@ def export(
 
     Args:
         checkpoint: A checkpoint directory, a shipped name, or a model on the Hugging Face hub.
-        format: onnx and openvino: a model for each stage; -single: one that stops by itself, for one image;
+        format: onnx and openvino: a model for each stage; -single: one that stops by itself;
             aoti: libraries compiled by torch; executorch: for phones.
         out: Directory, empty or not there yet.
         precision: fp16: of the stages. int8: their convolutions, with thresholds set anew.
