@@ -6,7 +6,7 @@ import sys
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -22,7 +22,7 @@ from eenet.network import EENet, create_model
 from eenet.policies import SCORES, ExitPolicy
 from eenet.runtime import Predictor, compile_backend
 from eenet.runtime.engines import run_batch
-from eenet.runtime.graph import nest, thresholds_given
+from eenet.runtime.nesting import Images, nest, thresholds_given
 from eenet.runtime.onnx_backend import session_of
 from eenet.runtime.predictor import BACKENDS, create_backend
 from eenet.runtime.reference import run_one
@@ -195,7 +195,7 @@ def test_compacting(case: tuple[NDArray[np.float32], ExitPolicy]) -> None:
 
 
 @cache
-def nested(exits: tuple[int, ...], *, one_image: bool) -> ort.InferenceSession:
+def nested(exits: tuple[int, ...], images: Images) -> ort.InferenceSession:
     """Made-up segments as one graph: features are an image's number and its score at every exit."""
     node, constant = onnx.helper.make_node, onnx.numpy_helper.from_array
     made = partial(onnx.helper.make_tensor_value_info, elem_type=onnx.TensorProto.FLOAT)
@@ -213,7 +213,7 @@ def nested(exits: tuple[int, ...], *, one_image: bool) -> ort.InferenceSession:
             [constant(np.array([0]), "first"), constant(np.array(1 + k), f"column_{k}")],
         )
         parts.append(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)]))
-    return session_of(nest(parts, exits, one_image=one_image), 1)
+    return session_of(nest(parts, exits, images), 1)
 
 
 @given(cases())
@@ -225,9 +225,9 @@ def test_nested_graph(case: tuple[NDArray[np.float32], ExitPolicy]) -> None:
     features_BF = np.concatenate([np.arange(count, dtype=np.float32)[None], scores_KB, np.ones((1, count))]).T
     thresholds = thresholds_given([policy.thresholds[k] for k in exits[:-1]])
     wanted = expected_exits(scores_KB, policy)
-    for one_image in (False, True):
-        session = nested(exits, one_image=one_image)
-        for rows in [[b] for b in range(count)] if one_image else [list(range(count))]:
+    for images in get_args(Images):
+        session = nested(exits, images)
+        for rows in [[b] for b in range(count)] if images == "one" else [list(range(count))]:
             given_BF = features_BF[rows].astype(np.float32)
             probabilities_B1, exits_B = session.run(None, {"x": given_BF, **thresholds})
             assert np.asarray(exits_B).tolist() == [wanted[b] for b in rows]

@@ -70,11 +70,12 @@ def _single(job: Job, save: Save, *, defaults: bool, one_image: bool) -> dict[st
     """The stages nested; thresholds are inputs, with defaults where the format has such."""
     import onnx
 
-    from eenet.runtime.graph import PIXELS, nest, threshold_name
+    from eenet.runtime.graph import PIXELS
+    from eenet.runtime.nesting import nest, threshold_name
 
     exits = [segment.exit or 0 for segment in job.segments]
     parts = [_halved(job, part, save) for part in _parts(job)[1]]
-    model = nest(parts, exits, one_image=one_image)
+    model = nest(parts, exits, "one" if one_image else "any")
     names = [threshold_name(i) for i in range(len(exits) - 1)]
     for name, k in zip(names, exits, strict=False):
         default = np.array([job.policy.thresholds[k]], np.float32)

@@ -12,7 +12,6 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
 from onnx.utils import Extractor
@@ -31,11 +30,6 @@ PIXELS = "pixels"
 def features_name(stage: int | str) -> str:
     """The features behind a stage."""
     return f"features_{stage}"
-
-
-def threshold_name(segment: int) -> str:
-    """What a nested graph compares the scores at the end of a segment with."""
-    return f"threshold_{segment}"
 
 
 def probabilities_name(exit_index: int | str) -> str:
@@ -108,120 +102,6 @@ def network_graph(network: EENet) -> onnx.ModelProto:
     for old in sorted(path.parent.glob("*.onnx"), key=lambda p: p.stat().st_mtime)[:-KEPT]:
         old.unlink(missing_ok=True)
     return graph
-
-
-def nest(
-    parts: Sequence[onnx.ModelProto], exits: Sequence[int], *, one_image: bool = False
-) -> onnx.ModelProto:
-    """Segments as one model: each but the first lies in an `If` behind the one before, and takes
-    the images that stay, or the only image.
-
-    It also takes `threshold_0`, `threshold_1`, ..., one for each segment but the last, and gives
-    `probabilities` [B, N] and `exit_index` [B], the exits' numbers.
-    """
-    node, made = onnx.helper.make_node, set[str]()
-
-    def level(k: int, given: str) -> tuple[list[onnx.NodeProto], list[str]]:
-        """The nodes from segment k on, and the names of probabilities and exits."""
-        nodes, outputs = _renamed(parts[k].graph, given, made, f"_in_{k}")
-        probabilities, number = outputs[-2 if k < len(parts) - 1 else -1], f"number_{k}"
-        value = onnx.numpy_helper.from_array(np.array([exits[k]], np.int64))
-        nodes += [
-            node("Shape", [probabilities], [f"count_{k}"], end=1),
-            node("ConstantOfShape", [f"count_{k}"], [number], value=value),
-        ]
-        if k == len(parts) - 1:
-            return nodes, [probabilities, number]
-        rows, kept, found = f"rows_{k}", f"kept_{k}", [f"probabilities_from_{k}", f"number_from_{k}"]
-        nodes += [
-            node("LessOrEqual", [outputs[-1], threshold_name(k)], [f"stays_{k}"]),
-            node("NonZero", [f"stays_{k}"], [f"row_{k}"]),
-            node("Shape", [f"row_{k}"], [f"staying_{k}"], start=1),
-            node("Cast", [f"staying_{k}"], [f"some_stay_{k}"], to=onnx.TensorProto.BOOL),
-        ]
-        here, merged = [f"{name}_here" for name in found], [f"{name}_on" for name in found]
-        copies = [node("Identity", [a], [b]) for a, b in zip([probabilities, number], here, strict=True)]
-        infos = []
-        if one_image:
-            onward, merged = level(k + 1, outputs[0])
-        else:
-            behind, answers = level(k + 1, kept)
-            onward = [
-                node("Transpose", [f"row_{k}"], [rows], perm=[1, 0]),
-                node("GatherND", [outputs[0], rows], [kept]),
-                *behind,
-                node("ScatterND", [probabilities, rows, answers[0]], [merged[0]]),
-                node("ScatterND", [number, rows, answers[1]], [merged[1]]),
-            ]
-            # with the shape known, a runtime adds a shortcut in place
-            dims = parts[k + 1].graph.input[0].type.tensor_type.shape.dim
-            shape = [kept, *(dim.dim_value or None for dim in dims[1:])]
-            infos = [onnx.helper.make_tensor_value_info(kept, onnx.TensorProto.FLOAT, shape)]
-        nodes.append(
-            node(
-                "If",
-                [f"some_stay_{k}"],
-                found,
-                then_branch=onnx.helper.make_graph(onward, "go_on", [], _values(merged), value_info=infos),
-                else_branch=onnx.helper.make_graph(copies, "leave", [], _values(here)),
-            )
-        )
-        return nodes, found
-
-    ends = ["probabilities", "exit_index"]
-    nodes, found = level(0, parts[0].graph.input[0].name)
-    nodes += [node("Identity", [a], [b]) for a, b in zip(found, ends, strict=True)]
-    model = onnx.ModelProto()
-    model.CopyFrom(parts[0])
-    del model.graph.node[:], model.graph.output[:], model.graph.initializer[:], model.graph.value_info[:]
-    model.graph.node.extend(nodes)
-    held = {tensor.name: tensor for part in parts for tensor in part.graph.initializer}
-    model.graph.initializer.extend(held.values())  # above all branches, since they may share some
-    for k in range(len(parts) - 1):
-        info = onnx.helper.make_tensor_value_info(threshold_name(k), onnx.TensorProto.FLOAT, [1])
-        model.graph.input.append(info)
-    model.graph.output.extend(_values(ends))
-    return model
-
-
-def nest_all(
-    parts: Sequence[onnx.ModelProto], segments: Sequence[Segment], final: int
-) -> onnx.ModelProto | None:
-    """The segments from the first to the final exit as one model; none if no early exit is on."""
-    count = next((i for i, segment in enumerate(segments) if segment.exit == final), 0)
-    exits = [segment.exit for segment in segments[: count + 1] if segment.exit is not None]
-    return nest(parts[: count + 1], exits) if count and len(exits) == count + 1 else None
-
-
-def thresholds_given(thresholds: Sequence[float]) -> dict[str, np.ndarray]:
-    """What a nested model takes beside the pixels."""
-    return {threshold_name(k): np.array([value], np.float32) for k, value in enumerate(thresholds)}
-
-
-def _renamed(
-    graph: onnx.GraphProto, given: str, made: set[str], suffix: str
-) -> tuple[list[onnx.NodeProto], list[str]]:
-    """A graph's nodes on another input, and its outputs; names that are `made` already get a suffix."""
-    names = {graph.input[0].name: given}
-    names |= {name: name + suffix for node in graph.node for name in node.output if name in made}
-    nodes = []
-    for old in graph.node:
-        node = onnx.NodeProto()
-        node.CopyFrom(old)
-        node.input[:] = [names.get(name, name) for name in old.input]
-        node.output[:] = [names.get(name, name) for name in old.output]
-        nodes.append(node)
-    made.update(name for node in nodes for name in node.output)
-    return nodes, [names.get(output.name, output.name) for output in graph.output]
-
-
-def _values(names: Sequence[str]) -> list[onnx.ValueInfoProto]:
-    """Probabilities [B, N] and exits [B]."""
-    probabilities, number = names
-    return [
-        onnx.helper.make_tensor_value_info(probabilities, onnx.TensorProto.FLOAT, [None, None]),
-        onnx.helper.make_tensor_value_info(number, onnx.TensorProto.INT64, [None]),
-    ]
 
 
 class _Everything(nn.Module):

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from eenet.network import EENet
 from eenet.runtime.backends import Backend, Outputs, ThroughAll, cores, packed
-from eenet.runtime.graph import PIXELS, Cutter, inputs_and_outputs, nest_all, network_graph, thresholds_given
+from eenet.runtime.graph import PIXELS, Cutter, inputs_and_outputs, network_graph
+from eenet.runtime.nesting import nest_all, thresholds_given
 from eenet.runtime.segments import Segment
 
 

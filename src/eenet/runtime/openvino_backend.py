@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from eenet.network import EENet
 from eenet.runtime.backends import Backend, Outputs, ThroughAll, packed
-from eenet.runtime.graph import PIXELS, Cutter, inputs_and_outputs, nest_all, network_graph, thresholds_given
+from eenet.runtime.graph import PIXELS, Cutter, inputs_and_outputs, network_graph
+from eenet.runtime.nesting import nest_all, thresholds_given
 from eenet.runtime.segments import Segment
 
 
@@ -35,7 +36,7 @@ class OpenVINOBackend(Backend):
         cutter, final = Cutter(network_graph(network)), network.num_exits
         parts = [cutter.cut(*inputs_and_outputs(segment, score, final)) for segment in self.segments]
         self._models = [Compiled(part.SerializeToString(), threads, precision) for part in parts]
-        whole = nest_all(parts, self.segments, final)
+        whole = nest_all(parts, self.segments, final, "several")
         self._whole = whole and Compiled(whole.SerializeToString(), threads, precision)
 
     def run(self, index: int, features: Any) -> Outputs:

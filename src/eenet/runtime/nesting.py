@@ -1,0 +1,173 @@
+"""Segments as one ONNX graph that stops by itself: each lies in an `If` behind the one before."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from eenet.runtime.segments import Segment
+
+Level = tuple[list[onnx.NodeProto], list[str]]
+"""Nodes, and the names of the probabilities and exits they give."""
+Images = Literal["one", "several", "any"]
+ENDS = ["probabilities", "exit_index"]
+node: Any = onnx.helper.make_node  # its annotations know no graphs as attributes
+
+
+def threshold_name(segment: int) -> str:
+    """What a nested graph compares the scores at the end of a segment with."""
+    return f"threshold_{segment}"
+
+
+def thresholds_given(thresholds: Sequence[float]) -> dict[str, NDArray[np.float32]]:
+    """What a nested graph takes beside the pixels."""
+    return {threshold_name(k): np.array([value], np.float32) for k, value in enumerate(thresholds)}
+
+
+def nest_all(
+    parts: Sequence[onnx.ModelProto], segments: Sequence[Segment], final: int, images: Images = "any"
+) -> onnx.ModelProto | None:
+    """The segments from the first to the final exit as one model; none if no early exit is on."""
+    count = next((i for i, segment in enumerate(segments) if segment.exit == final), 0)
+    exits = [segment.exit for segment in segments[: count + 1] if segment.exit is not None]
+    return nest(parts[: count + 1], exits, images) if count and len(exits) == count + 1 else None
+
+
+def nest(parts: Sequence[onnx.ModelProto], exits: Sequence[int], images: Images = "any") -> onnx.ModelProto:
+    """Segments as one model.
+
+    Args:
+        parts: the segments; each gives features, probabilities and scores, the last probabilities.
+        exits: their numbers.
+        images: how many it is to take at a time. For `one`, fewer operations do; `any` has both ways.
+
+    Returns:
+        A model that also takes `threshold_0`, `threshold_1`, ..., one for each segment but the last, and
+        gives `probabilities` [B, N] and `exit_index` [B].
+    """
+    given = parts[0].graph.input[0].name
+    if images == "one":
+        nodes, found = _alone(parts, exits, 0, given, set())
+    else:
+        nodes, found = _together(parts, exits, 0, given, set())
+    if images == "any":
+        alone = _branch(*_alone(parts, exits, 0, given, set()))
+        together, found = _branch(nodes, found), ["probabilities_of_all", "exits_of_all"]
+        nodes = [
+            node("Shape", [given], ["count"], end=1),
+            _constant("one", 1),
+            node("Equal", ["count", "one"], ["is_one"]),
+            node("If", ["is_one"], found, then_branch=alone, else_branch=together),
+        ]
+    model = onnx.ModelProto()
+    model.CopyFrom(parts[0])
+    graph = model.graph
+    del graph.node[:], graph.output[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend([*nodes, *(node("Identity", [a], [b]) for a, b in zip(found, ENDS, strict=True))])
+    held = {tensor.name: tensor for part in parts for tensor in part.graph.initializer}
+    graph.initializer.extend(held.values())  # above all branches, since they share them
+    thresholds = [threshold_name(k) for k in range(len(parts) - 1)]
+    graph.input.extend(onnx.helper.make_tensor_value_info(t, onnx.TensorProto.FLOAT, [1]) for t in thresholds)
+    graph.output.extend(_values(ENDS))
+    return model
+
+
+def _alone(
+    parts: Sequence[onnx.ModelProto], exits: Sequence[int], k: int, given: str, made: set[str]
+) -> Level:
+    """Segment k and those behind it, for one image."""
+    nodes, outputs = _renamed(parts[k].graph, given, made, k)
+    number = f"number_{k}"
+    nodes.append(_constant(number, exits[k]))
+    if k == len(parts) - 1:
+        return nodes, [outputs[0], number]
+    features, probabilities, score = outputs
+    onward = _alone(parts, exits, k + 1, features, made)
+    nodes.append(node("LessOrEqual", [score, threshold_name(k)], [f"stays_{k}"]))
+    found = [f"probabilities_from_{k}", f"number_from_{k}"]
+    nodes.append(_if(f"stays_{k}", found, _branch(*onward), [probabilities, number]))
+    return nodes, found
+
+
+def _together(
+    parts: Sequence[onnx.ModelProto], exits: Sequence[int], k: int, given: str, made: set[str]
+) -> Level:
+    """Segment k and those behind it, each for the images that stay."""
+    nodes, outputs = _renamed(parts[k].graph, given, made, k)
+    last, number = k == len(parts) - 1, f"number_{k}"
+    probabilities = outputs[0] if last else outputs[1]
+    value = onnx.numpy_helper.from_array(np.array([exits[k]], np.int64))
+    nodes += [
+        node("Shape", [probabilities], [f"count_{k}"], end=1),
+        node("ConstantOfShape", [f"count_{k}"], [number], value=value),
+    ]
+    if last:
+        return nodes, [probabilities, number]
+    features, _, score = outputs
+    nodes += [
+        node("LessOrEqual", [score, threshold_name(k)], [f"stays_{k}"]),
+        node("NonZero", [f"stays_{k}"], [f"row_{k}"]),
+        node("Shape", [f"row_{k}"], [f"staying_{k}"], start=1),
+        node("Cast", [f"staying_{k}"], [f"some_stay_{k}"], to=onnx.TensorProto.BOOL),
+    ]
+    rows, kept, merged = f"rows_{k}", f"kept_{k}", [f"probabilities_on_{k}", f"number_on_{k}"]
+    behind, answers = _together(parts, exits, k + 1, kept, made)
+    onward = [
+        node("Transpose", [f"row_{k}"], [rows], perm=[1, 0]),
+        node("GatherND", [features, rows], [kept]),
+        *behind,
+        node("ScatterND", [probabilities, rows, answers[0]], [merged[0]]),
+        node("ScatterND", [number, rows, answers[1]], [merged[1]]),
+    ]
+    # with the shape known in the branch, ONNX Runtime adds a shortcut in place
+    dims = parts[k + 1].graph.input[0].type.tensor_type.shape.dim
+    shape = [kept, *(dim.dim_value or None for dim in dims[1:])]
+    info = onnx.helper.make_tensor_value_info(kept, onnx.TensorProto.FLOAT, shape)
+    found = [f"probabilities_from_{k}", f"number_from_{k}"]
+    nodes.append(_if(f"some_stay_{k}", found, _branch(onward, merged, info), [probabilities, number]))
+    return nodes, found
+
+
+def _if(condition: str, found: Sequence[str], onward: onnx.GraphProto, here: Sequence[str]) -> onnx.NodeProto:
+    """Go on, or keep what is there."""
+    names = [f"{name}_here" for name in found]
+    copies = [node("Identity", [a], [b]) for a, b in zip(here, names, strict=True)]
+    return node("If", [condition], found, then_branch=onward, else_branch=_branch(copies, names))
+
+
+def _branch(
+    nodes: Sequence[onnx.NodeProto], found: Sequence[str], *infos: onnx.ValueInfoProto
+) -> onnx.GraphProto:
+    return onnx.helper.make_graph(nodes, "branch", [], _values(found), value_info=infos)
+
+
+def _values(names: Sequence[str]) -> list[onnx.ValueInfoProto]:
+    """Probabilities [B, N] and exits [B]."""
+    probabilities, number = names
+    return [
+        onnx.helper.make_tensor_value_info(probabilities, onnx.TensorProto.FLOAT, [None, None]),
+        onnx.helper.make_tensor_value_info(number, onnx.TensorProto.INT64, [None]),
+    ]
+
+
+def _constant(name: str, value: int) -> onnx.NodeProto:
+    return node("Constant", [], [name], value=onnx.numpy_helper.from_array(np.array([value], np.int64)))
+
+
+def _renamed(
+    graph: onnx.GraphProto, given: str, made: set[str], k: int
+) -> tuple[list[onnx.NodeProto], list[str]]:
+    """A segment's nodes on another input, and its outputs; names that are `made` already get a suffix."""
+    names = {graph.input[0].name: given}
+    names |= {name: f"{name}_in_{k}" for old in graph.node for name in old.output if name in made}
+    nodes = []
+    for old in graph.node:
+        new = onnx.NodeProto()
+        new.CopyFrom(old)
+        new.input[:] = [names.get(name, name) for name in old.input]
+        new.output[:] = [names.get(name, name) for name in old.output]
+        nodes.append(new)
+    made.update(name for new in nodes for name in new.output)
+    return nodes, [names.get(output.name, output.name) for output in graph.output]
