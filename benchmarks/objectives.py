@@ -21,6 +21,7 @@ from eenet import records as recording
 from eenet.calibration import policy_for_budget
 from eenet.diagnostics import bootstrap_interval
 from eenet.evaluation import decide, evaluate, recorded_scores
+from eenet.gates import AnswerGate
 from eenet.pipeline import train
 from eenet.recipes import get_recipe
 from eenet.records import Records
@@ -44,6 +45,8 @@ METHODS = {  # network, what decides
     "ours, patience": ("ours", "patience"),
     "joint, max softmax": ("joint", "max_softmax"),
     "joint, gates": ("joint", "confidence"),
+    "joint, combined, gates": ("joint", "combined"),
+    "ours, combined": ("ours", "combined"),
     "BranchyNet": ("joint", "entropy"),
     "patience": ("joint", "patience"),
     "Shallow-Deep": ("shallow_deep", "max_softmax"),
@@ -123,10 +126,51 @@ def outcome(held_out: Records, tested: Records, score: str, budget: float) -> Ou
     """Set thresholds on held-out images and use them on the test images."""
     if score == "patience":
         return patience(tested, budget)
+    if score == "combined":
+        (held_out, tested), score = combined(held_out, tested), "confidence"
     policy = policy_for_budget(held_out, budget, scores=[score])
     measured = evaluate(tested, policy)
     right_B = tested.correct_KB.gather(0, decide(tested, policy)[None])[0].double()
     return Outcome(right_B, measured["relative_cost"], measured["dead_exits"])
+
+
+def combined(held_out: Records, tested: Records) -> list[Records]:
+    """Every exit's answer joined with those before it, by weights on logits; gates fitted on the results.
+
+    As in ZTW (Wołczyk et al. 2021), weights by cross-entropy on held-out images. eenet's runtime carries no
+    answers along, so this is what that would be worth, on records.
+    """
+    logits_KBN, found = held_out.logits_KBN.double(), [[], []]
+    final = len(logits_KBN) - 1
+    for k in range(final + 1):
+        alone_K = torch.eye(k + 1, dtype=torch.double)[k]
+        weights_K = alone_K.clone().requires_grad_()
+        optimizer = torch.optim.LBFGS([weights_K], max_iter=50, line_search_fn="strong_wolfe")
+
+        def loss(weights_K=weights_K, alone_K=alone_K, optimizer=optimizer) -> torch.Tensor:
+            optimizer.zero_grad()
+            joined_BN = torch.tensordot(weights_K, logits_KBN[: len(weights_K)], 1)
+            misfit = torch.nn.functional.cross_entropy(joined_BN, held_out.labels_B)
+            total = misfit + 1e-3 * (weights_K - alone_K).square().sum()
+            total.backward()
+            return total
+
+        optimizer.step(loss)
+        for records, logits in zip((held_out, tested), found, strict=True):
+            logits.append(
+                torch.tensordot(weights_K.detach(), records.logits_KBN[: k + 1].double(), 1).float()
+            )
+    confidences = [[], []]
+    for k in range(final):
+        gate = AnswerGate(1, logits_KBN.shape[2])
+        gate.fit(found[0][k], found[0][final])
+        with torch.no_grad():
+            for logits, confidence in zip(found, confidences, strict=True):
+                confidence.append(gate.judge(logits[k]))
+    return [
+        replace(records, logits_KBN=torch.stack(logits), confidence_logits_KB=torch.stack(confidence))
+        for records, logits, confidence in zip((held_out, tested), found, confidences, strict=True)
+    ]
 
 
 def patience(records: Records, budget: float) -> Outcome:
