@@ -17,6 +17,7 @@ from eenet.runtime.backends import Backend, Outputs
 from eenet.runtime.engines import Answers, check_number
 
 SMOOTHING = 0.1  # of the time that a batch takes
+PATIENCE = 1.5  # times that: more answers easy images sooner, hard ones later
 
 
 class EngineClosedError(RuntimeError):
@@ -113,8 +114,8 @@ class QueuedEngine:
             policy: its thresholds.
             batch_size: images that run together, at most.
             most_waiting: images inside, at most; whoever brings more has to wait.
-            patience: seconds after which an image no longer waits for company. Default: as long as
-                a batch takes through all segments.
+            patience: seconds after which an image no longer waits for company. Default: one and a
+                half times as long as a batch takes through all segments.
             workers: threads that run segments.
             on_batch: told the segment and the number of images of every batch, by the threads.
         """
@@ -217,7 +218,7 @@ class QueuedEngine:
         full = [k for k, size in enumerate(sizes) if size >= self._batch_size]
         if full:
             return full[-1]
-        patience = sum(self._seconds) if self._patience is None else self._patience
+        patience = PATIENCE * sum(self._seconds) if self._patience is None else self._patience
         oldest = min((queue.chunks[0].request.arrived, k) for k, queue in enumerate(self._queues) if sizes[k])
         if time.monotonic() - oldest[0] > patience:
             return oldest[1]
