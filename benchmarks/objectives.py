@@ -116,9 +116,9 @@ def compare(out: Path, seeds: tuple[int, ...]) -> list[dict]:
                 )
     print_budgets(rows)
     print_exits(out, seeds)
-    base = {key: value for key, value in right.items() if key[0] == "ours"}
-    for method in METHODS:
-        print_difference(method, base, right)
+    for base in ("ours", "joint, combined, gates"):
+        for method in METHODS:
+            print_difference(base, method, right)
     return rows
 
 
@@ -240,19 +240,22 @@ def auroc(records: Records, score: str) -> list[float]:
     ]
 
 
-def print_difference(method: str, base: dict, right: dict) -> None:
-    """Ours minus a method, paired by image, mean over budgets: the 95 % interval by bootstrap over images."""
+def print_difference(base: str, method: str, right: dict) -> None:
+    """One method minus another, paired by image, mean over budgets and over the seeds that both have.
+
+    With the 95 % interval by bootstrap over images.
+    """
     for name, chosen in (("≤ 0.65", BUDGETS[:3]), ("all", BUDGETS)):
         pairs = [
-            base[key] - right[(method, *key[1:])]
-            for key in base
-            if key[2] in chosen and (method, *key[1:]) in right
+            right[key] - right[(method, *key[1:])]
+            for key in right
+            if key[0] == base and key[2] in chosen and (method, *key[1:]) in right
         ]
-        if pairs and method != "ours":
+        if pairs and method != base:
             differences_B = 100 * torch.stack(pairs).mean(0)
             low, high = bootstrap_interval(differences_B, draws=2000)
             mean = f"{differences_B.mean():+.2f} [{low:+.2f}, {high:+.2f}] points"
-            print(f"ours − {method}, budgets {name}: {mean}")
+            print(f"{base} − {method}, budgets {name}: {mean}")
 
 
 def spread(values: list[float]) -> str:
