@@ -101,8 +101,11 @@ def compare(out: Path, seeds: tuple[int, ...]) -> list[dict]:
             held_out, tested = (
                 recording.load(path / f"records-{s}.safetensors") for s in ("validation", "test")
             )
+            asked = score
+            if score == "combined":
+                (held_out, tested), asked = combined(held_out, tested), "confidence"
             for budget in BUDGETS:
-                done = outcome(held_out, tested, score, budget)
+                done = outcome(held_out, tested, asked, budget)
                 right[method, seed, budget] = done.right_B
                 rows.append(
                     {
@@ -126,8 +129,6 @@ def outcome(held_out: Records, tested: Records, score: str, budget: float) -> Ou
     """Set thresholds on held-out images and use them on the test images."""
     if score == "patience":
         return patience(tested, budget)
-    if score == "combined":
-        (held_out, tested), score = combined(held_out, tested), "confidence"
     policy = policy_for_budget(held_out, budget, scores=[score])
     measured = evaluate(tested, policy)
     right_B = tested.correct_KB.gather(0, decide(tested, policy)[None])[0].double()

@@ -23,9 +23,9 @@ Json = Annotated[
     bool, FlagCreatePairsOff, arg(name="json", help="Print one JSON object, and nothing else, on stdout.")
 ]
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
-
 Flag = Annotated[bool, FlagCreatePairsOff]
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
 def train(
@@ -373,7 +373,7 @@ def _keep_freed_memory() -> None:
     """Let glibc keep what is freed.
 
     Every step of a training frees the same large blocks and asks for them again. From the system
-    they come with cleared pages, which takes a seventh of the time on a CPU.
+    they come with cleared pages, which takes up to a seventh of the time on a CPU.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "mallopt"):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ def _staged(job: Job, save: Save) -> dict[str, Any]:
     return {"stages": stages}
 
 
-def _single(job: Job, save: Save, *, defaults: bool, one_image: bool) -> dict[str, Any]:
+def _single(job: Job, save: Save, *, defaults: bool, images: Literal["one", "any"]) -> dict[str, Any]:
     """The stages nested; thresholds are inputs, with defaults where the format has such."""
     import onnx
 
@@ -75,13 +75,13 @@ def _single(job: Job, save: Save, *, defaults: bool, one_image: bool) -> dict[st
 
     exits = [segment.exit or 0 for segment in job.segments]
     parts = [_halved(job, part, save) for part in _parts(job)[1]]
-    model = nest(parts, exits, "one" if one_image else "any")
+    model = nest(parts, exits, images)
     names = [threshold_name(i) for i in range(len(exits) - 1)]
     for name, k in zip(names, exits, strict=False):
         default = np.array([job.policy.thresholds[k]], np.float32)
         if defaults:
             model.graph.initializer.append(onnx.numpy_helper.from_array(default, name))
-    if one_image:
+    if images == "one":
         model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     outputs = {"probabilities": "probabilities", "exit_index": "exit_index"}
     file = save(job, model, "network")
@@ -195,7 +195,7 @@ FORMATS: dict[str, Format] = {
     "onnx": Format("a file for each stage", partial(_staged, save=_save_onnx), _ONNX, "onnx", PRECISIONS),
     "onnx-single": Format(
         "one file that stops by itself",
-        partial(_single, save=_save_onnx, defaults=True, one_image=False),
+        partial(_single, save=_save_onnx, defaults=True, images="any"),
         _ONNX,
         "onnx",
         PRECISIONS,
@@ -209,7 +209,7 @@ FORMATS: dict[str, Format] = {
     ),
     "openvino-single": Format(
         "IR, one model that stops by itself, for one image",
-        partial(_single, save=_save_openvino, defaults=False, one_image=True),
+        partial(_single, save=_save_openvino, defaults=False, images="one"),
         _OPENVINO,
         "onnx,openvino",
         PRECISIONS,

@@ -37,10 +37,17 @@ class OnnxRuntimeBackend(Backend):
         fast, blocked = _optimized(Cutter(graph).cut([PIXELS], ends), threads)
         cutter, parts = Cutter(fast), []
         self._sessions: list[tuple[ort.InferenceSession, str]] = []
+        shapes: dict[str, Sequence[int | str | None]] = {}
         for inputs, outputs in names:
             inputs, outputs = ([blocked.get(name, name) for name in side] for side in (inputs, outputs))
-            parts.append(cutter.cut(inputs, outputs))
-            self._sessions.append((session_of(parts[-1], threads, optimize=False), inputs[0]))
+            part = cutter.cut(inputs, outputs)
+            if inputs[0] in shapes:
+                # with the shape known, a residual block adds its shortcut in place instead of copying it
+                part.graph.input[0].CopyFrom(_value(inputs[0], shapes[inputs[0]]))
+            session = session_of(part, threads, optimize=False)
+            shapes |= {output.name: output.shape for output in session.get_outputs()}
+            parts.append(part)
+            self._sessions.append((session, inputs[0]))
         whole = nest_all(parts, self.segments, final)
         self._whole = whole and session_of(whole, threads, optimize=False)
 
@@ -68,18 +75,11 @@ def _optimized(graph: onnx.ModelProto, threads: int | None) -> tuple[onnx.ModelP
         for node in fast.graph.node
         if node.op_type == "ReorderOutput" and node.output[0] in ends
     }
-    if blocked:
-        # with shapes known, a residual block adds its shortcut in place instead of copying it
-        probe = onnx.ModelProto()
-        probe.CopyFrom(fast)
-        del probe.graph.output[:]
-        probe.graph.output.extend(_value(name, None) for name in blocked.values())
-        known = session_of(probe, threads, optimize=False).get_outputs()
-        fast.graph.value_info.extend(_value(output.name, output.shape) for output in known)
+    fast.graph.value_info.extend(_value(name, ["batch", None, None, None]) for name in blocked.values())
     return fast, blocked
 
 
-def _value(name: str, shape: Sequence[int | str] | None) -> onnx.ValueInfoProto:
+def _value(name: str, shape: Sequence[int | str | None]) -> onnx.ValueInfoProto:
     return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
 
 
