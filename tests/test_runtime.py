@@ -1,5 +1,6 @@
 """Fast equals slow: every backend and batch size against the reference, and engines against mock segments."""
 
+import copy
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,7 @@ GUARD = 1e-4  # kernels round differently; an image this near to a threshold may
 
 COMPILED = "torch-compile"  # seconds for each segment, batch size and kind of score
 EVERYONE = ExitPolicy("margin", (-1.0,))
+NOBODY = ExitPolicy("confidence", (2.0,) * 3)
 QUICK = [name for name in BACKENDS if name != COMPILED]
 
 
@@ -232,6 +234,18 @@ def test_nested_graph(case: tuple[NDArray[np.float32], ExitPolicy]) -> None:
             probabilities_B1, exits_B = session.run(None, {"x": given_BF, **thresholds})
             assert np.asarray(exits_B).tolist() == [wanted[b] for b in rows]
             assert np.asarray(probabilities_B1)[:, 0].tolist() == rows
+
+
+@pytest.mark.parametrize("backend", QUICK)
+def test_nan_of_a_gate_is_an_error(trained: EENet, digits: ImageSet, backend: str) -> None:
+    """Its probabilities are numbers, so that only the score tells."""
+    broken = copy.deepcopy(trained)
+    with torch.no_grad():
+        broken.heads.get_parameter("1.confidence.output.bias").fill_(torch.nan)
+    fast = create_backend(backend, broken, segments_of(NOBODY), NOBODY.score)
+    for count in (1, 5):
+        with pytest.raises(ValueError, match="exit 1 gives NaN"):
+            run_batch(fast, NOBODY, digits.pixels_BCHW[:count].numpy())
 
 
 def test_nan_is_an_error() -> None:

@@ -29,10 +29,15 @@ def thresholds_given(thresholds: Sequence[float]) -> dict[str, NDArray[np.float3
 def nest_all(
     parts: Sequence[onnx.ModelProto], segments: Sequence[Segment], final: int, images: Images = "any"
 ) -> onnx.ModelProto | None:
-    """The segments from the first to the final exit as one model; none if no early exit is on."""
+    """The segments from the first to the final exit as one model.
+
+    None if no early exit is on; or if a weight is NaN or infinite, since nobody sees the scores
+    inside of one model.
+    """
     count = next((i for i, segment in enumerate(segments) if segment.exit == final), 0)
     exits = [segment.exit for segment in segments[: count + 1] if segment.exit is not None]
-    return nest(parts[: count + 1], exits, images) if count and len(exits) == count + 1 else None
+    whole = count and len(exits) == count + 1 and all(map(_is_finite, parts))
+    return nest(parts[: count + 1], exits, images) if whole else None
 
 
 def nest(parts: Sequence[onnx.ModelProto], exits: Sequence[int], images: Images = "any") -> onnx.ModelProto:
@@ -72,6 +77,11 @@ def nest(parts: Sequence[onnx.ModelProto], exits: Sequence[int], images: Images 
     graph.input.extend(onnx.helper.make_tensor_value_info(t, onnx.TensorProto.FLOAT, [1]) for t in thresholds)
     graph.output.extend(_values(ENDS))
     return model
+
+
+def _is_finite(part: onnx.ModelProto) -> bool:
+    weights = map(onnx.numpy_helper.to_array, part.graph.initializer)
+    return all(np.isfinite(values).all() for values in weights if values.dtype.kind == "f")
 
 
 def _alone(
