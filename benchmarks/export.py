@@ -115,7 +115,7 @@ def stops(checkpoint: str) -> Iterator[dict[str, Any]]:
                 exporting.export(checkpoint, path, format=format)
             (staged, policy), (single, _) = (load_exported(path) for path in paths.values())
             exits = [run_batch(staged, policy, image[None]).exits_B[0] for image in pixels]
-            thresholds = [policy.thresholds[s.exit or 0] for s in segments_of(policy)[:-1]]
+            thresholds = [policy.thresholds[s.exit or 0] for s in segments_of(policy, None)[:-1]]
             for group, chosen in (("exit 0", [0]), ("all", list(range(network.num_exits + 1)))):
                 batch = [image[None] for image, k in zip(pixels, exits, strict=True) if k in chosen][:100]
                 calls: dict[str, Callable[[Any], Any]] = {

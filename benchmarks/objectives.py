@@ -131,7 +131,7 @@ def outcome(held_out: Records, tested: Records, score: str, budget: float) -> Ou
         return patience(tested, budget)
     policy = policy_for_budget(held_out, budget, scores=[score])
     measured = evaluate(tested, policy)
-    right_B = tested.correct_KB.gather(0, decide(tested, policy)[None])[0].double()
+    right_B = tested.correct().gather(0, decide(tested, policy)[None])[0].double()
     return Outcome(right_B, measured["relative_cost"], measured["dead_exits"])
 
 
@@ -182,9 +182,7 @@ def patience(records: Records, budget: float) -> Outcome:
         exits_B = torch.full((len(records),), len(answers_KB) - 1)
         for k in reversed(range(wanted, len(answers_KB) - 1)):
             exits_B[(answers_KB[k - wanted : k + 1] == answers_KB[k]).all(0)] = k
-        tried.append(
-            (costs_K[exits_B].mean().item(), records.correct_KB.gather(0, exits_B[None])[0].double())
-        )
+        tried.append((costs_K[exits_B].mean().item(), records.correct().gather(0, exits_B[None])[0].double()))
     for (cheap, right_B), (dear, right_too_B) in pairwise(tried):
         if cheap <= budget < dear:
             part = (budget - cheap) / (dear - cheap)
@@ -216,7 +214,7 @@ def print_exits(out: Path, seeds: tuple[int, ...]) -> None:
         if not paths:
             continue
         tested = [recording.load(path / "records-test.safetensors") for path in paths]
-        accuracy = [[100 * a for a in t.correct_KB.double().mean(1).tolist()] for t in tested]
+        accuracy = [[100 * a for a in t.correct().double().mean(1).tolist()] for t in tested]
         lines.append([network, *(spread(list(values)) for values in zip(*accuracy, strict=True))])
         for score in ("confidence", "max_softmax"):
             if tested[0].head_macs:
@@ -237,7 +235,7 @@ def print_exits(out: Path, seeds: tuple[int, ...]) -> None:
 def auroc(records: Records, score: str) -> list[float]:
     scores_KB = recorded_scores(records, score)
     return [
-        100 * roc_auc_score(right_B, s_B) for right_B, s_B in zip(records.correct_KB, scores_KB, strict=False)
+        100 * roc_auc_score(right_B, s_B) for right_B, s_B in zip(records.correct(), scores_KB, strict=False)
     ]
 
 

@@ -106,7 +106,7 @@ def policy_for_shares(
 ) -> ExitPolicy:
     """Thresholds that let these shares of the images leave at the first, second, ... exit."""
     backend = create_backend(
-        "onnxruntime", network, segments_of(ExitPolicy(score, (2.0,) * network.num_exits)), score
+        "onnxruntime", network, segments_of(ExitPolicy(score, (2.0,) * network.num_exits), None), score
     )
     features: Any = pixels_BCHW
     thresholds, left = [], 1.0
@@ -192,9 +192,11 @@ def rival(_: Path, repeats: int) -> list[dict[str, Any]]:
             "one by one, eager": lambda part: [run_one(network, policy, image) for image in images[part]],
         }
         for name in ("torch", "onnxruntime", "openvino"):
-            fast = create_backend(name, network, segments_of(policy), policy.score)
+            fast = create_backend(name, network, segments_of(policy, network.config.ensemble), policy.score)
             calls[f"eenet, {name}"] = lambda part, fast=fast: run_batch(fast, policy, pixels[part])
-        fast = create_backend("onnxruntime", network, segments_of(policy), policy.score)
+        fast = create_backend(
+            "onnxruntime", network, segments_of(policy, network.config.ensemble), policy.score
+        )
         exits_B = np.concatenate([run_batch(fast, policy, pixels[part]).exits_B for part in chunks])
         shares = (np.bincount(exits_B, minlength=4) / len(pixels)).round(3).tolist()
         seconds = in_turn({name: partial(over, call, chunks) for name, call in calls.items()}, repeats)
@@ -276,7 +278,9 @@ def queue(checkpoint: Path, repeats: int) -> list[dict[str, Any]]:
     requests = [rng.integers(0, len(pixels), rng.integers(1, 9)) for _ in range(1000)]
     pauses = rng.exponential(1e-4, len(requests))
     made = {
-        n: create_backend("onnxruntime", network, segments_of(policy), policy.score, threads=n)
+        n: create_backend(
+            "onnxruntime", network, segments_of(policy, network.config.ensemble), policy.score, threads=n
+        )
         for n in (1, 2)
     }
     lock = threading.Lock()

@@ -41,7 +41,7 @@ class Mock(Backend):
     name = "mock"
 
     def __init__(self, scores_KB: NDArray[np.float32], policy: ExitPolicy) -> None:
-        self.segments = segments_of(policy)
+        self.segments = segments_of(policy, None)
         self.scores_KB = scores_KB
         self.ran: list[int] = []
 

@@ -16,7 +16,7 @@ POLICY = ExitPolicy("max_softmax", (0.8, 0.7, 0.6))
 def test_against_counting() -> None:
     records = make_records()
     found = diagnose(records, POLICY)
-    right = records.correct_KB.tolist()
+    right = records.correct().tolist()
     for k in range(3):
         pairs = list(zip(right[k], right[3], strict=True))
         assert found["right_then_wrong"][k] == pairs.count((True, False))

@@ -120,7 +120,7 @@ def test_hardly_any_thresholds_are_better(budget: float) -> None:
 
 def quick(records: Records, policy: ExitPolicy) -> tuple[float, float]:
     exits_B = decide(records, policy)
-    right = records.correct_KB.gather(0, exits_B[None]).double().mean().item()
+    right = records.correct().gather(0, exits_B[None]).double().mean().item()
     return right, torch.tensor(records.costs(policy.enabled), dtype=torch.float64)[exits_B].mean().item()
 
 

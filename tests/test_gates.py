@@ -30,7 +30,8 @@ def test_accuracy_kept_by_hand() -> None:
 def test_a_gate_learns_which_answers_to_trust() -> None:
     """On other images; the largest probability can't tell them apart."""
     gate = AnswerGate(1, 4)
-    gate.fit(*answers(2000))
+    seen_BN, final_BN = answers(2000)
+    gate.fit(seen_BN, accuracy_kept(seen_BN, final_BN))
     logits_BN, final_BN = answers(2000, seed=1)
     with torch.no_grad():
         confidence_B = gate(torch.empty(2000, 1), logits_BN).sigmoid()

@@ -72,7 +72,7 @@ def test_equals_one_image_at_a_time(
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_many_threads_on_a_real_network(trained: EENet, digits: ImageSet, backend: str) -> None:
     policy = policy_with_shares(trained, digits, "confidence", (True, True, True))
-    fast = create_backend(backend, trained, segments_of(policy), "confidence")
+    fast = create_backend(backend, trained, segments_of(policy, None), "confidence")
     pixels = digits.pixels_BCHW.numpy()
     alone = run_batch(fast, policy, pixels)
     rng = np.random.default_rng(0)

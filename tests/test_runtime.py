@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from numpy.typing import NDArray
 from runtime_cases import Mock, cases, expected_exits, images_of, policy_with_shares
 
+from eenet.ensemble import ALONE, Weights
 from eenet.image_sets import ImageSet
 from eenet.network import EENet, create_model
 from eenet.policies import SCORES, ExitPolicy
@@ -46,6 +47,7 @@ def test_equals_the_reference(
     if backend == COMPILED and not (shutil.which("g++") or shutil.which("clang++")):
         pytest.skip("torch.compile needs a C++ compiler")
     monkeypatch.setattr(compile_backend, "BUCKETS", (16,))  # 7 images are padded, 60 go in parts
+    monkeypatch.setattr(trained.config, "ensemble", [ALONE, *(Weights(0.7, w) for w in (0.2, 0.5, 0.9))])
     enabled = (True, score != "margin", True)
     policy = policy_with_shares(trained, digits, score, enabled)
     images = digits.pixels_BCHW[:60]
@@ -63,7 +65,7 @@ def test_equals_the_reference(
     ]
     sure = torch.stack(distances).amin(0) > GUARD
     assert sure.sum() > 50
-    fast = create_backend(backend, trained, segments_of(policy), score)
+    fast = create_backend(backend, trained, segments_of(policy, trained.config.ensemble), score)
     for batch_size in (1, 7, 60):
         answers = [run_batch(fast, policy, part.numpy()) for part in images.split(batch_size)]
         taken = torch.from_numpy(np.concatenate([a.exits_B for a in answers]))
@@ -78,7 +80,7 @@ def test_parts_of_the_backbone(trained: EENet, digits: ImageSet, backend: str) -
     """Without exits it is the plain backbone; a part of it gives the features behind its last stage."""
     policy = ExitPolicy("confidence", (0.0,) * 3, (False,) * 3)
     pixels = digits.pixels_BCHW[:5]
-    fast = create_backend(backend, trained, [*segments_of(policy), Segment(0, 1, None)], "confidence")
+    fast = create_backend(backend, trained, [*segments_of(policy, None), Segment(0, 1, None)], "confidence")
     inputs = images_of(trained, pixels)
     with torch.inference_mode():
         wanted = trained(inputs).logits_KBN[-1].softmax(1)
@@ -100,7 +102,9 @@ def test_stages_that_ask_for_the_batch_size(backend: str) -> None:
     scores = run_batch(create_backend("torch", network, [Segment(0, 0, 0)], "margin"), EVERYONE, pixels)
     middle = float(np.median(np.diff(np.sort(scores.probabilities_BN, 1)[:, -2:], axis=1))) + 1e-6
     policy = ExitPolicy("margin", (middle, 2.0))
-    slow, fast = (create_backend(name, network, segments_of(policy), "margin") for name in ("torch", backend))
+    slow, fast = (
+        create_backend(name, network, segments_of(policy, None), "margin") for name in ("torch", backend)
+    )
     wanted = run_batch(slow, policy, pixels)
     assert set(wanted.exits_B) == {0, 2}
     for size in (1, 9):
@@ -113,7 +117,7 @@ def test_stages_that_ask_for_the_batch_size(backend: str) -> None:
 def test_torch_folds_every_norm(trained: EENet) -> None:
     """Those of heads as well; the network itself keeps its own."""
     policy = ExitPolicy("confidence", (0.5,) * 3)
-    fast = create_backend("torch", trained, segments_of(policy), "confidence")
+    fast = create_backend("torch", trained, segments_of(policy, None), "confidence")
     assert isinstance(fast, TorchBackend)
     kinds = [type(part) for module in fast._modules for part in module.modules()]
     assert torch.nn.Conv2d in kinds
@@ -126,14 +130,14 @@ def test_graph_is_kept_and_made_again_for_other_weights(
 ) -> None:
     monkeypatch.setenv("EENET_CACHE", str(tmp_path))
     policy = ExitPolicy("max_softmax", (0.9,) * 3)
-    create_backend("onnxruntime", trained, segments_of(policy), "max_softmax")
+    create_backend("onnxruntime", trained, segments_of(policy, None), "max_softmax")
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    create_backend("openvino", trained, segments_of(policy), "entropy")
+    create_backend("openvino", trained, segments_of(policy, None), "entropy")
     assert {path.name for path in tmp_path.iterdir()} == first.keys()
     weight = trained.heads.get_parameter("0.classifier.weight")
     with torch.no_grad():
         weight += 1
-        create_backend("onnxruntime", trained, segments_of(policy), "max_softmax")
+        create_backend("onnxruntime", trained, segments_of(policy, None), "max_softmax")
         weight -= 1
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -148,7 +152,7 @@ from eenet.runtime.segments import segments_of
 network = create_model("resnet8_w4_cifar", num_classes=10, input_size=(1, 8, 8), num_exits=1)
 network.config.mean, network.config.std = [0.5], [0.5]
 policy = ExitPolicy("confidence", (0.5,))
-held = [create_backend("openvino", network.eval(), segments_of(policy), policy.score)]
+held = [create_backend("openvino", network.eval(), segments_of(policy, None), policy.score)]
 thread = threading.Thread(target=held.clear)
 thread.start()
 thread.join()
@@ -166,7 +170,7 @@ def test_openvino_may_be_given_up_in_another_thread() -> None:
 
 
 def test_refusals(trained: EENet) -> None:
-    segments = segments_of(ExitPolicy("confidence", (0.5,) * 3))
+    segments = segments_of(ExitPolicy("confidence", (0.5,) * 3), None)
     with pytest.raises(
         ValueError, match="unknown backend 'tvm'; choose from torch, torch-compile, onnxruntime, openvino"
     ):
@@ -197,16 +201,17 @@ def test_compacting(case: tuple[NDArray[np.float32], ExitPolicy]) -> None:
 
 
 @cache
-def nested(exits: tuple[int, ...], images: Images) -> ort.InferenceSession:
+def nested(segments: tuple[Segment, ...], images: Images) -> ort.InferenceSession:
     """Made-up segments as one graph: features are an image's number and its score at every exit."""
     node, constant = onnx.helper.make_node, onnx.numpy_helper.from_array
     made = partial(onnx.helper.make_tensor_value_info, elem_type=onnx.TensorProto.FLOAT)
     parts = []
-    for i, k in enumerate(exits):
+    for i, segment in enumerate(segments):
+        k = segment.exit or 0
         nodes = [node("Gather", ["x", "first"], ["p"], axis=1), node("Identity", ["x"], ["y"])]
         nodes += [node("Gather", ["x", f"column_{k}"], ["s"], axis=1)]
         outputs = [made("y", shape=["B", None]), made("p", shape=["B", 1]), made("s", shape=["B"])]
-        last = i == len(exits) - 1
+        last = i == len(segments) - 1
         graph = onnx.helper.make_graph(
             nodes[:1] if last else nodes,
             "part",
@@ -215,7 +220,7 @@ def nested(exits: tuple[int, ...], images: Images) -> ort.InferenceSession:
             [constant(np.array([0]), "first"), constant(np.array(1 + k), f"column_{k}")],
         )
         parts.append(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)]))
-    return session_of(nest(parts, exits, images), 1)
+    return session_of(nest(parts, segments, images), 1)
 
 
 @given(cases())
@@ -223,12 +228,12 @@ def nested(exits: tuple[int, ...], images: Images) -> ort.InferenceSession:
 def test_nested_graph(case: tuple[NDArray[np.float32], ExitPolicy]) -> None:
     """The whole way in one call, with a batch of any size and with one image."""
     scores_KB, policy = case
-    exits, count = tuple(segment.exit or 0 for segment in segments_of(policy)), scores_KB.shape[1]
+    segments, count = tuple(segments_of(policy, None)), scores_KB.shape[1]
     features_BF = np.concatenate([np.arange(count, dtype=np.float32)[None], scores_KB, np.ones((1, count))]).T
-    thresholds = thresholds_given([policy.thresholds[k] for k in exits[:-1]])
+    thresholds = thresholds_given([policy.thresholds[s.exit or 0] for s in segments[:-1]])
     wanted = expected_exits(scores_KB, policy)
     for images in get_args(Images):
-        session = nested(exits, images)
+        session = nested(segments, images)
         for rows in [[b] for b in range(count)] if images == "one" else [list(range(count))]:
             given_BF = features_BF[rows].astype(np.float32)
             probabilities_B1, exits_B = session.run(None, {"x": given_BF, **thresholds})
@@ -242,7 +247,7 @@ def test_nan_of_a_gate_is_an_error(trained: EENet, digits: ImageSet, backend: st
     broken = copy.deepcopy(trained)
     with torch.no_grad():
         broken.heads.get_parameter("1.confidence.output.bias").fill_(torch.nan)
-    fast = create_backend(backend, broken, segments_of(NOBODY), NOBODY.score)
+    fast = create_backend(backend, broken, segments_of(NOBODY, None), NOBODY.score)
     for count in (1, 5):
         with pytest.raises(ValueError, match="exit 1 gives NaN"):
             run_batch(fast, NOBODY, digits.pixels_BCHW[:count].numpy())

@@ -63,7 +63,7 @@ def test_what_is_described_is_counted_right() -> None:
         answers.append(records.logits_KBN[left, i])
         right += int(answers[-1].argmax() == records.labels_B[i])
         other += int(answers[-1].argmax() != records.logits_KBN[2, i].argmax())
-    full = records.correct_KB[2].double().mean().item()
+    full = records.correct()[2].double().mean().item()
     assert found["accuracy"] == pytest.approx(right / len(records))
     assert found["disagreement"] == pytest.approx(other / len(records))
     assert found["excess_error"] == pytest.approx(full - right / len(records))

@@ -86,7 +86,7 @@ def test_exits_for_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
         for threshold in sorted(thresholds, reverse=True):
             exits_B = decide(records, ExitPolicy("confidence", (threshold,) * 4, flags))
             if sum(costs[k] for k in exits_B.tolist()) / 100 <= budget:  # the highest that keeps the budget
-                return records.correct_KB.gather(0, exits_B[None])[0].double().mean().item()
+                return records.correct().gather(0, exits_B[None])[0].double().mean().item()
         return -1.0
 
     for count in (1, 2, 3):

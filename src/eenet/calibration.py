@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eenet.ensemble import fit
 from eenet.evaluation import DEAD_SHARE, first_above, recorded_scores
-from eenet.gates import AnswerGate
+from eenet.gates import AnswerGate, accuracy_kept
 from eenet.network import EENet
 from eenet.policies import ExitPolicy
 from eenet.records import Records
@@ -28,6 +29,26 @@ MOST_CHOICES = 5000  # for which every choice of so many exits is tried
 BUDGET_STEP = 0.025  # between the policies of a checkpoint
 
 
+def fit_ensemble(network: EENet, records: Records) -> Records:
+    """Find out how exits best answer together, see `eenet.ensemble`.
+
+    Args:
+        network: whose `config` gets the weights.
+        records: of held-out inputs with labels.
+
+    Returns:
+        The records with these weights.
+
+    Raises:
+        ValueError: there are no inputs to fit on.
+    """
+    if not len(records):
+        raise ValueError("there are no inputs to fit answers on")
+    own_KBN = records.logits_KBN.double().softmax(2).numpy()
+    network.config.ensemble = fit(list(own_KBN), records.labels_B.numpy())
+    return replace(records, ensemble=network.config.ensemble)
+
+
 def fit_gates(network: EENet, records: Records) -> Records:
     """Fit the answer gates of all exits, see `eenet.gates`.
 
@@ -43,10 +64,10 @@ def fit_gates(network: EENet, records: Records) -> Records:
     """
     if not len(records):
         raise ValueError("there are no inputs to fit gates on")
-    confidence_KB = records.confidence_logits_KB.clone()
+    confidence_KB, answers_KBN = records.confidence_logits_KB.clone(), records.answers().double()
     for k, head in enumerate(network.heads):
         if isinstance(head.confidence, AnswerGate):
-            head.confidence.fit(records.logits_KBN[k], records.logits_KBN[-1])
+            head.confidence.fit(records.logits_KBN[k], accuracy_kept(answers_KBN[k], answers_KBN[-1]))
             with torch.no_grad():
                 confidence_KB[k] = head.confidence.judge(
                     records.logits_KBN[k].to(head.confidence.hidden.weight)
@@ -200,7 +221,7 @@ class _Exits:
         rows = [*self.on, len(enabled)]
         self.scores_KB = scores_KB[self.on]
         self.order_KB = self.scores_KB.argsort(1, descending=True)
-        self.correct_KB = records.correct_KB[rows].double()
+        self.correct_KB = records.correct(self.enabled)[rows].double()
         self.costs_K = torch.tensor(records.costs(self.enabled), dtype=torch.float64)[rows]
 
     def sample(self) -> "_Exits | None":

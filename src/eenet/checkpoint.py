@@ -17,6 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from torch import Tensor
 
+from eenet.ensemble import LARGEST, Weights
 from eenet.policies import ExitPolicy
 
 FORMAT_VERSION = 1
@@ -42,6 +43,8 @@ class Config:
     backbone_macs: int
     stage_macs: list[int]
     head_macs: list[int]
+    ensemble: list[Weights] | None = None
+    """How each exit's answer is joined with those before, see `eenet.ensemble`; none: it isn't."""
     mean: list[float] | None = None
     std: list[float] | None = None
     class_names: list[str] | None = None
@@ -144,6 +147,7 @@ def read_config(directory: Path) -> Config:
     known = {f.name for f in fields(Config)}
     values.setdefault("timings", [])
     values.setdefault("policies", {})
+    values.setdefault("ensemble", None)
     for key in sorted(known - values.keys()):
         raise ValueError(f"{path}: key {key!r} is missing")
     for key in sorted(values.keys() - known):
@@ -160,6 +164,8 @@ def read_config(directory: Path) -> Config:
             with blaming(path, f"{key!r}, {name}"):
                 ExitPolicy.from_dict(policy, len(values["exits"]))
     values["input_size"] = tuple(values["input_size"])
+    if values["ensemble"] is not None:
+        values["ensemble"] = [Weights(*pair) for pair in values["ensemble"]]
     return Config(**values)
 
 
@@ -185,6 +191,10 @@ def _macs(value: Any, count: int) -> bool:
     return _list_of(value, [int], count) and all(v >= 0 for v in value)
 
 
+def _is_weights(value: Any) -> bool:
+    return _list_of(value, [int, float], 2) and all(0 <= v <= LARGEST for v in value)
+
+
 def _per_channel(value: Any, values: Mapping[str, Any]) -> bool:
     """Numbers that survive in float32, so no NaN either."""
     return _list_of(value, [int, float], values["input_size"][0]) and all(abs(v) < 1e30 for v in value)
@@ -205,6 +215,10 @@ _CONFIG_CHECKS: dict[str, tuple[str, Callable[[Any, Mapping[str, Any]], bool]]] 
     "backbone_macs": ("a whole number above 0", lambda v, _: type(v) is int and v > 0),
     "stage_macs": ("a whole number per stage", lambda v, c: _macs(v, len(c["exits"]) + 1)),
     "head_macs": ("a whole number per early exit", lambda v, c: _macs(v, len(c["exits"]))),
+    "ensemble": (
+        f"two numbers from 0 to {LARGEST:g} per exit, or null",
+        lambda v, c: v is None or (_list_of(v, [list], len(c["exits"]) + 1) and all(map(_is_weights, v))),
+    ),
     "mean": ("a number per channel", lambda v, c: _per_channel(v, c) or v is c["std"] is None),
     "std": (
         "a number above 0 per channel",

@@ -19,7 +19,7 @@ def diagnose(records: Records, policy: ExitPolicy) -> dict[str, Any]:
     """How well the exits know what they know, and what is left to be gained.
 
     Returns:
-        `calibration_error` of every exit's max softmax (`expected_calibration_error`); `auroc` of
+        `calibration_error` of every exit's answer (`expected_calibration_error`); `auroc` of
         the policy's score at every early exit for "right if stopped here" (none where all inputs
         are right or all wrong); `right_then_wrong`, inputs that an early exit gets right and the
         final exit wrong ("overthinking", Kaya et al. 2019), and `wrong_then_right`, for every
@@ -27,8 +27,8 @@ def diagnose(records: Records, policy: ExitPolicy) -> dict[str, Any]:
         `relative_cost`, `full_accuracy` and `drop` (full minus policy, paired) the 95 % interval,
         by bootstrap over inputs.
     """
-    correct_KB, exits_B = records.correct_KB, decide(records, policy)
-    early_KB, final_B = correct_KB[:-1], correct_KB[-1]
+    correct_KB, exits_B = records.correct(policy.enabled), decide(records, policy)
+    early_KB, final_B = correct_KB[:-1], records.correct()[-1]
     right_B = correct_KB.gather(0, exits_B[None])[0].double()
     spent_B = torch.tensor(records.costs(policy.enabled), dtype=torch.float64)[exits_B]
     values = {
@@ -40,7 +40,7 @@ def diagnose(records: Records, policy: ExitPolicy) -> dict[str, Any]:
     return {
         "calibration_error": [
             expected_calibration_error(logits_BN, right_B)
-            for logits_BN, right_B in zip(records.logits_KBN, correct_KB, strict=True)
+            for logits_BN, right_B in zip(records.answers(policy.enabled), correct_KB, strict=True)
         ],
         "auroc": [
             roc_auc_score(right_B, score_B) if 0 < right_B.sum() < len(right_B) else None
@@ -74,7 +74,7 @@ def expected_calibration_error(logits_BN: Tensor, right_B: Tensor) -> float:
 def oracle(records: Records) -> list[tuple[float, float]]:
     """Relative cost and accuracy of leaving at the first right exit, of those up to exit 0, 1, ..."""
     costs_K = torch.tensor(records.costs(), dtype=torch.float64)
-    correct_KB, points = records.correct_KB, []
+    correct_KB, points = records.correct(), []
     for last in range(len(correct_KB)):
         seen_KB = correct_KB[: last + 1]
         first_B = seen_KB.int().argmax(0)  # exit 0 where none is right

@@ -19,14 +19,14 @@ def evaluate(records: Records, policy: ExitPolicy) -> dict[str, Any]:
         `num_examples`; `accuracy` and mean `relative_cost` of the policy; `exit_counts`,
         how many inputs leave at each exit; `exit_accuracy`, each exit's own accuracy over
         all inputs; `leaving_accuracy`, over those that leave there (none if nobody does);
-        `full_accuracy`, of the final exit on all inputs; `dead_exits`: early exits,
+        `full_accuracy`, of the final exit on all inputs, with all exits on; `dead_exits`: early exits,
         switched on, where under 0.5 % leave or whose own accuracy is below 1.5 × chance;
         `switched_off`: early exits that the policy doesn't run; `costs`, relative, per exit.
     """
     if not len(records):
         raise ValueError("there are no inputs to evaluate")
     exits_B = decide(records, policy)
-    correct_KB = records.correct_KB
+    correct_KB = records.correct(policy.enabled)
     num_exits, num_classes = len(correct_KB), records.logits_KBN.shape[2]
     counts_K = torch.bincount(exits_B, minlength=num_exits)
     chosen_B = correct_KB.gather(0, exits_B[None])[0]
@@ -50,7 +50,7 @@ def evaluate(records: Records, policy: ExitPolicy) -> dict[str, Any]:
             right / count if count else None
             for right, count in zip(left_right, counts_K.tolist(), strict=True)
         ],
-        "full_accuracy": accuracy_K[-1].item(),
+        "full_accuracy": records.full_accuracy,
         "dead_exits": dead,
         "switched_off": [k for k in range(num_exits - 1) if not policy.enabled[k]],
         "costs": costs,
@@ -81,10 +81,10 @@ def accuracy_cost_curve(
     quantiles = scores_KB.flatten().sort().values
     picks = torch.linspace(0, len(quantiles) - 1, points).long()
     thresholds = [float("-inf"), *quantiles[picks].tolist()]
-    curve = []
+    curve, correct_KB = [], records.correct()
     for threshold in thresholds:
         exits_B = first_above(scores_KB, threshold)
-        right = records.correct_KB.gather(0, exits_B[None])[0].double().mean().item()
+        right = correct_KB.gather(0, exits_B[None])[0].double().mean().item()
         curve.append((threshold, costs_K[exits_B].mean().item(), right))
     return curve
 

@@ -24,7 +24,6 @@ from eenet.policies import ExitPolicy
 from eenet.records import Records, collect
 from eenet.runtime.engines import run_batch
 from eenet.runtime.exported import FORMAT_VERSION, MANIFEST_FILE, load_exported, read_manifest
-from eenet.runtime.segments import segments_of
 
 COMPARED_IMAGES = 256
 COMPARED_PIXELS = 4_000_000  # of all images together: fewer where they are large
@@ -176,12 +175,15 @@ def _manifest(job: Job, budgets: dict[str, ExitPolicy], format: str, checkpoint:
     config, policy = job.network.config, job.policy
     channels, height, width = config.input_size
     costs, final = job.network.costs(policy.enabled), job.network.num_exits
-    exits = [segment.exit or 0 for segment in segments_of(policy)]
     stages: list[dict[str, Any]] = []
-    for k in exits:
+    for segment in job.segments:
+        k = segment.exit or 0
         stages.append({"exit": k, "relative_cost": costs[k]})
         if k < final:
             stages[-1]["threshold"] = policy.thresholds[k]
+        if segment.weights is not None:
+            stages[-1]["weights"] = list(segment.weights)
+    exits = [stage["exit"] for stage in stages]
     return {
         "format": format,
         "format_version": FORMAT_VERSION,
@@ -247,7 +249,7 @@ def _compare(job: Job, images: ImageSet, expected: Records) -> dict[str, Any]:
             "in the network"
         )
     rows = torch.arange(len(images))
-    wanted_BN = expected.logits_KBN[wanted_B, rows].softmax(1).numpy()
+    wanted_BN = expected.answers(policy.enabled)[wanted_B, rows].softmax(1).numpy()
     differences = np.abs(probabilities_BN - wanted_BN)[same_B]
     difference = float(differences.max(initial=0))
     if not difference <= TOLERANCE[job.precision]:

@@ -33,7 +33,7 @@ class Job:
 
     @property
     def segments(self) -> list[Segment]:
-        return segments_of(self.policy)
+        return segments_of(self.policy, self.network.config.ensemble)
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,12 @@ def _single(job: Job, save: Save, *, defaults: bool, images: Literal["one", "any
     from eenet.runtime.graph import PIXELS
     from eenet.runtime.nesting import nest, threshold_name
 
-    exits = [segment.exit or 0 for segment in job.segments]
+    segments = job.segments
     parts = [_halved(job, part, save) for part in _parts(job)[1]]
-    model = nest(parts, exits, images)
-    names = [threshold_name(i) for i in range(len(exits) - 1)]
-    for name, k in zip(names, exits, strict=False):
-        default = np.array([job.policy.thresholds[k]], np.float32)
+    model = nest(parts, segments, images)
+    names = [threshold_name(i) for i in range(len(segments) - 1)]
+    for name, segment in zip(names, segments, strict=False):
+        default = np.array([job.policy.thresholds[segment.exit or 0]], np.float32)
         if defaults:
             model.graph.initializer.append(onnx.numpy_helper.from_array(default, name))
     if images == "one":

@@ -60,17 +60,17 @@ class AnswerGate(nn.Module):
         correction_B1 = self.output(torch.tanh(self.hidden(seen_BS)))
         return (F.linear(statistics_BS, self.logit_1S) + correction_B1).squeeze(1)
 
-    def fit(self, logits_BN: Tensor, final_BN: Tensor) -> None:
-        """Fit the confidence to `accuracy_kept`, by cross-entropy, on held-out images.
+    def fit(self, logits_BN: Tensor, kept_B: Tensor) -> None:
+        """Fit the confidence to the share of accuracy kept, by cross-entropy, on held-out images.
 
         Args:
             logits_BN: of this exit.
-            final_BN: logits of the final exit.
+            kept_B: if an image leaves here, see `accuracy_kept`.
         """
         dtype, device = self.hidden.weight.dtype, self.hidden.weight.device
         self.double().cpu()
         statistics_BS = statistics(logits_BN.double())
-        kept_B = accuracy_kept(logits_BN.double(), final_BN.double())
+        kept_B = kept_B.double()
         self._start()
         mean_S = statistics_BS.mean(0)
         std_S = statistics_BS.std(0, correction=0).clamp_min(NARROWEST)

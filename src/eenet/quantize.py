@@ -80,6 +80,7 @@ def graph_records(graph: onnx.ModelProto, network: EENet, images: Images) -> Rec
         config.stage_macs,
         config.head_macs,
         config.backbone_macs,
+        config.ensemble,
     )
 
 

@@ -1,9 +1,11 @@
 """One pass over a data set: what every exit says about every image, and the label."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from eenet import cost
 from eenet.checkpoint import Config, write_atomically
+from eenet.ensemble import Ensemble, Weights, join
 from eenet.image_sets import Images
 from eenet.images import normalize
 from eenet.loading import in_order
@@ -34,19 +37,44 @@ class Records:
     stage_macs: list[int]
     head_macs: list[int]
     backbone_macs: int
+    ensemble: Ensemble | None = None
+    """How answers are joined, see `eenet.ensemble`."""
 
     def __len__(self) -> int:
         return len(self.labels_B)
 
-    @property
-    def correct_KB(self) -> Tensor:
-        """Whether each exit's own answer is right: bool [K, B]."""
-        return self.logits_KBN.argmax(2) == self.labels_B
+    def answers(self, enabled: Sequence[bool] | None = None) -> Tensor:
+        """What is answered at each exit, joined with those of the exits before that are on: logits [K, B, N].
+
+        At an exit that is switched off: its own answer.
+
+        Args:
+            enabled: for each early exit. Default: all on.
+        """
+        if self.ensemble is None:
+            return self.logits_KBN
+        joined_BN, rows = None, []
+        for k, weights in enumerate(self.ensemble):
+            own_BN = self._probabilities_KBN[k]
+            if enabled is None or k == len(enabled) or enabled[k]:
+                joined_BN = join(own_BN, joined_BN, weights)
+                rows.append(torch.from_numpy(joined_BN))
+            else:
+                rows.append(self.logits_KBN[k])
+        return torch.stack(rows)
+
+    @cached_property
+    def _probabilities_KBN(self) -> Any:
+        return self.logits_KBN.softmax(2).numpy()
+
+    def correct(self, enabled: Sequence[bool] | None = None) -> Tensor:
+        """Whether the answer at each exit is right, see `answers`: bool [K, B]."""
+        return self.answers(enabled).argmax(2) == self.labels_B
 
     @property
     def full_accuracy(self) -> float:
-        """Of the final exit on all inputs."""
-        return self.correct_KB[-1].double().mean().item()
+        """Of the final exit on all inputs, with all exits on."""
+        return self.correct()[-1].double().mean().item()
 
     def subset(self, rows: Tensor) -> "Records":
         """Those of some inputs, by index."""
@@ -102,6 +130,7 @@ def collect(
         config.stage_macs,
         config.head_macs,
         config.backbone_macs,
+        config.ensemble,
     )
 
 
@@ -133,7 +162,8 @@ def save(records: Records, path: Path) -> None:
     """Write records as one safetensors file."""
     tensors = {name: getattr(records, name).contiguous() for name in _TENSORS}
     costs = {name: getattr(records, name) for name in _COSTS}
-    write_atomically(path, safetensors.torch.save(tensors, {"costs": json.dumps(costs)}))
+    about = {"costs": json.dumps(costs), "ensemble": json.dumps(records.ensemble)}
+    write_atomically(path, safetensors.torch.save(tensors, about))
 
 
 def load(path: str | Path) -> Records:
@@ -148,6 +178,10 @@ def load(path: str | Path) -> Records:
     try:
         with safetensors.safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in _TENSORS}
-            return Records(**tensors, **json.loads(file.metadata()["costs"]))
+            about = file.metadata()
+            ensemble = json.loads(about.get("ensemble", "null"))
+            if ensemble is not None:
+                ensemble = [Weights(*pair) for pair in ensemble]
+            return Records(**tensors, **json.loads(about["costs"]), ensemble=ensemble)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a file of records: {error}") from error

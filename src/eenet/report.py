@@ -106,13 +106,13 @@ def _network(entry: Entry, images: Images, first_macs: int, entries: int) -> dic
         "scale": records.backbone_macs / first_macs,
         "exits": [*(f"exit {k}{block}" for k, block in enumerate(behind)), "final exit"],
         "full": records.full_accuracy,
-        "exit_accuracy": records.correct_KB.double().mean(1).tolist(),
+        "exit_accuracy": records.correct().double().mean(1).tolist(),
         "auroc": [*found["auroc"], None],
         "oracle": found["oracle"],
         "calibration_error": found["calibration_error"],
         "reliability": [
             dict(zip(("probability", "accuracy", "count"), reliability(logits_BN, right_B), strict=True))
-            for logits_BN, right_B in zip(records.logits_KBN, records.correct_KB, strict=True)
+            for logits_BN, right_B in zip(records.answers(), records.correct(), strict=True)
         ],
         "settings": [
             own,
@@ -132,7 +132,7 @@ def _setting(records: Records, policy: ExitPolicy, budget: float | None) -> dict
     measured, exits_B = evaluate(records, policy), decide(records, policy)
     right, count = round(measured["accuracy"] * len(records)), len(records)
     interval = binomtest(right, count).proportion_ci(method="wilson")
-    pairs = torch.stack([records.labels_B, _answers(records, exits_B)])
+    pairs = torch.stack([records.labels_B, _answers(records, policy, exits_B)])
     kinds, counts = pairs.unique(dim=1, return_counts=True)
     return {
         "budget": budget,
@@ -148,15 +148,15 @@ def _setting(records: Records, policy: ExitPolicy, budget: float | None) -> dict
     }
 
 
-def _answers(records: Records, exits_B: Tensor) -> Tensor:
-    return records.logits_KBN.argmax(2).gather(0, exits_B[None])[0]
+def _answers(records: Records, policy: ExitPolicy, exits_B: Tensor) -> Tensor:
+    return records.answers(policy.enabled).argmax(2).gather(0, exits_B[None])[0]
 
 
 def _strips(entry: Entry, images: Images, entries: int) -> list[dict[str, Any]]:
     """Per exit the images it is surest of and those it is least sure of, then wrong early exits."""
     records, policy = entry.records, entry.policy
     exits_B = decide(records, policy)
-    answers_B, on = _answers(records, exits_B), [k for k, on in enumerate(policy.enabled) if on]
+    answers_B, on = _answers(records, policy, exits_B), [k for k, on in enumerate(policy.enabled) if on]
     final = len(policy.thresholds)
     room = MOST_IMAGES // (entries * (2 * len(on) + 3))
     number = max(2, min(IMAGES_PER_STRIP, room))
@@ -164,7 +164,7 @@ def _strips(entry: Entry, images: Images, entries: int) -> list[dict[str, Any]]:
         score_KB = recorded_scores(records, policy.score)
         score_B = score_KB.gather(0, exits_B.clamp(max=on[-1])[None])[0]
     else:
-        score_B = SCORES["max_softmax"](records.logits_KBN[-1], records.labels_B)
+        score_B = SCORES["max_softmax"](records.answers()[-1], records.labels_B)
     chosen: list[tuple[str, Tensor]] = []
     for k in [*on, final]:
         members = (exits_B == k).nonzero()[:, 0]
@@ -177,7 +177,7 @@ def _strips(entry: Entry, images: Images, entries: int) -> list[dict[str, Any]]:
         if len(ranked) > number:
             chosen.append((f"{name}: {unsure}", ranked[number:].flip(0)[:number]))
     if on:
-        full_B = records.correct_KB[-1]
+        full_B = records.correct()[-1]
         lost = ((exits_B < final) & (answers_B != records.labels_B) & full_B).nonzero()[:, 0]
         ranked = lost[score_B[lost].argsort(descending=True, stable=True)]
         title = f"Left too early: wrong, and the final exit is right ({len(lost)})"

@@ -191,10 +191,10 @@ def _along_the_grid(records: Records, score: str, risk: str) -> tuple[list[int],
     if risk == "excess_error" and bool((records.labels_B < 0).any()):
         raise ValueError("excess error needs labels, and some inputs have none; use risk 'disagreement'")
     if risk == "disagreement":
-        answers_KB = records.logits_KBN.argmax(2)
+        answers_KB = records.answers().argmax(2)
         losses_KB = (answers_KB[:-1] != answers_KB[-1]).int()
     else:
-        right_KB = records.correct_KB.int()
+        right_KB = records.correct().int()
         losses_KB = right_KB[-1] - right_KB[:-1]
     # An input is at exit k from the threshold that one of its scores up to there is above, until
     # the one that a score before is above.

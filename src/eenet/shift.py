@@ -65,11 +65,10 @@ def describe(records: Records, policy: ExitPolicy) -> dict[str, Any]:
         network's; `exit_shares`; `calibration_error` of the answers given.
     """
     measured, exits_B = evaluate(records, policy), decide(records, policy)
-    answers_BN = records.logits_KBN.gather(
-        0, exits_B[None, :, None].expand(1, -1, records.logits_KBN.shape[2])
-    )[0]
+    answers_KBN = records.answers(policy.enabled)
+    answers_BN = answers_KBN.gather(0, exits_B[None, :, None].expand(1, -1, answers_KBN.shape[2]))[0]
     right_B = answers_BN.argmax(1) == records.labels_B
-    other_B = answers_BN.argmax(1) != records.logits_KBN[-1].argmax(1)
+    other_B = answers_BN.argmax(1) != records.answers()[-1].argmax(1)
     return {
         **{key: measured[key] for key in ("num_examples", "accuracy", "relative_cost", "full_accuracy")},
         "excess_error": measured["full_accuracy"] - measured["accuracy"],

@@ -100,7 +100,7 @@ def calibrate(
     with progress("evaluating", len(images)) as advance:
         records = recording.collect(network, images, on_progress=advance)
     if not labelled:  # what is right is then what the full network says
-        records = replace(records, labels_B=records.logits_KBN[-1].argmax(1))
+        records = replace(records, labels_B=records.answers()[-1].argmax(1))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     fitted, held_out = (records.subset(half) for half in (order[::2], order[1::2]))
     result: dict[str, Any] = {"checkpoint": str(out or directory)}

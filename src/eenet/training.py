@@ -17,7 +17,7 @@ from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from eenet.calibration import fit_gates, policy_for_budget
+from eenet.calibration import fit_ensemble, fit_gates, policy_for_budget
 from eenet.console import training_progress
 from eenet.evaluation import evaluate
 from eenet.image_sets import Images
@@ -331,12 +331,16 @@ def _policy_so_far(network: EENet, records: Records, config: TrainConfig) -> Exi
 
 
 def calibrate(network: EENet, records: Records, config: TrainConfig) -> tuple[ExitPolicy, Records]:
-    """Fit the gates on records of the validation images; returns the run's policy, and what was recorded."""
+    """Fit what is fitted on the validation images: how exits answer together, gates, thresholds.
+
+    Returns:
+        The run's policy, and the records with what was fitted.
+    """
     if not network.num_exits:
         return ExitPolicy("confidence", ()), records
     if config.objective in TRAIN_CONFIDENCE:
         return ExitPolicy("confidence", (0.5,) * network.num_exits), records
-    records = fit_gates(network, records)
+    records = fit_gates(network, fit_ensemble(network, records))
     return policy_for_budget(records, config.budget), records
 
 

@@ -165,6 +165,7 @@ def _records(network: EENet, directory: Path, images: Images, split: str) -> rec
         fresh, same = recording.collect(network, images.subset(some.tolist())), kept.subset(some)
         if (
             torch.equal(kept.labels_B, images.labels_B)
+            and fresh.ensemble == same.ensemble
             and fresh.logits_KBN.shape == same.logits_KBN.shape
             and torch.allclose(fresh.logits_KBN, same.logits_KBN, atol=1e-3)
         ):

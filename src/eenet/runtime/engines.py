@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from eenet.ensemble import join, probabilities
 from eenet.policies import ExitPolicy
 from eenet.runtime.backends import Backend
 
@@ -13,7 +14,7 @@ class Answers(NamedTuple):
     """What a batch of images got."""
 
     probabilities_BN: NDArray[np.float32]
-    """Of the exit each image left at."""
+    """At the exit each image left at."""
     exits_B: NDArray[np.intp]
     scores_BK: NDArray[np.float32] | None = None
     """Of every early exit that an image came to, NaN elsewhere; from the queued engine only."""
@@ -33,7 +34,7 @@ def run_batch(backend: Backend, policy: ExitPolicy, pixels_BCHW: NDArray[np.uint
     final = len(policy.thresholds)
     if backend.one_at_a_time and len(pixels_BCHW) > 1:
         single = [run_batch(backend, policy, pixels_CHW[None]) for pixels_CHW in pixels_BCHW]
-        pairs = zip(*((answers.probabilities_BN, answers.exits_B) for answers in single), strict=True)
+        pairs = zip(*((one.probabilities_BN, one.exits_B) for one in single), strict=True)
         return Answers(*map(np.concatenate, pairs))
     if len(pixels_BCHW):
         on = [policy.thresholds[s.exit] for s in backend.segments if s.exit is not None and s.exit < final]
@@ -45,29 +46,40 @@ def run_batch(backend: Backend, policy: ExitPolicy, pixels_BCHW: NDArray[np.uint
     exits_B = np.full(len(pixels_BCHW), final, np.intp)
     rows_B = np.arange(len(pixels_BCHW))  # the images that are still on their way
     parts: list[tuple[NDArray[np.intp], NDArray[np.float32]]] = []
-    features = pixels_BCHW
+    features, joined_BN = pixels_BCHW, None
     for index, segment in enumerate(backend.segments):
         if not len(rows_B):
             break
         features, probabilities_BN, score_B = backend.run(index, features)
         assert probabilities_BN is not None
-        if score_B is None:
-            check_number(probabilities_BN, final)
-            parts.append((rows_B, probabilities_BN))
-            break
         assert segment.exit is not None
-        check_number(score_B, segment.exit)
+        check_number(probabilities_BN if score_B is None else score_B, segment.exit)
+        if segment.weights is not None:
+            joined_BN = join(probabilities_BN, joined_BN, segment.weights)
+        if score_B is None:
+            parts.append((rows_B, answers(probabilities_BN, joined_BN)))
+            break
         leaves_B = score_B > policy.thresholds[segment.exit]
         if not leaves_B.any():
             continue
         leaving = np.flatnonzero(leaves_B)
-        parts.append((rows_B[leaving], probabilities_BN[leaving]))
+        parts.append((rows_B[leaving], answers(probabilities_BN, joined_BN, leaving)))
         exits_B[rows_B[leaving]] = segment.exit
         staying = np.flatnonzero(~leaves_B)
         rows_B = rows_B[staying]
         if len(staying):
             features = backend.shrink(features, staying)
+            joined_BN = None if joined_BN is None else joined_BN[staying]
     return Answers(_in_order(parts, len(exits_B)), exits_B)
+
+
+def answers(
+    own_BN: NDArray[np.float32],
+    joined_BN: NDArray[np.float32] | None,
+    rows: NDArray[np.intp] | slice = slice(None),
+) -> NDArray[np.float32]:
+    """Probabilities that images leave with: of the exit alone, or joined, see `eenet.ensemble`."""
+    return own_BN[rows] if joined_BN is None else probabilities(joined_BN[rows])
 
 
 def check_number(values: NDArray[np.float32], exit_index: int) -> None:

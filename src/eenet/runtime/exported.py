@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from eenet.checkpoint import blaming
+from eenet.ensemble import ALONE, Weights
 from eenet.policies import ExitPolicy
 from eenet.runtime.backends import Backend, Outputs, ThroughAll, packed
-from eenet.runtime.segments import segments_of
+from eenet.runtime.segments import Segment, segments_of
 
 MANIFEST_FILE = "eenet.json"
 FORMAT_VERSION = 1
@@ -50,6 +51,15 @@ def policy_of(manifest: dict[str, Any]) -> ExitPolicy:
     )
 
 
+def _segments(manifest: dict[str, Any], policy: ExitPolicy) -> list[Segment]:
+    """With the weights by which the stages' answers are joined, where there are any."""
+    weights = {
+        stage["exit"]: Weights(*stage["weights"]) for stage in manifest["stages"] if "weights" in stage
+    }
+    ensemble = [weights.get(k, ALONE) for k in range(len(policy.enabled) + 1)] if weights else None
+    return segments_of(policy, ensemble)
+
+
 def load_exported(directory: str | Path, *, threads: int | None = None) -> tuple[Backend, ExitPolicy]:
     """The exported files as a backend, and the policy they were exported with.
 
@@ -80,7 +90,7 @@ class Staged(Backend):
     def __init__(
         self, directory: Path, manifest: dict[str, Any], policy: ExitPolicy, threads: int | None
     ) -> None:
-        self.segments = segments_of(policy)
+        self.segments = _segments(manifest, policy)
         opened = {"onnx": _onnx, "openvino": _openvino, "aoti": _aoti, "executorch": _executorch}
         open_stage = opened[manifest["format"]]
         self._runs = [open_stage(directory / stage["file"], stage, threads) for stage in manifest["stages"]]
@@ -103,7 +113,7 @@ class SingleFile(Backend):
     def __init__(
         self, directory: Path, manifest: dict[str, Any], policy: ExitPolicy, threads: int | None
     ) -> None:
-        self.segments = segments_of(policy)
+        self.segments = _segments(manifest, policy)
         open_file = {"onnx-single": _onnx, "openvino-single": _openvino}[manifest["format"]]
         self._run = open_file(directory / manifest["single"]["file"], manifest["single"], threads)
 

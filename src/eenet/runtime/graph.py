@@ -181,7 +181,7 @@ def _cache() -> Path:
 def _fingerprint(network: EENet) -> str:
     """Of all that the graph depends on."""
     config = asdict(network.config)
-    for key in ("policy", "budgets", "policies", "timings", "provenance", "class_names"):
+    for key in ("policy", "budgets", "policies", "timings", "provenance", "class_names", "ensemble"):
         del config[key]
     versions = [version(name) for name in ("eenet", "torch", "onnx", "onnxscript")]
     code = "".join(str(getattr(stage, "code", "")) for stage in network.stages)

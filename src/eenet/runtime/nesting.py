@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from eenet.ensemble import FLOOR
 from eenet.runtime.segments import Segment
 
 Level = tuple[list[onnx.NodeProto], list[str]]
@@ -35,17 +36,19 @@ def nest_all(
     inside of one model.
     """
     count = next((i for i, segment in enumerate(segments) if segment.exit == final), 0)
-    exits = [segment.exit for segment in segments[: count + 1] if segment.exit is not None]
-    whole = count and len(exits) == count + 1 and all(map(_is_finite, parts))
-    return nest(parts[: count + 1], exits, images) if whole else None
+    chosen = segments[: count + 1]
+    whole = count and all(segment.exit is not None for segment in chosen) and all(map(_is_finite, parts))
+    return nest(parts[: count + 1], chosen, images) if whole else None
 
 
-def nest(parts: Sequence[onnx.ModelProto], exits: Sequence[int], images: Images = "any") -> onnx.ModelProto:
+def nest(
+    parts: Sequence[onnx.ModelProto], segments: Sequence[Segment], images: Images = "any"
+) -> onnx.ModelProto:
     """Segments as one model.
 
     Args:
-        parts: the segments; each gives features, probabilities and scores, the last probabilities.
-        exits: their numbers.
+        parts: each gives features, probabilities and scores, the last one probabilities.
+        segments: what they are; all with an exit.
         images: how many it is to take at a time. For `one`, fewer operations do; `any` has both ways.
 
     Returns:
@@ -54,15 +57,15 @@ def nest(parts: Sequence[onnx.ModelProto], exits: Sequence[int], images: Images 
     """
     given = parts[0].graph.input[0].name
     if images == "one":
-        nodes, found = _alone(parts, exits, 0, given, set())
+        nodes, found = _alone(parts, segments, 0, given, set())
     else:
-        nodes, found = _together(parts, exits, 0, given, set())
+        nodes, found = _together(parts, segments, 0, given, set())
     if images == "any":
-        alone = _branch(*_alone(parts, exits, 0, given, set()))
+        alone = _branch(*_alone(parts, segments, 0, given, set()))
         together, found = _branch(nodes, found), ["probabilities_of_all", "exits_of_all"]
         nodes = [
             node("Shape", [given], ["count"], end=1),
-            _constant("one", 1),
+            _constant("one", [1]),
             node("Equal", ["count", "one"], ["is_one"]),
             node("If", ["is_one"], found, then_branch=alone, else_branch=together),
         ]
@@ -85,30 +88,72 @@ def _is_finite(part: onnx.ModelProto) -> bool:
 
 
 def _alone(
-    parts: Sequence[onnx.ModelProto], exits: Sequence[int], k: int, given: str, made: set[str]
+    parts: Sequence[onnx.ModelProto],
+    segments: Sequence[Segment],
+    k: int,
+    given: str,
+    made: set[str],
+    joined: str | None = None,
 ) -> Level:
-    """Segment k and those behind it, for one image."""
+    """Segment k and those behind it, for one image; `joined` is what the exits before said."""
     nodes, outputs = _renamed(parts[k].graph, given, made, k)
-    number = f"number_{k}"
-    nodes.append(_constant(number, exits[k]))
-    if k == len(parts) - 1:
-        return nodes, [outputs[0], number]
-    features, probabilities, score = outputs
-    onward = _alone(parts, exits, k + 1, features, made)
+    number, last = f"number_{k}", k == len(parts) - 1
+    nodes.append(_constant(number, [segments[k].exit]))
+    probabilities = outputs[0] if last else outputs[1]
+    joining, joined, answering, answer = _joined(segments[k], k, probabilities, joined)
+    if last:
+        return [*nodes, *joining, *answering], [answer, number]
+    features, _, score = outputs
+    behind, answers = _alone(parts, segments, k + 1, features, made, joined)
+    if answering:
+        nodes += joining
+    else:  # only those who stay need it
+        behind = [*joining, *behind]
     nodes.append(node("LessOrEqual", [score, threshold_name(k)], [f"stays_{k}"]))
     found = [f"probabilities_from_{k}", f"number_from_{k}"]
-    nodes.append(_if(f"stays_{k}", found, _branch(*onward), [probabilities, number]))
+    nodes.append(_if(f"stays_{k}", found, _branch(behind, answers), [answer, number], answering))
     return nodes, found
 
 
+def _joined(
+    segment: Segment, k: int, probabilities: str, before: str | None
+) -> tuple[list[onnx.NodeProto], str | None, list[onnx.NodeProto], str]:
+    """Nodes for `eenet.ensemble.join` and what they give, nodes for the exit's answer and its name."""
+    if segment.weights is None:
+        return [], None, [], probabilities
+    log_own, joined, answer = (f"ensemble_{kind}_{k}" for kind in ("log", "joined", "answer"))
+    nodes = [
+        _constant(f"ensemble_floor_{k}", [FLOOR]),
+        node("Max", [probabilities, f"ensemble_floor_{k}"], [f"ensemble_floored_{k}"]),
+        node("Log", [f"ensemble_floored_{k}"], [log_own]),
+    ]
+    if before is None:
+        return nodes, log_own, [], probabilities
+    nodes += [
+        _constant(f"ensemble_weight_own_{k}", [segment.weights.own]),
+        _constant(f"ensemble_weight_before_{k}", [segment.weights.before]),
+        node("Mul", [log_own, f"ensemble_weight_own_{k}"], [f"ensemble_own_{k}"]),
+        node("Mul", [before, f"ensemble_weight_before_{k}"], [f"ensemble_before_{k}"]),
+        node("Add", [f"ensemble_own_{k}", f"ensemble_before_{k}"], [joined]),
+    ]
+    return nodes, joined, [node("Softmax", [joined], [answer], axis=1)], answer
+
+
 def _together(
-    parts: Sequence[onnx.ModelProto], exits: Sequence[int], k: int, given: str, made: set[str]
+    parts: Sequence[onnx.ModelProto],
+    segments: Sequence[Segment],
+    k: int,
+    given: str,
+    made: set[str],
+    joined: str | None = None,
 ) -> Level:
-    """Segment k and those behind it, each for the images that stay."""
+    """Segment k and those behind it, each for the images that stay; `joined` as for one."""
     nodes, outputs = _renamed(parts[k].graph, given, made, k)
     last, number = k == len(parts) - 1, f"number_{k}"
     probabilities = outputs[0] if last else outputs[1]
-    value = onnx.numpy_helper.from_array(np.array([exits[k]], np.int64))
+    joining, joined, answering, probabilities = _joined(segments[k], k, probabilities, joined)
+    nodes += [*joining, *answering]
+    value = onnx.numpy_helper.from_array(np.array([segments[k].exit], np.int64))
     nodes += [
         node("Shape", [probabilities], [f"count_{k}"], end=1),
         node("ConstantOfShape", [f"count_{k}"], [number], value=value),
@@ -123,10 +168,12 @@ def _together(
         node("Cast", [f"staying_{k}"], [f"some_stay_{k}"], to=onnx.TensorProto.BOOL),
     ]
     rows, kept, merged = f"rows_{k}", f"kept_{k}", [f"probabilities_on_{k}", f"number_on_{k}"]
-    behind, answers = _together(parts, exits, k + 1, kept, made)
+    kept_joined = None if joined is None else f"kept_joined_{k}"
+    behind, answers = _together(parts, segments, k + 1, kept, made, kept_joined)
     onward = [
         node("Transpose", [f"row_{k}"], [rows], perm=[1, 0]),
         node("GatherND", [features, rows], [kept]),
+        *([node("GatherND", [joined, rows], [kept_joined])] if joined is not None else []),
         *behind,
         node("ScatterND", [probabilities, rows, answers[0]], [merged[0]]),
         node("ScatterND", [number, rows, answers[1]], [merged[1]]),
@@ -140,10 +187,16 @@ def _together(
     return nodes, found
 
 
-def _if(condition: str, found: Sequence[str], onward: onnx.GraphProto, here: Sequence[str]) -> onnx.NodeProto:
-    """Go on, or keep what is there."""
+def _if(
+    condition: str,
+    found: Sequence[str],
+    onward: onnx.GraphProto,
+    here: Sequence[str],
+    before: Sequence[onnx.NodeProto] = (),
+) -> onnx.NodeProto:
+    """Go on, or keep what is there; what only those need who leave is done `before`."""
     names = [f"{name}_here" for name in found]
-    copies = [node("Identity", [a], [b]) for a, b in zip(here, names, strict=True)]
+    copies = [*before, *(node("Identity", [a], [b]) for a, b in zip(here, names, strict=True))]
     return node("If", [condition], found, then_branch=onward, else_branch=_branch(copies, names))
 
 
@@ -162,8 +215,11 @@ def _values(names: Sequence[str]) -> list[onnx.ValueInfoProto]:
     ]
 
 
-def _constant(name: str, value: int) -> onnx.NodeProto:
-    return node("Constant", [], [name], value=onnx.numpy_helper.from_array(np.array([value], np.int64)))
+def _constant(name: str, value: Any) -> onnx.NodeProto:
+    """Whole numbers as int64, others as float32."""
+    array = np.array(value)
+    tensor = onnx.numpy_helper.from_array(array.astype(np.float32) if array.dtype.kind == "f" else array)
+    return node("Constant", [], [name], value=tensor)
 
 
 def _renamed(

@@ -111,7 +111,7 @@ class Predictor:
         workers = 1
         if engine == "queued" and "threads" in options_of(backend) and threads is None:
             threads, workers = 1, cores()
-        given: Any = (self.network, segments_of(policy), policy.score)
+        given: Any = (self.network, segments_of(policy, config.ensemble), policy.score)
         options = {"threads": threads, "precision": None if precision == "f32" else precision}
         try:
             self.backend = create_backend(backend, *given, **options)

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eenet.ensemble import join
 from eenet.policies import ExitPolicy
 from eenet.runtime.backends import Backend, Outputs
-from eenet.runtime.engines import Answers, check_number
+from eenet.runtime.engines import Answers, answers, check_number
 
 SMOOTHING = 0.1  # of the time that a batch takes
 PATIENCE = 1.5  # times that: more answers easy images sooner, hard ones later
@@ -27,7 +28,7 @@ class EngineClosedError(RuntimeError):
 @dataclass(eq=False)
 class _Request:
     future: Future[Answers]
-    thresholds: Sequence[float]
+    policy: ExitPolicy
     exits_B: NDArray[np.intp]
     scores_BK: NDArray[np.float32]
     left: int
@@ -58,6 +59,14 @@ class _Chunk:
     request: _Request
     rows: NDArray[np.intp]
     features: Any
+    joined_BN: NDArray[np.float32] | None = None
+    """What the exits so far said together, see `eenet.ensemble`."""
+
+    def part(self, backend: Backend, first: int, end: int) -> "_Chunk":
+        """Some of its images."""
+        joined_BN = None if self.joined_BN is None else self.joined_BN[first:end]
+        features = backend.take(self.features, np.arange(first, end))
+        return _Chunk(self.request, self.rows[first:end], features, joined_BN)
 
 
 @dataclass
@@ -75,10 +84,8 @@ class _Queue:
         while self.chunks and most > 0:
             chunk = self.chunks.popleft()
             if len(chunk.rows) > most:
-                here, later = np.arange(most), np.arange(most, len(chunk.rows))
-                rest = _Chunk(chunk.request, chunk.rows[most:], backend.take(chunk.features, later))
-                self.chunks.appendleft(rest)
-                chunk = _Chunk(chunk.request, chunk.rows[:most], backend.take(chunk.features, here))
+                self.chunks.appendleft(chunk.part(backend, most, len(chunk.rows)))
+                chunk = chunk.part(backend, 0, most)
             self.images -= len(chunk.rows)
             most -= len(chunk.rows)
             taken.append(chunk)
@@ -93,7 +100,7 @@ class QueuedEngine:
     later batches grow; else the longest.
 
     >>> with QueuedEngine(backend, policy) as engine:
-    ...     answers = engine.submit(pixels_BCHW).result()
+    ...     found = engine.submit(pixels_BCHW).result()
     """
 
     def __init__(
@@ -135,7 +142,7 @@ class QueuedEngine:
         self,
         pixels_BCHW: NDArray[np.uint8],
         *,
-        thresholds: Sequence[float] | None = None,
+        policy: ExitPolicy | None = None,
         timeout: float | None = None,
         wait: bool = True,
     ) -> Future[Answers]:
@@ -143,8 +150,8 @@ class QueuedEngine:
 
         Args:
             pixels_BCHW: any number, of the network's size.
-            thresholds: for these images, one per early exit; infinity: not to leave there. Default:
-                those of the engine's policy.
+            policy: for these images, with the engine's score and no exit on that is off there. Default:
+                the engine's.
             timeout: seconds; after it the future holds a `TimeoutError` and what isn't run yet is dropped.
             wait: for room inside; else, if there is none, `queue.Full` is raised.
 
@@ -160,9 +167,9 @@ class QueuedEngine:
             future.set_result(Answers(np.empty((0, 0), np.float32), np.empty(0, np.intp)))
             return future
         future.set_running_or_notify_cancel()  # images can't be called back one by one
-        thresholds = self._policy.thresholds if thresholds is None else thresholds
-        scores_BK = np.full((count, len(thresholds)), np.nan, np.float32)
-        request = _Request(future, thresholds, np.zeros(count, np.intp), scores_BK, count, now, deadline)
+        policy = self._policy if policy is None else policy
+        scores_BK = np.full((count, len(policy.thresholds)), np.nan, np.float32)
+        request = _Request(future, policy, np.zeros(count, np.intp), scores_BK, count, now, deadline)
         with self._changed:
             while not self._closed and self._inside and self._inside + count > self._most_waiting:
                 if not wait:
@@ -267,22 +274,28 @@ class QueuedEngine:
 
     def _settle(self, index: int, chunk: _Chunk, rows: NDArray[np.intp], outputs: Outputs) -> None:
         """Note the answers of images that leave, and queue the others for the next segment."""
-        exit_index = self._backend.segments[index].exit
+        segment, policy, joined_BN = self._backend.segments[index], chunk.request.policy, chunk.joined_BN
+        exit_index = segment.exit
         assert exit_index is not None
         assert outputs.probabilities_BN is not None
-        leaves = np.ones(len(rows), bool)
+        own_BN = outputs.probabilities_BN[rows]
+        on = exit_index == len(policy.enabled) or policy.enabled[exit_index]
+        if on and segment.weights is not None:
+            joined_BN = join(own_BN, joined_BN, segment.weights)
+        leaves = np.full(len(rows), on)
         if outputs.score_B is not None:
-            leaves = outputs.score_B[rows] > chunk.request.thresholds[exit_index]
+            if on:
+                leaves = outputs.score_B[rows] > policy.thresholds[exit_index]
             chunk.request.scores_BK[chunk.rows, exit_index] = outputs.score_B[rows]
         leaving, staying = np.flatnonzero(leaves), np.flatnonzero(~leaves)
         onward = None
         if len(staying):
             kept = self._backend.take(outputs.features, rows[staying])
-            onward = _Chunk(chunk.request, chunk.rows[staying], kept)
+            kept_BN = None if joined_BN is None else joined_BN[staying]
+            onward = _Chunk(chunk.request, chunk.rows[staying], kept, kept_BN)
         with self._changed:
             if len(leaving):
-                values = outputs.probabilities_BN[rows[leaving]]
-                chunk.request.answer(chunk.rows[leaving], values, exit_index)
+                chunk.request.answer(chunk.rows[leaving], answers(own_BN, joined_BN, leaving), exit_index)
             if onward is not None:
                 self._queues[index + 1].put(onward)
             self._inside -= len(leaving)

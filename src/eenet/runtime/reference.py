@@ -6,6 +6,7 @@ Every faster engine must leave at the same exit with the same answer.
 import torch
 from torch import Tensor
 
+from eenet.ensemble import join, probabilities
 from eenet.network import EENet
 from eenet.policies import ExitPolicy
 
@@ -17,16 +18,25 @@ def run_one(network: EENet, policy: ExitPolicy, image_CHW: Tensor) -> tuple[Tens
     off isn't either. The network must be in eval mode.
 
     Returns:
-        Class probabilities [N] of the exit it left at, and that exit's number.
+        Class probabilities [N] at the exit it left at, and that exit's number.
     """
     assert not network.training
+    ensemble, joined_BN = network.config.ensemble, None
     with torch.inference_mode():
         features = image_CHW[None]
-        for k, head in enumerate(network.heads):
-            features = network.stages[k](features)
-            if not policy.enabled[k]:
-                continue
-            logits_BN, confidence_logits_B = head(features)
-            if policy.leaves(k, logits_BN, confidence_logits_B).item():
-                return logits_BN.softmax(1)[0], k
-        return network.stages[-1](features).softmax(1)[0], network.num_exits
+        for k, stage in enumerate(network.stages):
+            features, leaves = stage(features), True
+            if k < network.num_exits:
+                if not policy.enabled[k]:
+                    continue
+                logits_BN, confidence_logits_B = network.heads[k](features)
+                leaves = bool(policy.leaves(k, logits_BN, confidence_logits_B).item())
+            else:
+                logits_BN = features
+            answer_BN = logits_BN.softmax(1)
+            if ensemble:
+                joined_BN = join(answer_BN.cpu().numpy(), joined_BN, ensemble[k])
+                answer_BN = torch.from_numpy(probabilities(joined_BN))
+            if leaves:
+                return answer_BN[0], k
+    raise AssertionError("the final exit lets all leave")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from eenet.ensemble import Ensemble, Weights
 from eenet.network import EENet
 from eenet.policies import SCORES, ExitPolicy
 
@@ -18,15 +19,23 @@ class Segment:
     last: int
     exit: int | None
     """The exit at its end; none for a bare part of the backbone."""
+    weights: Weights | None = None
+    """By which its answer is joined with those of the segments before; none: it isn't."""
 
 
-def segments_of(policy: ExitPolicy) -> list[Segment]:
-    """The segments of a network under a policy. An exit that is switched off divides nothing."""
+def segments_of(policy: ExitPolicy, ensemble: Ensemble | None) -> list[Segment]:
+    """The segments of a network under a policy. An exit that is switched off divides nothing.
+
+    Args:
+        policy: which exits are on.
+        ensemble: of the network's `config`.
+    """
     on = [k for k, enabled in enumerate(policy.enabled) if enabled]
     firsts = [0, *(k + 1 for k in on)]
-    early = [Segment(first, k, k) for first, k in zip(firsts, on, strict=False)]
-    final = len(policy.enabled)
-    return [*early, Segment(firsts[-1], final, final)]
+    ends = [*on, len(policy.enabled)]
+    return [
+        Segment(first, k, k, ensemble[k] if ensemble else None) for first, k in zip(firsts, ends, strict=True)
+    ]
 
 
 class Normalize(nn.Module):

@@ -80,7 +80,7 @@ def bench(
         raise ValueError("there are no images to time with")
     if batch_size < 1 or repeats < 1:
         raise ValueError(f"batch_size {batch_size} and repeats {repeats} must be at least 1")
-    segments = segments_of(policy)
+    segments = segments_of(policy, network.config.ensemble)
     parts = [Segment(0, s.last, None) for s in segments[:-1]]
     fast = create_backend(backend, network, [*segments, *parts], policy.score, **options)
     contenders = [
@@ -130,7 +130,7 @@ def stage_times(
     """
     final = network.num_exits
     policy = ExitPolicy("confidence", (2.0,) * final)
-    segments = [*segments_of(policy), *(Segment(k, k, None) for k in range(final))]
+    segments = [*segments_of(policy, None), *(Segment(k, k, None) for k in range(final))]
     fast = create_backend(backend, network, segments, policy.score, **options)
     plain = _plain("plain", network, backend, **options)
     batch = next(_batches(pixels_BCHW, batch_size))

@@ -52,10 +52,10 @@ class ServeOptions:
 
 @dataclass(frozen=True)
 class Setting:
-    """How deep images go: a policy as thresholds of the served segments."""
+    """How deep images go."""
 
     name: str
-    thresholds: tuple[float, ...]
+    policy: ExitPolicy
     cost: float
     """Wanted mean relative cost; of the own policy as measured on the records. NaN: unknown."""
 
@@ -80,13 +80,12 @@ class ServedModel:
         enabled = tuple(any(on) for on in zip(*(policy.enabled for policy in used), strict=True))
         self._served = ExitPolicy(own.score, own.thresholds, enabled)
         self.costs = network.costs(enabled)
-        self._budgets = {b: Setting(b, _thresholds(p), float(b)) for b, p in policies.items()}
-        self._named = {
-            key: Setting(key, _thresholds(p), math.nan) for key, p in named.items() if p.score == own.score
-        }
+        self._budgets = {b: Setting(b, p, float(b)) for b, p in policies.items()}
+        self._named = {key: Setting(key, p, math.nan) for key, p in named.items() if p.score == own.score}
         backend = options.backend or ("onnxruntime" if installed("onnxruntime") else "torch")
         threads = 1 if "threads" in options_of(backend) else None
-        runs = create_backend(backend, network, segments_of(self._served), own.score, threads=threads)
+        segments = segments_of(self._served, config.ensemble)
+        runs = create_backend(backend, network, segments, own.score, threads=threads)
         self.backend = backend
         self.most_waiting = options.most_waiting
         self.engine = QueuedEngine(
@@ -101,17 +100,18 @@ class ServedModel:
         self._monitor = _monitor(records, own) if records is not None else None
         self._last_watched, self._watching = 0.0, threading.Lock()
         measured = evaluate(records, own) if records is not None else {"relative_cost": math.nan}
-        self.own = Setting("own", _thresholds(own), measured["relative_cost"])
+        self.own = Setting("own", own, measured["relative_cost"])
         self._load = _Load(self, records, measured, options.accuracy_floor)
         self._warm_up(options.batch_size)
         metrics.loaded(name)
 
     def _warm_up(self, batch_size: int) -> None:
         """Every segment once, alone and in a batch, before anyone waits for it."""
-        never = [math.inf] * len(self.own.thresholds)
+        enabled = self._served.enabled
+        never = ExitPolicy(self._served.score, (math.inf,) * len(enabled), enabled)
         for count in (1, batch_size):
             pixels = np.zeros((count, *self.config.input_size), np.uint8)
-            self.engine.submit(pixels, thresholds=never).result()
+            self.engine.submit(pixels, policy=never).result()
 
     def setting(self, budget: Any = None, policy: Any = None) -> Setting:
         """That of a request.
@@ -144,12 +144,12 @@ class ServedModel:
             EngineClosedError: the model was closed.
         """
         start = time.perf_counter()
-        future = self.engine.submit(pixels_BCHW, thresholds=setting.thresholds, timeout=seconds, wait=False)
+        future = self.engine.submit(pixels_BCHW, policy=setting.policy, timeout=seconds, wait=False)
         answers = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), seconds)
         exits = answers.exits_B.tolist()
         costs = [self.costs[k] for k in exits]
         self._metrics.answered(self.name, exits, costs, time.perf_counter() - start)
-        if setting.thresholds == self.own.thresholds:
+        if setting.policy == self.own.policy:
             self._watch(answers)
         return answers
 
@@ -159,7 +159,7 @@ class ServedModel:
         if self._monitor is None or now - self._last_watched < 1 / WATCHED_PER_SECOND:
             return
         self._last_watched = now
-        last = max(k for k, threshold in enumerate(self.own.thresholds) if threshold < math.inf)
+        last = max(k for k, on in enumerate(self.own.policy.enabled) if on)
         exit_index = int(answers.exits_B[0])
         assert answers.scores_BK is not None
         score = float(answers.scores_BK[0, min(exit_index, last)])
@@ -178,6 +178,7 @@ class ServedModel:
 
     def describe(self) -> dict[str, Any]:
         """For the page: classes, exits, budgets and what happened lately."""
+        now = self._load.setting().policy
         return {
             "name": self.name,
             "backend": self.backend,
@@ -185,7 +186,7 @@ class ServedModel:
             "exits": [*self.config.exits, "final"],
             "costs": self.costs,
             "off": [k for k, on in enumerate(self._served.enabled) if not on],
-            "thresholds": [None if t == math.inf else t for t in self._load.setting().thresholds],
+            "thresholds": [t if on else None for t, on in zip(now.thresholds, now.enabled, strict=True)],
             "budgets": sorted(map(float, self._budgets)),
             "policies": ["own", *self._named],
             "now": self._load.setting().name,
@@ -243,12 +244,6 @@ class _Load:
     def _move(self, by: int, now: float) -> None:
         self._level = min(max(self._level + by, 0), len(self._settings) - 1)
         self._changed = now
-
-
-def _thresholds(policy: ExitPolicy) -> tuple[float, ...]:
-    """As if all exits were on: none leaves at one that is off."""
-    pairs = zip(policy.thresholds, policy.enabled, strict=True)
-    return tuple(threshold if on else math.inf for threshold, on in pairs)
 
 
 def _held_out(network: EENet, directory: Path, data_name: str | None) -> Records | None:
