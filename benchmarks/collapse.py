@@ -62,9 +62,7 @@ def sweep(config: TrainConfig, objectives: tuple[str, ...], weights: tuple[float
     """The paper's way, with its head: a network for every λ, leaving where the confidence is above 0.5."""
     for objective in objectives:
         for weight in weights:
-            changed = replace(
-                config, objective=objective, cost_weight=weight, head="pool", early_pull=1.0, distillation=0.0
-            )
+            changed = replace(config, objective=objective, cost_weight=weight, head="pool")
             with tempfile.TemporaryDirectory() as out:
                 yield described(objective, f"λ = {weight}", train(changed, Path(out) / "run"))
 

@@ -10,6 +10,7 @@ split. Prints tables and writes `benchmarks/results/objectives-DATA-HARDWARE-tor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import results
@@ -18,40 +19,39 @@ import tyro
 from sklearn.metrics import roc_auc_score
 
 from eenet import records as recording
-from eenet.calibration import policy_for_budget
+from eenet.calibration import fit_ensemble, fit_gates, policy_for_budget
 from eenet.diagnostics import bootstrap_interval
 from eenet.evaluation import decide, evaluate, recorded_scores
 from eenet.gates import AnswerGate
+from eenet.network import EENet
 from eenet.pipeline import train
 from eenet.recipes import get_recipe
 from eenet.records import Records
 from eenet.tables import format_table
 
 BUDGETS = (0.45, 0.55, 0.65, 0.75, 0.9)
-JOINT = {"early_pull": 1.0, "distillation": 0.0}
 TRAINED = {  # how each network is trained, on top of the recipe
     "ours": {},
+    "imitating": {"distillation": 0.5},
     "plain": {"num_exits": 0},
-    "joint": JOINT,
-    "shallow_deep": {**JOINT, "objective": "shallow_deep"},
-    "halting": {**JOINT, "objective": "halting"},
-    "joint_gates": {**JOINT, "objective": "joint_gates"},
+    "shallow_deep": {"objective": "shallow_deep"},
+    "halting": {"objective": "halting"},
+    "joint_gates": {"objective": "joint_gates"},
 }
-METHODS = {  # network, what decides
-    "ours": ("ours", "confidence"),
-    "ours, max softmax": ("ours", "max_softmax"),
-    "ours, entropy": ("ours", "entropy"),
-    "ours, margin": ("ours", "margin"),
-    "ours, patience": ("ours", "patience"),
-    "joint, max softmax": ("joint", "max_softmax"),
-    "joint, gates": ("joint", "confidence"),
-    "joint, combined, gates": ("joint", "combined"),
-    "ours, combined": ("ours", "combined"),
-    "BranchyNet": ("joint", "entropy"),
-    "patience": ("joint", "patience"),
-    "Shallow-Deep": ("shallow_deep", "max_softmax"),
-    "halting": ("halting", "confidence"),
-    "joint gates": ("joint_gates", "confidence"),
+METHODS = {  # network, what decides, whether answers are joined
+    "ours": ("ours", "confidence", True),
+    "ours, own answers": ("ours", "confidence", False),
+    "joined, max softmax": ("ours", "max_softmax", True),
+    "joined, entropy": ("ours", "entropy", True),
+    "joined, margin": ("ours", "margin", True),
+    "joined, patience": ("ours", "patience", True),
+    "joint, max softmax": ("ours", "max_softmax", False),
+    "BranchyNet": ("ours", "entropy", False),
+    "patience": ("ours", "patience", False),
+    "imitating": ("imitating", "confidence", True),
+    "Shallow-Deep": ("shallow_deep", "max_softmax", False),
+    "halting": ("halting", "confidence", False),
+    "joint gates": ("joint_gates", "confidence", False),
 }
 
 
@@ -93,7 +93,7 @@ def main(
 def compare(out: Path, seeds: tuple[int, ...]) -> list[dict]:
     """Print the tables; returns a row for each method, seed and budget."""
     rows, right = [], {}
-    for method, (network, score) in METHODS.items():
+    for method, (network, score, joined) in METHODS.items():
         for seed in seeds:
             path = out / f"{network}-seed{seed}"
             if not (path / "model.safetensors").exists():
@@ -101,11 +101,10 @@ def compare(out: Path, seeds: tuple[int, ...]) -> list[dict]:
             held_out, tested = (
                 recording.load(path / f"records-{s}.safetensors") for s in ("validation", "test")
             )
-            asked = score
-            if score == "combined":
-                (held_out, tested), asked = combined(held_out, tested), "confidence"
+            if network in ("ours", "imitating"):
+                held_out, tested = fitted(path, held_out, tested, joined=joined)
             for budget in BUDGETS:
-                done = outcome(held_out, tested, asked, budget)
+                done = outcome(held_out, tested, score, budget)
                 right[method, seed, budget] = done.right_B
                 rows.append(
                     {
@@ -119,9 +118,8 @@ def compare(out: Path, seeds: tuple[int, ...]) -> list[dict]:
                 )
     print_budgets(rows)
     print_exits(out, seeds)
-    for base in ("ours", "joint, combined, gates"):
-        for method in METHODS:
-            print_difference(base, method, right)
+    for method in METHODS:
+        print_difference(method, right)
     return rows
 
 
@@ -131,52 +129,26 @@ def outcome(held_out: Records, tested: Records, score: str, budget: float) -> Ou
         return patience(tested, budget)
     policy = policy_for_budget(held_out, budget, scores=[score])
     measured = evaluate(tested, policy)
-    right_B = tested.correct().gather(0, decide(tested, policy)[None])[0].double()
+    right_B = tested.correct(policy.enabled).gather(0, decide(tested, policy)[None])[0].double()
     return Outcome(right_B, measured["relative_cost"], measured["dead_exits"])
 
 
-def combined(held_out: Records, tested: Records) -> list[Records]:
-    """Every exit's answer joined with those before it, by weights on logits; gates fitted on the results.
-
-    As in ZTW (Wołczyk et al. 2021), weights by cross-entropy on held-out images. eenet's runtime carries no
-    answers along, so this is what that would be worth, on records.
-    """
-    logits_KBN, found = held_out.logits_KBN.double(), [[], []]
-    final = len(logits_KBN) - 1
-    for k in range(final + 1):
-        alone_K = torch.eye(k + 1, dtype=torch.double)[k]
-        weights_K = alone_K.clone().requires_grad_()
-        optimizer = torch.optim.LBFGS([weights_K], max_iter=50, line_search_fn="strong_wolfe")
-
-        def loss(weights_K=weights_K, alone_K=alone_K, optimizer=optimizer) -> torch.Tensor:
-            optimizer.zero_grad()
-            joined_BN = torch.tensordot(weights_K, logits_KBN[: len(weights_K)], 1)
-            misfit = torch.nn.functional.cross_entropy(joined_BN, held_out.labels_B)
-            total = misfit + 1e-3 * (weights_K - alone_K).square().sum()
-            total.backward()
-            return total
-
-        optimizer.step(loss)
-        for records, logits in zip((held_out, tested), found, strict=True):
-            logits.append(
-                torch.tensordot(weights_K.detach(), records.logits_KBN[: k + 1].double(), 1).float()
-            )
-    confidences = [[], []]
-    for k in range(final):
-        gate = AnswerGate(1, logits_KBN.shape[2])
-        gate.fit(found[0][k], found[0][final])
-        with torch.no_grad():
-            for logits, confidence in zip(found, confidences, strict=True):
-                confidence.append(gate.judge(logits[k]))
-    return [
-        replace(records, logits_KBN=torch.stack(logits), confidence_logits_KB=torch.stack(confidence))
-        for records, logits, confidence in zip((held_out, tested), found, confidences, strict=True)
-    ]
+def fitted(path: Path, held_out: Records, tested: Records, *, joined: bool) -> tuple[Records, Records]:
+    """Records with answers joined or not, and with gates fitted to what is answered."""
+    network = EENet.from_pretrained(path)
+    held_out = replace(held_out, ensemble=None)
+    held_out = fit_gates(network, fit_ensemble(network, held_out) if joined else held_out)
+    with torch.no_grad():
+        gates = [cast(AnswerGate, head.get_submodule("confidence")) for head in network.heads]
+        confidence_KB = torch.stack(
+            [gate.judge(z_BN) for gate, z_BN in zip(gates, tested.logits_KBN, strict=False)]
+        )
+    return held_out, replace(tested, ensemble=held_out.ensemble, confidence_logits_KB=confidence_KB)
 
 
 def patience(records: Records, budget: float) -> Outcome:
     """Leave once the answer hasn't changed for some exits (Zhou et al. 2020); two patiences are mixed."""
-    answers_KB, costs_K = records.logits_KBN.argmax(2), torch.tensor(records.costs())
+    answers_KB, costs_K = records.answers().argmax(2), torch.tensor(records.costs())
     tried = []
     for wanted in range(len(answers_KB) + 1):
         exits_B = torch.full((len(records),), len(answers_KB) - 1)
@@ -239,8 +211,8 @@ def auroc(records: Records, score: str) -> list[float]:
     ]
 
 
-def print_difference(base: str, method: str, right: dict) -> None:
-    """One method minus another, paired by image, mean over budgets and over the seeds that both have.
+def print_difference(method: str, right: dict) -> None:
+    """Ours minus another method, paired by image, mean over budgets and over the seeds that both have.
 
     With the 95 % interval by bootstrap over images.
     """
@@ -248,13 +220,13 @@ def print_difference(base: str, method: str, right: dict) -> None:
         pairs = [
             right[key] - right[(method, *key[1:])]
             for key in right
-            if key[0] == base and key[2] in chosen and (method, *key[1:]) in right
+            if key[0] == "ours" and key[2] in chosen and (method, *key[1:]) in right
         ]
-        if pairs and method != base:
+        if pairs and method != "ours":
             differences_B = 100 * torch.stack(pairs).mean(0)
             low, high = bootstrap_interval(differences_B, draws=2000)
             mean = f"{differences_B.mean():+.2f} [{low:+.2f}, {high:+.2f}] points"
-            print(f"{base} − {method}, budgets {name}: {mean}")
+            print(f"ours − {method}, budgets {name}: {mean}")
 
 
 def spread(values: list[float]) -> str:

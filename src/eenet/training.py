@@ -61,9 +61,7 @@ class TrainConfig:
     """λ, the weight of cost in the paper's objectives and some rivals; `joint` has none."""
     early_weight: float = 1.0
     """Weight of each early exit's loss in the objective `joint`."""
-    early_pull: float = 0.25
-    """Share of the early exits' gradient in `joint` that reaches the layers shared with later exits."""
-    distillation: float = 0.5
+    distillation: float = 0.0
     """Share of the early exits' loss in `joint` that imitates the final exit."""
     epochs: int = 15
     """Passes over the training images."""
@@ -105,9 +103,8 @@ class TrainConfig:
         for name in ("early_weight", "cost_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
-        for name in ("distillation", "early_pull"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
+        if not 0 <= self.distillation <= 1:
+            raise ValueError(f"distillation is {self.distillation}; it must lie between 0 and 1")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema is {self.ema}; it must lie between 0 and 1, such as 0.999")
         if self.image_size is not None and self.image_size < 1:
@@ -159,8 +156,7 @@ def fit(
     if config.augmentation is not None:
         augmentation = AUGMENTATIONS[config.augmentation]
     augmentation = augmentation or AUGMENTATIONS["none"]
-    pull = config.early_pull if config.objective == "joint" else 1.0
-    with _frozen(network.stages if config.freeze_backbone else None), _pulling(network, pull):
+    with _frozen(network.stages if config.freeze_backbone else None):
         trainer = _Trainer(network, config, augmentation, steps)
         run = TrainingState(trainer.parts(), asdict(config), out, writes=trainer.first)
         if resume:
@@ -401,34 +397,6 @@ def _frozen(module: nn.Module | None) -> Iterator[None]:
     finally:
         for parameter, trained in before:
             parameter.requires_grad_(trained)
-
-
-class _ScaleGradient(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by a factor."""
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return features.view_as(features)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0] * ctx.factor, None
-
-
-@contextmanager
-def _pulling(network: EENet, factor: float) -> Iterator[None]:
-    """Heads learn at full strength, but only `factor` of their gradient goes on into the stages."""
-
-    def scale(head: nn.Module, features: tuple[Tensor]) -> Tensor:  # noqa: ARG001
-        return _ScaleGradient.apply(features[0], factor)  # type: ignore[no-any-return]
-
-    hooks = [head.register_forward_pre_hook(scale) for head in network.heads if factor != 1]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _check_finite(loss: float, run: TrainingState, config: TrainConfig) -> None:
