@@ -5,9 +5,11 @@ policy of its own. Weights with more than one dimension are rounded to float16 u
 changes accuracy or cost on the validation split by more than 0.001.
 
     python benchmarks/ship.py runs/cifar10-eenet20 --plain runs/cifar10-plain
+    python benchmarks/ship.py src/eenet/pretrained/cifar10-eenet20 --fit-again
 """
 
 import copy
+import re
 import shutil
 from pathlib import Path
 
@@ -18,25 +20,34 @@ from tyro.conf import Positional
 
 from eenet import data
 from eenet import records as recording
+from eenet.calibration import policies_for_budgets
 from eenet.checkpoint import CARD_FILE, SHIPPED, WEIGHTS_FILE, write_atomically
 from eenet.evaluation import evaluate
 from eenet.network import EENet
 from eenet.records import RECORDS_FILE, Records
 from eenet.tables import evaluation_table, format_table
+from eenet.training import TrainConfig, calibrate
 
 TOLERANCE = 0.001
 SHOWN_BUDGETS = ("0.150", "0.200", "0.250", "0.300", "0.400", "0.500", "0.600", "0.700", "0.800", "0.900")
 
 
-def main(run: Positional[Path], plain: Path | None = None, name: str | None = None) -> None:
+def main(
+    run: Positional[Path], plain: Path | None = None, name: str | None = None, fit_again: bool = False
+) -> None:
     """Ship a run.
 
     Args:
         run: directory of a finished `eenet train`.
         plain: directory of the same with `--plain`; the card says if there is none.
         name: to be known by. Default: the run's directory's.
+        fit_again: what is fitted on the validation split, as this version of eenet does it.
     """
     network = EENet.from_pretrained(run)
+    if fit_again:
+        fit(network)
+    target = SHIPPED / (name or run.name)
+    accuracy = plain_accuracy(plain, target / CARD_FILE)
     rounded = in_half(network)
     before, after = (recorded(n, "validation") for n in (network, rounded))
     policy = network.config.exit_policy()
@@ -44,19 +55,29 @@ def main(run: Positional[Path], plain: Path | None = None, name: str | None = No
     keys = ("accuracy", "relative_cost")
     half = all(abs(was[key] - became[key]) <= TOLERANCE for key in keys)
     shipped = rounded if half else network
-    target = SHIPPED / (name or run.name)
     shutil.rmtree(target, ignore_errors=True)
     shipped.save_pretrained(target)
     if half:
         weights = {key: narrow(tensor) for key, tensor in shipped.state_dict().items()}
         write_atomically(target / WEIGHTS_FILE, safetensors.torch.save(weights))
     tested = recorded(EENet.from_pretrained(target), "test")
-    card = model_card(shipped, tested, plain, "float16" if half else "float32")
+    card = model_card(shipped, tested, accuracy, "float16" if half else "float32")
     write_atomically(target / CARD_FILE, card.encode())
     size = sum(path.stat().st_size for path in target.iterdir())
     print(f"{target}: {size / 1e6:.2f} MB, {'float16' if half else 'float32'}")
     print({key: (was[key], became[key]) for key in keys})
     print(card)
+
+
+def fit(network: EENet) -> None:
+    """Ensemble, gates and all policies."""
+    config = network.config
+    wanted = TrainConfig(
+        data="", model="", **{k: config.provenance["train_config"][k] for k in ("objective", "budget")}
+    )
+    policy, held_out = calibrate(network, recorded(network, "validation"), wanted)
+    config.policy = policy.to_dict()
+    config.budgets = {b: other.to_dict() for b, other in policies_for_budgets(held_out).items()}
 
 
 def narrow(tensor: torch.Tensor) -> torch.Tensor:
@@ -77,7 +98,7 @@ def recorded(network: EENet, split: str) -> Records:
     return recording.collect(network, images)
 
 
-def model_card(network: EENet, tested: Records, plain: Path | None, precision: str) -> str:
+def model_card(network: EENet, tested: Records, plain: str, precision: str) -> str:
     config, run = network.config, network.config.provenance
     trained = run["train_config"]
     measured = evaluate(tested, config.exit_policy())
@@ -109,7 +130,7 @@ tags: [early-exit, image-classification]
 
 ## Measured on {measured["num_examples"]:,} test images
 
-The plain backbone, trained without exits by the same recipe and seed: {plain_accuracy(plain)}.
+The plain backbone, trained without exits by the same recipe and seed: {plain}.
 
 {evaluation_table(measured)}
 
@@ -128,10 +149,11 @@ other was tried. For studying and trying out early exits, not for decisions abou
 """
 
 
-def plain_accuracy(run: Path | None) -> str:
-    """From the records of a plain run."""
+def plain_accuracy(run: Path | None, card: Path) -> str:
+    """From the records of a plain run, or as the card said so far."""
     if run is None:
-        return "not trained yet"
+        known = re.search(r"recipe and seed: (\*\*.*?\*\*)\.", card.read_text() if card.exists() else "")
+        return known[1] if known else "not trained yet"
     return f"**{recording.load(run / RECORDS_FILE.format(split='test')).full_accuracy:.2%}**"
 
 

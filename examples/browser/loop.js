@@ -24,17 +24,21 @@ export class EarlyExitNetwork {
     const { input, stages, class_names: names } = this.manifest;
     let features = new ort.Tensor("uint8", pixels(image, input), [1, input.channels, input.height, input.width]);
     const scores = [];
+    let joined = null; // what the exits so far say together, as logits
     const start = performance.now();
     for (const [k, stage] of stages.entries()) {
       const found = await this.sessions[k].run({ [stage.inputs[0]]: features });
+      const [own, before] = stage.weights ?? [1, 0];
+      const logs = Array.from(found[stage.outputs.probabilities].data, (p) => Math.log(Math.max(p, 1e-12)));
+      joined = joined ? logs.map((log, n) => own * log + before * joined[n]) : logs;
       if (k < stages.length - 1) {
         scores.push(found[stage.outputs.score].data[0]);
         features = found[stage.outputs.features];
         if (!(scores[k] > this.thresholds[k])) continue; // not sure enough: on to the next stage
       }
-      const probabilities = found[stage.outputs.probabilities].data;
-      const best = probabilities.reduce((most, p, n) => (p > probabilities[most] ? n : most), 0);
-      const answer = { label: names[best], probability: probabilities[best], scores };
+      const best = joined.indexOf(Math.max(...joined));
+      const probability = 1 / joined.reduce((sum, logit) => sum + Math.exp(logit - joined[best]), 0);
+      const answer = { label: names[best], probability, scores };
       const milliseconds = performance.now() - start;
       return { ...answer, exit: stage.exit, stage: k, relativeCost: stage.relative_cost, milliseconds };
     }

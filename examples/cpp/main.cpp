@@ -4,6 +4,7 @@
 //
 // Images are binary PPM (colour) or PGM (grey) files of the network's own size.
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -50,10 +51,19 @@ int main(int count, char** words) try {
     }
     for (int i = 2; i < count; i++) {
         ov::Tensor features = read_image(words[i], manifest["input"]);
+        std::vector<double> joined;  // what the exits so far say together, as logits
         for (size_t k = 0; k < stages.size(); k++) {
             const json& outputs = stages[k]["outputs"];
             requests[k].set_input_tensor(features);
             requests[k].infer();
+            const ov::Tensor answer = requests[k].get_tensor(outputs["probabilities"]);
+            const std::vector<double> weights = stages[k].value("weights", std::vector<double>{1, 0});
+            const bool first = joined.empty();
+            joined.resize(answer.get_size());
+            for (size_t n = 0; n < joined.size(); n++) {
+                const double log = std::log(std::max(answer.data<float>()[n], 1e-12f));
+                joined[n] = first ? log : weights[0] * log + weights[1] * joined[n];
+            }
             if (k + 1 < stages.size()) {
                 const double score = *requests[k].get_tensor(outputs["score"]).data<float>();
                 if (!(score > stages[k]["threshold"].get<double>())) {
@@ -61,12 +71,12 @@ int main(int count, char** words) try {
                     continue;  // not sure enough: on to the next stage
                 }
             }
-            const ov::Tensor answer = requests[k].get_tensor(outputs["probabilities"]);
-            const float* found = answer.data<float>();
-            const size_t best = std::max_element(found, found + answer.get_size()) - found;
+            const size_t best = std::max_element(joined.begin(), joined.end()) - joined.begin();
+            double sum = 0;
+            for (double logit : joined) sum += std::exp(logit - joined[best]);
             std::cout << json{{"file", words[i]},
                               {"label", manifest["class_names"][best]},
-                              {"probability", found[best]},
+                              {"probability", 1 / sum},
                               {"exit", stages[k]["exit"]},
                               {"relative_cost", stages[k]["relative_cost"]}}
                       << "\n";

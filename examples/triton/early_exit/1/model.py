@@ -39,17 +39,21 @@ class TritonPythonModel:
         """uint8 [B, C, H, W] → class probabilities [B, N], and the exit each image left at [B]."""
         probabilities = np.zeros((len(pixels), len(self.manifest["class_names"])), np.float32)
         exits = np.zeros(len(pixels), np.int64)
-        rows, features = np.arange(len(pixels)), pixels
+        rows, features, joined = np.arange(len(pixels)), pixels, None
         for stage, session in zip(self.manifest["stages"], self.sessions, strict=True):
             found = dict(
                 zip(stage["outputs"], session.run(None, {stage["inputs"][0]: features}), strict=True)
             )
+            own, before = stage.get("weights", (1, 0))  # exits answer together
+            log = np.log(np.maximum(found["probabilities"], 1e-12))
+            joined = log if joined is None else own * log + before * joined
             leaves = np.ones(len(rows), bool)
             if "threshold" in stage:
                 leaves = found["score"] > stage["threshold"]
-            probabilities[rows[leaves]] = found["probabilities"][leaves]
+            answers = np.exp(joined[leaves] - joined[leaves].max(1, keepdims=True))
+            probabilities[rows[leaves]] = answers / answers.sum(1, keepdims=True)
             exits[rows[leaves]] = stage["exit"]
-            rows = rows[~leaves]
+            rows, joined = rows[~leaves], joined[~leaves]
             if not len(rows):
                 break
             features = found["features"][~leaves]
