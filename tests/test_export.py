@@ -78,14 +78,13 @@ def test_stages_are_run_by_a_dozen_lines_of_any_program(
     sessions = [ort.InferenceSession(tmp_path / stage["file"]) for stage in manifest["stages"]]
     for i, image in enumerate(pixels[:100]):
         given: Any = image[None]
-        joined: Any = None
+        joined: Any = 0
         stage: dict[str, Any] = {}
         found: dict[str, Any] = {}
         for stage, session in zip(manifest["stages"], sessions, strict=True):
             found = dict(zip(stage["outputs"], session.run(None, {stage["inputs"][0]: given}), strict=True))
             own, before = stage["weights"]
-            log = np.log(found["probabilities"].clip(1e-12))
-            joined = log if joined is None else own * log + before * joined
+            joined = own * np.log(found["probabilities"].clip(1e-12)) + before * joined
             if "threshold" not in stage or found["score"][0] > stage["threshold"]:
                 break
             given = found["features"]

@@ -24,13 +24,13 @@ export class EarlyExitNetwork {
     const { input, stages, class_names: names } = this.manifest;
     let features = new ort.Tensor("uint8", pixels(image, input), [1, input.channels, input.height, input.width]);
     const scores = [];
-    let joined = null; // what the exits so far say together, as logits
+    let joined = names.map(() => 0); // what the exits so far say together, as logits
     const start = performance.now();
     for (const [k, stage] of stages.entries()) {
       const found = await this.sessions[k].run({ [stage.inputs[0]]: features });
       const [own, before] = stage.weights ?? [1, 0];
-      const logs = Array.from(found[stage.outputs.probabilities].data, (p) => Math.log(Math.max(p, 1e-12)));
-      joined = joined ? logs.map((log, n) => own * log + before * joined[n]) : logs;
+      const probabilities = found[stage.outputs.probabilities].data;
+      joined = joined.map((logit, n) => own * Math.log(Math.max(probabilities[n], 1e-12)) + before * logit);
       if (k < stages.length - 1) {
         scores.push(found[stage.outputs.score].data[0]);
         features = found[stage.outputs.features];

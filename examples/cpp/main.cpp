@@ -1,7 +1,5 @@
 // Early exit in C++: runs what `eenet export CKPT --format openvino --out DIR` wrote, stage by stage.
-//
 //     eenet_loop DIR IMAGE.ppm...      prints a line of JSON for each image
-//
 // Images are binary PPM (colour) or PGM (grey) files of the network's own size.
 #include <algorithm>
 #include <cmath>
@@ -46,40 +44,31 @@ int main(int count, char** words) try {
     std::vector<ov::InferRequest> requests;
     for (const json& stage : stages) {
         auto model = core.read_model(directory + "/" + stage.at("file").get<std::string>());
-        requests.push_back(core.compile_model(model, "CPU", ov::hint::inference_precision(ov::element::f32))
-                               .create_infer_request());
+        auto compiled = core.compile_model(model, "CPU", ov::hint::inference_precision(ov::element::f32));
+        requests.push_back(compiled.create_infer_request());
     }
     for (int i = 2; i < count; i++) {
         ov::Tensor features = read_image(words[i], manifest["input"]);
-        std::vector<double> joined;  // what the exits so far say together, as logits
+        std::vector<double> joined(manifest["class_names"].size());  // the exits' common answer, as logits
         for (size_t k = 0; k < stages.size(); k++) {
             const json& outputs = stages[k]["outputs"];
             requests[k].set_input_tensor(features);
             requests[k].infer();
-            const ov::Tensor answer = requests[k].get_tensor(outputs["probabilities"]);
-            const std::vector<double> weights = stages[k].value("weights", std::vector<double>{1, 0});
-            const bool first = joined.empty();
-            joined.resize(answer.get_size());
-            for (size_t n = 0; n < joined.size(); n++) {
-                const double log = std::log(std::max(answer.data<float>()[n], 1e-12f));
-                joined[n] = first ? log : weights[0] * log + weights[1] * joined[n];
-            }
+            const float* own = requests[k].get_tensor(outputs["probabilities"]).data<float>();
+            const auto weights = stages[k].value("weights", std::vector<double>{1, 0});
+            for (size_t n = 0; n < joined.size(); n++)
+                joined[n] = weights[0] * std::log(std::max(own[n], 1e-12f)) + weights[1] * joined[n];
             if (k + 1 < stages.size()) {
+                features = requests[k].get_tensor(outputs["features"]);
                 const double score = *requests[k].get_tensor(outputs["score"]).data<float>();
-                if (!(score > stages[k]["threshold"].get<double>())) {
-                    features = requests[k].get_tensor(outputs["features"]);
-                    continue;  // not sure enough: on to the next stage
-                }
+                if (!(score > stages[k]["threshold"].get<double>())) continue;  // on to the next stage
             }
             const size_t best = std::max_element(joined.begin(), joined.end()) - joined.begin();
             double sum = 0;
             for (double logit : joined) sum += std::exp(logit - joined[best]);
-            std::cout << json{{"file", words[i]},
-                              {"label", manifest["class_names"][best]},
-                              {"probability", 1 / sum},
-                              {"exit", stages[k]["exit"]},
-                              {"relative_cost", stages[k]["relative_cost"]}}
-                      << "\n";
+            const json label = manifest["class_names"][best], cost = stages[k]["relative_cost"];
+            std::cout << json{{"file", words[i]}, {"label", label}, {"probability", 1 / sum},
+                              {"exit", stages[k]["exit"]}, {"relative_cost", cost}} << "\n";
             break;
         }
     }

@@ -39,14 +39,13 @@ class TritonPythonModel:
         """uint8 [B, C, H, W] → class probabilities [B, N], and the exit each image left at [B]."""
         probabilities = np.zeros((len(pixels), len(self.manifest["class_names"])), np.float32)
         exits = np.zeros(len(pixels), np.int64)
-        rows, features, joined = np.arange(len(pixels)), pixels, None
+        rows, features, joined = np.arange(len(pixels)), pixels, np.zeros_like(probabilities)
         for stage, session in zip(self.manifest["stages"], self.sessions, strict=True):
             found = dict(
                 zip(stage["outputs"], session.run(None, {stage["inputs"][0]: features}), strict=True)
             )
             own, before = stage.get("weights", (1, 0))  # exits answer together
-            log = np.log(np.maximum(found["probabilities"], 1e-12))
-            joined = log if joined is None else own * log + before * joined
+            joined = own * np.log(np.maximum(found["probabilities"], 1e-12)) + before * joined
             leaves = np.ones(len(rows), bool)
             if "threshold" in stage:
                 leaves = found["score"] > stage["threshold"]
