@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from eenet.ensemble import join, probabilities
+from eenet.ensemble import Floats, Weights, join, probabilities
 from eenet.policies import ExitPolicy
 from eenet.runtime.backends import Backend
 
@@ -46,7 +46,7 @@ def run_batch(backend: Backend, policy: ExitPolicy, pixels_BCHW: NDArray[np.uint
     exits_B = np.full(len(pixels_BCHW), final, np.intp)
     rows_B = np.arange(len(pixels_BCHW))  # the images that are still on their way
     parts: list[tuple[NDArray[np.intp], NDArray[np.float32]]] = []
-    features, joined_BN = pixels_BCHW, None
+    features, before_BN = pixels_BCHW, None
     for index, segment in enumerate(backend.segments):
         if not len(rows_B):
             break
@@ -54,13 +54,13 @@ def run_batch(backend: Backend, policy: ExitPolicy, pixels_BCHW: NDArray[np.uint
         assert probabilities_BN is not None
         assert segment.exit is not None
         check_number(probabilities_BN if score_B is None else score_B, segment.exit)
-        if segment.weights is not None:
-            joined_BN = join(probabilities_BN, joined_BN, segment.weights)
+        joined_BN = joined(probabilities_BN, before_BN, segment.weights)
         if score_B is None:
             parts.append((rows_B, answers(probabilities_BN, joined_BN)))
             break
         leaves_B = score_B > policy.thresholds[segment.exit]
         if not leaves_B.any():
+            before_BN = carried(probabilities_BN, joined_BN, segment.weights)
             continue
         leaving = np.flatnonzero(leaves_B)
         parts.append((rows_B[leaving], answers(probabilities_BN, joined_BN, leaving)))
@@ -69,17 +69,31 @@ def run_batch(backend: Backend, policy: ExitPolicy, pixels_BCHW: NDArray[np.uint
         rows_B = rows_B[staying]
         if len(staying):
             features = backend.shrink(features, staying)
-            joined_BN = None if joined_BN is None else joined_BN[staying]
+            before_BN = carried(probabilities_BN, joined_BN, segment.weights, staying)
     return Answers(_in_order(parts, len(exits_B)), exits_B)
 
 
-def answers(
-    own_BN: NDArray[np.float32],
-    joined_BN: NDArray[np.float32] | None,
-    rows: NDArray[np.intp] | slice = slice(None),
-) -> NDArray[np.float32]:
-    """Probabilities that images leave with: of the exit alone, or joined, see `eenet.ensemble`."""
+Rows = NDArray[np.intp] | slice
+ALL = slice(None)
+
+
+def joined(own_BN: Floats, before_BN: Floats | None, weights: Weights | None) -> Floats | None:
+    """What exits say together, see `eenet.ensemble`; nothing before a second one speaks, or if they don't."""
+    return None if before_BN is None or weights is None else join(own_BN, before_BN, weights)
+
+
+def answers(own_BN: Floats, joined_BN: Floats | None, rows: Rows = ALL) -> NDArray[np.float32]:
+    """Probabilities that some of the images leave with."""
     return own_BN[rows] if joined_BN is None else probabilities(joined_BN[rows])
+
+
+def carried(
+    own_BN: Floats, joined_BN: Floats | None, weights: Weights | None, rows: Rows = ALL
+) -> Floats | None:
+    """What those that stay take along to the next exit."""
+    if weights is None:
+        return None
+    return join(own_BN[rows], None, weights) if joined_BN is None else joined_BN[rows]
 
 
 def check_number(values: NDArray[np.float32], exit_index: int) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eenet.ensemble import join
+from eenet.ensemble import Floats
 from eenet.policies import ExitPolicy
 from eenet.runtime.backends import Backend, Outputs
-from eenet.runtime.engines import Answers, answers, check_number
+from eenet.runtime.engines import Answers, answers, carried, check_number, joined
 
 SMOOTHING = 0.1  # of the time that a batch takes
 PATIENCE = 1.5  # times that: more answers easy images sooner, hard ones later
@@ -59,14 +59,14 @@ class _Chunk:
     request: _Request
     rows: NDArray[np.intp]
     features: Any
-    joined_BN: NDArray[np.float32] | None = None
+    before_BN: Floats | None = None
     """What the exits so far said together, see `eenet.ensemble`."""
 
     def part(self, backend: Backend, first: int, end: int) -> "_Chunk":
         """Some of its images."""
-        joined_BN = None if self.joined_BN is None else self.joined_BN[first:end]
+        before_BN = None if self.before_BN is None else self.before_BN[first:end]
         features = backend.take(self.features, np.arange(first, end))
-        return _Chunk(self.request, self.rows[first:end], features, joined_BN)
+        return _Chunk(self.request, self.rows[first:end], features, before_BN)
 
 
 @dataclass
@@ -274,14 +274,13 @@ class QueuedEngine:
 
     def _settle(self, index: int, chunk: _Chunk, rows: NDArray[np.intp], outputs: Outputs) -> None:
         """Note the answers of images that leave, and queue the others for the next segment."""
-        segment, policy, joined_BN = self._backend.segments[index], chunk.request.policy, chunk.joined_BN
+        segment, policy, before_BN = self._backend.segments[index], chunk.request.policy, chunk.before_BN
         exit_index = segment.exit
         assert exit_index is not None
         assert outputs.probabilities_BN is not None
         own_BN = outputs.probabilities_BN[rows]
         on = exit_index == len(policy.enabled) or policy.enabled[exit_index]
-        if on and segment.weights is not None:
-            joined_BN = join(own_BN, joined_BN, segment.weights)
+        joined_BN = joined(own_BN, before_BN, segment.weights) if on else None
         leaves = np.full(len(rows), on)
         if outputs.score_B is not None:
             if on:
@@ -291,8 +290,9 @@ class QueuedEngine:
         onward = None
         if len(staying):
             kept = self._backend.take(outputs.features, rows[staying])
-            kept_BN = None if joined_BN is None else joined_BN[staying]
-            onward = _Chunk(chunk.request, chunk.rows[staying], kept, kept_BN)
+            if on:
+                before_BN = carried(own_BN, joined_BN, segment.weights, staying)
+            onward = _Chunk(chunk.request, chunk.rows[staying], kept, before_BN)
         with self._changed:
             if len(leaving):
                 chunk.request.answer(chunk.rows[leaving], answers(own_BN, joined_BN, leaving), exit_index)
