@@ -6,6 +6,7 @@ that is there already, by command and seed, is replaced. `results_page.py` makes
     python benchmarks/networks.py runs/cifar10-eenet20 runs/cifar10-plain20
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ import results
 import tyro
 from tyro.conf import Positional
 
+from eenet import data
 from eenet import records as recording
 from eenet.checkpoint import Config, read_config
 from eenet.evaluation import evaluate
+from eenet.network import EENet
 from eenet.policies import ExitPolicy
 from eenet.records import RECORDS_FILE
 
@@ -27,24 +30,25 @@ def main(runs: Positional[tuple[Path, ...]]) -> None:
     """Add runs.
 
     Args:
-        runs: directories of finished `eenet train`.
+        runs: directories of finished `eenet train`, or of shipped networks.
     """
-    added = [row for run in runs for row in rows_of(run)]
-    keys = {tuple(str(row[k]) for k in KEY) for row in added}
-    kept = [row for row in results.read("networks") if tuple(row[k] for k in KEY) not in keys]
-    results.write(
-        "networks", sorted([*kept, *added], key=lambda row: (row["data"], row["command"], str(row["seed"])))
-    )
-    for row in added:
-        print(row)
+    by_hardware = defaultdict(list)
+    for run in runs:
+        for row in rows_of(run):
+            by_hardware[row["hardware"]].append(row)
+            print(row)
+    for on, added in by_hardware.items():
+        keys = {tuple(str(row[k]) for k in KEY) for row in added}
+        kept = [row for row in results.read("networks", on) if tuple(row[k] for k in KEY) not in keys]
+        rows = sorted([*kept, *added], key=lambda row: (row["data"], row["command"], str(row["seed"])))
+        results.write("networks", rows, on)
 
 
 def rows_of(run: Path) -> Iterator[dict[str, Any]]:
     """One for every budget; one for a plain backbone."""
     config = read_config(run)
-    tested = recording.load(run / RECORDS_FILE.format(split="test"))
+    held_out, tested = (_records(run, split) for split in ("validation", "test"))
     trained = config.provenance["train_config"]
-    held_out = recording.load(run / RECORDS_FILE.format(split="validation"))
     common = {
         "data": trained["data"],
         "backbone": config.backbone,
@@ -77,6 +81,14 @@ def rows_of(run: Path) -> Iterator[dict[str, Any]]:
             "dead_exits": " ".join(map(str, measured["dead_exits"])),
             "validation_accuracy": evaluate(held_out, policy)["accuracy"],
         }
+
+
+def _records(run: Path, split: str) -> recording.Records:
+    path = run / RECORDS_FILE.format(split=split)
+    if path.exists():
+        return recording.load(path)
+    network = EENet.from_pretrained(run)
+    return recording.collect(network, data.load(network.config.provenance["train_config"]["data"], split))
 
 
 def _policies(config: Config) -> Iterator[tuple[str, ExitPolicy]]:

@@ -9,24 +9,24 @@ import torch
 from eenet.pipeline import hardware
 
 
-def path_of(name: str) -> Path:
-    """`benchmarks/results/NAME-HARDWARE-torchVERSION.csv`."""
-    words = [name, *hardware().split(), f"torch{torch.__version__.split('+')[0]}"]
+def path_of(name: str, on: str | None = None) -> Path:
+    """`benchmarks/results/NAME-HARDWARE-torchVERSION.csv`; by default this hardware."""
+    words = [name, *(on or hardware()).split(), f"torch{torch.__version__.split('+')[0]}"]
     return Path(__file__).parent / "results" / f"{'-'.join(words).replace('/', '-')}.csv"
 
 
-def read(name: str) -> list[dict[str, str]]:
+def read(name: str, on: str | None = None) -> list[dict[str, str]]:
     """The rows written so far; none if there is no such table."""
-    path = path_of(name)
+    path = path_of(name, on)
     if not path.exists():
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def write(name: str, rows: list[dict[str, Any]]) -> Path:
+def write(name: str, rows: list[dict[str, Any]], on: str | None = None) -> Path:
     """Write rows, whose keys may differ, to `path_of(name)`."""
-    path = path_of(name)
+    path = path_of(name, on)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="")

@@ -11,6 +11,7 @@ changes accuracy or cost on the validation split by more than 0.001.
 import copy
 import re
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import safetensors.torch
@@ -76,6 +77,7 @@ def fit(network: EENet) -> None:
         data="", model="", **{k: config.provenance["train_config"][k] for k in ("objective", "budget")}
     )
     policy, held_out = calibrate(network, recorded(network, "validation"), wanted)
+    config.provenance["fitted_again"] = datetime.now(UTC).date().isoformat()
     config.policy = policy.to_dict()
     config.budgets = {b: other.to_dict() for b, other in policies_for_budgets(held_out).items()}
 
@@ -110,6 +112,12 @@ def model_card(network: EENet, tested: Records, plain: str, precision: str) -> s
     budgets = format_table(["budget", "measured cost", "accuracy", "leave at each exit"], rows)
     channels, height, width = config.input_size
     versions = ", ".join(f"{key} {value}" for key, value in run["versions"].items())
+    again = ""
+    if date := run.get("fitted_again"):
+        again = (
+            f"\n| fitted again | {date}: how exits answer together, gates, thresholds; the weights were trained "
+            f"before, with early_pull {trained.get('early_pull', 1.0)} and distillation {trained['distillation']} |"
+        )
     return f"""---
 library_name: eenet
 license: apache-2.0
@@ -124,7 +132,7 @@ tags: [early-exit, image-classification]
 | images | {channels} × {height} × {width}, {config.num_classes} classes |
 | command | `{run["command"]}` |
 | seed, epochs | {trained["seed"]}, {trained["epochs"]} |
-| time, hardware | {run["train_seconds"] / 60:.0f} minutes, {run["hardware"]}, {run["date"]}, {versions} |
+| time, hardware | {run["train_seconds"] / 60:.0f} minutes, {run["hardware"]}, {run["date"]}, {versions} |{again}
 | weights | {precision}, {sum(p.numel() for p in network.parameters()):,} parameters |
 | MACs of the plain backbone | {config.backbone_macs:,} |
 
