@@ -112,11 +112,12 @@ def model_card(network: EENet, tested: Records, plain: str, precision: str) -> s
     budgets = format_table(["budget", "measured cost", "accuracy", "leave at each exit"], rows)
     channels, height, width = config.input_size
     versions = ", ".join(f"{key} {value}" for key, value in run["versions"].items())
-    again = ""
+    when = f"{run['hardware']}, {run['date']}, {versions} |"
     if date := run.get("fitted_again"):
-        again = (
-            f"\n| fitted again | {date}: how exits answer together, gates, thresholds; the weights were trained "
-            f"before, with early_pull {trained.get('early_pull', 1.0)} and distillation {trained['distillation']} |"
+        before = f"early_pull {trained.get('early_pull', 1.0)} and distillation {trained['distillation']}"
+        when += (
+            f"\n| fitted again | {date}: how exits answer together, gates, thresholds; the weights were "
+            f"trained before, with {before} |"
         )
     return f"""---
 library_name: eenet
@@ -132,7 +133,7 @@ tags: [early-exit, image-classification]
 | images | {channels} × {height} × {width}, {config.num_classes} classes |
 | command | `{run["command"]}` |
 | seed, epochs | {trained["seed"]}, {trained["epochs"]} |
-| time, hardware | {run["train_seconds"] / 60:.0f} minutes, {run["hardware"]}, {run["date"]}, {versions} |{again}
+| time, hardware | {run["train_seconds"] / 60:.0f} minutes, {when}
 | weights | {precision}, {sum(p.numel() for p in network.parameters()):,} parameters |
 | MACs of the plain backbone | {config.backbone_macs:,} |
 
