@@ -302,7 +302,7 @@ def queue(checkpoint: Path, repeats: int) -> list[dict[str, Any]]:
             return run_batch(made[2], policy, pixels[rows])
 
     def queued(threads: int, workers: int) -> None:
-        with QueuedEngine(made[threads], policy, workers=workers) as engine:
+        with QueuedEngine(made[threads], policy, ensemble=network.config.ensemble, workers=workers) as engine:
             name = f"queued, {workers} workers × {threads} threads"
             arrive(name, lambda rows: engine.submit(pixels[rows]).result())
 

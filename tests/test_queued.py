@@ -72,12 +72,13 @@ def test_equals_one_image_at_a_time(
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_many_threads_on_a_real_network(trained: EENet, digits: ImageSet, backend: str) -> None:
     policy = policy_with_shares(trained, digits, "confidence", (True, True, True))
-    fast = create_backend(backend, trained, segments_of(policy, None), "confidence")
+    fast = create_backend(backend, trained, segments_of(policy, trained.config.ensemble), "confidence")
     pixels = digits.pixels_BCHW.numpy()
     alone = run_batch(fast, policy, pixels)
     rng = np.random.default_rng(0)
     chosen = [rng.choice(len(pixels), rng.integers(1, 9), replace=False) for _ in range(100)]
-    with QueuedEngine(fast, policy, batch_size=16, workers=2) as engine, ThreadPoolExecutor(16) as pool:
+    queue = QueuedEngine(fast, policy, ensemble=trained.config.ensemble, batch_size=16, workers=2)
+    with queue as engine, ThreadPoolExecutor(16) as pool:
         found = list(pool.map(lambda rows: engine.submit(pixels[rows]).result(60), chosen))
     for rows, answers in zip(chosen, found, strict=True):
         np.testing.assert_allclose(answers.probabilities_BN, alone.probabilities_BN[rows], atol=1e-5)

@@ -18,7 +18,6 @@ from hypothesis import given, settings
 from numpy.typing import NDArray
 from runtime_cases import Mock, cases, expected_exits, images_of, policy_with_shares
 
-from eenet.ensemble import ALONE, Weights
 from eenet.image_sets import ImageSet
 from eenet.network import EENet, create_model
 from eenet.policies import SCORES, ExitPolicy
@@ -47,7 +46,9 @@ def test_equals_the_reference(
     if backend == COMPILED and not (shutil.which("g++") or shutil.which("clang++")):
         pytest.skip("torch.compile needs a C++ compiler")
     monkeypatch.setattr(compile_backend, "BUCKETS", (16,))  # 7 images are padded, 60 go in parts
-    monkeypatch.setattr(trained.config, "ensemble", [ALONE, *(Weights(0.7, w) for w in (0.2, 0.5, 0.9))])
+    monkeypatch.setattr(
+        trained.config, "ensemble", [[[0.7, 0.3 * (j + 1)] for j in range(k)] for k in range(4)]
+    )
     enabled = (True, score != "margin", True)
     policy = policy_with_shares(trained, digits, score, enabled)
     images = digits.pixels_BCHW[:60]

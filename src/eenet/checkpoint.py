@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from eenet.ensemble import LARGEST, Weights
+from eenet.ensemble import LARGEST
 from eenet.policies import ExitPolicy
 
 FORMAT_VERSION = 1
@@ -43,8 +43,8 @@ class Config:
     backbone_macs: int
     stage_macs: list[int]
     head_macs: list[int]
-    ensemble: list[Weights] | None = None
-    """How each exit's answer is joined with those before, see `eenet.ensemble`; none: it isn't."""
+    ensemble: list[list[list[float]]] | None = None
+    """How answers are joined with those of exits before, see `eenet.ensemble`; none: they aren't."""
     mean: list[float] | None = None
     std: list[float] | None = None
     class_names: list[str] | None = None
@@ -164,8 +164,6 @@ def read_config(directory: Path) -> Config:
             with blaming(path, f"{key!r}, {name}"):
                 ExitPolicy.from_dict(policy, len(values["exits"]))
     values["input_size"] = tuple(values["input_size"])
-    if values["ensemble"] is not None:
-        values["ensemble"] = [Weights(*pair) for pair in values["ensemble"]]
     return Config(**values)
 
 
@@ -189,6 +187,11 @@ def _is_budget(key: str) -> bool:
 
 def _macs(value: Any, count: int) -> bool:
     return _list_of(value, [int], count) and all(v >= 0 for v in value)
+
+
+def _is_ensemble(value: Any, exits: int) -> bool:
+    whole = _list_of(value, [list], exits) and all(_list_of(row, [list], k) for k, row in enumerate(value))
+    return whole and all(_is_weights(pair) for row in value for pair in row)
 
 
 def _is_weights(value: Any) -> bool:
@@ -216,8 +219,8 @@ _CONFIG_CHECKS: dict[str, tuple[str, Callable[[Any, Mapping[str, Any]], bool]]] 
     "stage_macs": ("a whole number per stage", lambda v, c: _macs(v, len(c["exits"]) + 1)),
     "head_macs": ("a whole number per early exit", lambda v, c: _macs(v, len(c["exits"]))),
     "ensemble": (
-        f"two numbers from 0 to {LARGEST:g} per exit, or null",
-        lambda v, c: v is None or (_list_of(v, [list], len(c["exits"]) + 1) and all(map(_is_weights, v))),
+        f"for each exit two numbers from 0 to {LARGEST:g} per exit before it, or null",
+        lambda v, c: v is None or _is_ensemble(v, len(c["exits"]) + 1),
     ),
     "mean": ("a number per channel", lambda v, c: _per_channel(v, c) or v is c["std"] is None),
     "std": (

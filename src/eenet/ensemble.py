@@ -25,8 +25,21 @@ class Weights(NamedTuple):
 
 
 ALONE = Weights(1.0, 0.0)
-Ensemble = Sequence[Weights]
-"""Weights for each exit, the final one last."""
+Ensemble = Sequence[Sequence[Sequence[float]]]
+"""For every exit, the final one last, and each exit before it that may have spoken last, the two weights."""
+
+
+def chain(ensemble: Ensemble | None, enabled: Sequence[bool]) -> list[Weights | None]:
+    """The weights of each exit when these early exits are on; none if off, or without ensemble."""
+    found: list[Weights | None] = []
+    last = None
+    for k, on in enumerate((*enabled, True)):
+        if ensemble is None or not on:
+            found.append(None)
+            continue
+        found.append(ALONE if last is None else Weights(*ensemble[k][last]))
+        last = k
+    return found
 
 
 def join(own_BN: Floats, before_BN: Floats | None, weights: Weights) -> Floats:
@@ -54,18 +67,20 @@ def probabilities(logits_BN: Floats) -> Floats:
     return powers_BN / powers_BN.sum(1, keepdims=True)
 
 
-def fit(own_KBN: Sequence[Floats], labels_B: NDArray[np.int64]) -> list[Weights]:
-    """Weights with the least cross-entropy of each exit's joined answer, one exit after the other.
+def fit(own_KBN: Sequence[Floats], labels_B: NDArray[np.int64]) -> list[list[list[float]]]:
+    """An ensemble with the least cross-entropy of each exit's joined answer, one exit after the other.
 
     Args:
         own_KBN: probabilities of every exit, of held-out inputs.
         labels_B: their classes.
     """
-    fitted = [ALONE]
-    before_BN = join(own_KBN[0], None, ALONE)
-    for own_BN in own_KBN[1:]:
-        fitted.append(_fit(np.stack([join(own_BN, None, ALONE), before_BN]).astype(np.float64), labels_B))
-        before_BN = join(own_BN, before_BN, fitted[-1])
+    fitted: list[list[list[float]]] = []
+    said_KBN: list[Floats] = []  # at each exit, all before it on
+    for own_BN in own_KBN:
+        log_own_BN = join(own_BN, None, ALONE)
+        weights = [_fit(np.stack([log_own_BN, said_BN]).astype(np.float64), labels_B) for said_BN in said_KBN]
+        said_KBN.append(join(own_BN, said_KBN[-1], weights[-1]) if weights else log_own_BN)
+        fitted.append([list(pair) for pair in weights])
     return fitted
 
 

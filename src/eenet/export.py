@@ -16,7 +16,6 @@ from eenet import data
 from eenet.calibration import policies_for_budgets, policy_for_budget
 from eenet.checkpoint import write_atomically
 from eenet.console import progress, working
-from eenet.ensemble import ALONE
 from eenet.evaluation import decide, evaluate, recorded_scores
 from eenet.formats import FORMATS, PRECISIONS, Job
 from eenet.image_sets import ImageSet, sample
@@ -183,7 +182,7 @@ def _manifest(job: Job, budgets: dict[str, ExitPolicy], format: str, checkpoint:
         if k < final:
             stages[-1]["threshold"] = policy.thresholds[k]
         if segment.weights is not None:
-            stages[-1]["weights"] = list(segment.weights if len(stages) > 1 else ALONE)
+            stages[-1]["weights"] = list(segment.weights)
     exits = [stage["exit"] for stage in stages]
     return {
         "format": format,

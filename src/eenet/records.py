@@ -14,7 +14,7 @@ from torch import Tensor
 
 from eenet import cost
 from eenet.checkpoint import Config, write_atomically
-from eenet.ensemble import Ensemble, Weights, join
+from eenet.ensemble import Ensemble, chain, join
 from eenet.image_sets import Images
 from eenet.images import normalize
 from eenet.loading import in_order
@@ -54,13 +54,12 @@ class Records:
         if self.ensemble is None:
             return self.logits_KBN
         joined_BN, rows = None, []
-        for k, weights in enumerate(self.ensemble):
-            own_BN = self._probabilities_KBN[k]
-            if enabled is None or k == len(enabled) or enabled[k]:
-                joined_BN = join(own_BN, joined_BN, weights)
-                rows.append(torch.from_numpy(joined_BN))
-            else:
+        for k, weights in enumerate(chain(self.ensemble, enabled or [True] * len(self.head_macs))):
+            if weights is None:
                 rows.append(self.logits_KBN[k])
+            else:
+                joined_BN = join(self._probabilities_KBN[k], joined_BN, weights)
+                rows.append(torch.from_numpy(joined_BN))
         return torch.stack(rows)
 
     @cached_property
@@ -180,8 +179,6 @@ def load(path: str | Path) -> Records:
             tensors = {name: file.get_tensor(name) for name in _TENSORS}
             about = file.metadata()
             ensemble = json.loads(about.get("ensemble", "null"))
-            if ensemble is not None:
-                ensemble = [Weights(*pair) for pair in ensemble]
             return Records(**tensors, **json.loads(about["costs"]), ensemble=ensemble)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a file of records: {error}") from error

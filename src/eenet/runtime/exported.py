@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from eenet.checkpoint import blaming
-from eenet.ensemble import ALONE, Weights
+from eenet.ensemble import Weights
 from eenet.policies import ExitPolicy
 from eenet.runtime.backends import Backend, Outputs, ThroughAll, packed
 from eenet.runtime.segments import Segment, segments_of
@@ -53,11 +54,8 @@ def policy_of(manifest: dict[str, Any]) -> ExitPolicy:
 
 def _segments(manifest: dict[str, Any], policy: ExitPolicy) -> list[Segment]:
     """With the weights by which the stages' answers are joined, where there are any."""
-    weights = {
-        stage["exit"]: Weights(*stage["weights"]) for stage in manifest["stages"] if "weights" in stage
-    }
-    ensemble = [weights.get(k, ALONE) for k in range(len(policy.enabled) + 1)] if weights else None
-    return segments_of(policy, ensemble)
+    pairs = zip(segments_of(policy, None), manifest["stages"], strict=True)
+    return [replace(s, weights=Weights(*stage["weights"])) if "weights" in stage else s for s, stage in pairs]
 
 
 def load_exported(directory: str | Path, *, threads: int | None = None) -> tuple[Backend, ExitPolicy]:

@@ -122,7 +122,9 @@ class Predictor:
             self.backend = create_backend("torch", *given)
         self._queue = None
         if engine == "queued":
-            self._queue = QueuedEngine(self.backend, policy, batch_size=batch_size, workers=workers)
+            self._queue = QueuedEngine(
+                self.backend, policy, ensemble=config.ensemble, batch_size=batch_size, workers=workers
+            )
 
     def predict(self, image: Any) -> Prediction:
         """Classify one image: a file, PIL image, numpy array or tensor, see `eenet.images.to_pixels`."""

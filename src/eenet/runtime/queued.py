@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eenet.ensemble import Floats
+from eenet.ensemble import Ensemble, Floats, Weights, chain
 from eenet.policies import ExitPolicy
 from eenet.runtime.backends import Backend, Outputs
 from eenet.runtime.engines import Answers, answers, carried, check_number, joined
@@ -29,6 +29,7 @@ class EngineClosedError(RuntimeError):
 class _Request:
     future: Future[Answers]
     policy: ExitPolicy
+    weights_K: Sequence[Weights | None]
     exits_B: NDArray[np.intp]
     scores_BK: NDArray[np.float32]
     left: int
@@ -108,6 +109,7 @@ class QueuedEngine:
         backend: Backend,
         policy: ExitPolicy,
         *,
+        ensemble: Ensemble | None = None,
         batch_size: int = 32,
         most_waiting: int = 1024,
         patience: float | None = None,
@@ -119,6 +121,7 @@ class QueuedEngine:
         Args:
             backend: made for the segments of this policy.
             policy: its thresholds.
+            ensemble: of the network's `config`.
             batch_size: images that run together, at most.
             most_waiting: images inside, at most; whoever brings more has to wait.
             patience: seconds after which an image no longer waits for company. Default: one and a
@@ -128,7 +131,7 @@ class QueuedEngine:
         """
         self._backend, self._policy = backend, policy
         self._batch_size, self._most_waiting, self._patience = batch_size, most_waiting, patience
-        self._on_batch = on_batch
+        self._on_batch, self._ensemble = on_batch, ensemble
         self._seconds = [0.0] * len(backend.segments)  # that a batch takes, smoothed
         self._queues = [_Queue() for segment in backend.segments if segment.exit is not None]
         self._inside = 0
@@ -169,7 +172,8 @@ class QueuedEngine:
         future.set_running_or_notify_cancel()  # images can't be called back one by one
         policy = self._policy if policy is None else policy
         scores_BK = np.full((count, len(policy.thresholds)), np.nan, np.float32)
-        request = _Request(future, policy, np.zeros(count, np.intp), scores_BK, count, now, deadline)
+        weights_K, exits_B = chain(self._ensemble, policy.enabled), np.zeros(count, np.intp)
+        request = _Request(future, policy, weights_K, exits_B, scores_BK, count, now, deadline)
         with self._changed:
             while not self._closed and self._inside and self._inside + count > self._most_waiting:
                 if not wait:
@@ -274,13 +278,14 @@ class QueuedEngine:
 
     def _settle(self, index: int, chunk: _Chunk, rows: NDArray[np.intp], outputs: Outputs) -> None:
         """Note the answers of images that leave, and queue the others for the next segment."""
-        segment, policy, before_BN = self._backend.segments[index], chunk.request.policy, chunk.before_BN
-        exit_index = segment.exit
+        exit_index = self._backend.segments[index].exit
         assert exit_index is not None
+        policy, before_BN = chunk.request.policy, chunk.before_BN
+        weights = chunk.request.weights_K[exit_index]
         assert outputs.probabilities_BN is not None
         own_BN = outputs.probabilities_BN[rows]
         on = exit_index == len(policy.enabled) or policy.enabled[exit_index]
-        joined_BN = joined(own_BN, before_BN, segment.weights) if on else None
+        joined_BN = joined(own_BN, before_BN, weights)
         leaves = np.full(len(rows), on)
         if outputs.score_B is not None:
             if on:
@@ -291,7 +296,7 @@ class QueuedEngine:
         if len(staying):
             kept = self._backend.take(outputs.features, rows[staying])
             if on:
-                before_BN = carried(own_BN, joined_BN, segment.weights, staying)
+                before_BN = carried(own_BN, joined_BN, weights, staying)
             onward = _Chunk(chunk.request, chunk.rows[staying], kept, before_BN)
         with self._changed:
             if len(leaving):

@@ -6,7 +6,7 @@ Every faster engine must leave at the same exit with the same answer.
 import torch
 from torch import Tensor
 
-from eenet.ensemble import join, probabilities
+from eenet.ensemble import chain, join, probabilities
 from eenet.network import EENet
 from eenet.policies import ExitPolicy
 
@@ -21,7 +21,7 @@ def run_one(network: EENet, policy: ExitPolicy, image_CHW: Tensor) -> tuple[Tens
         Class probabilities [N] at the exit it left at, and that exit's number.
     """
     assert not network.training
-    ensemble, joined_BN = network.config.ensemble, None
+    weights_K, joined_BN = chain(network.config.ensemble, policy.enabled), None
     with torch.inference_mode():
         features = image_CHW[None]
         for k, stage in enumerate(network.stages):
@@ -34,8 +34,8 @@ def run_one(network: EENet, policy: ExitPolicy, image_CHW: Tensor) -> tuple[Tens
             else:
                 logits_BN = features
             answer_BN = logits_BN.softmax(1)
-            if ensemble:
-                joined_BN = join(answer_BN.cpu().numpy(), joined_BN, ensemble[k])
+            if (weights := weights_K[k]) is not None:
+                joined_BN = join(answer_BN.cpu().numpy(), joined_BN, weights)
                 answer_BN = torch.from_numpy(probabilities(joined_BN))
             if leaves:
                 return answer_BN[0], k

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from eenet.ensemble import Ensemble, Weights
+from eenet.ensemble import Ensemble, Weights, chain
 from eenet.network import EENet
 from eenet.policies import SCORES, ExitPolicy
 
@@ -32,10 +32,9 @@ def segments_of(policy: ExitPolicy, ensemble: Ensemble | None) -> list[Segment]:
     """
     on = [k for k, enabled in enumerate(policy.enabled) if enabled]
     firsts = [0, *(k + 1 for k in on)]
+    weights = chain(ensemble, policy.enabled)
     ends = [*on, len(policy.enabled)]
-    return [
-        Segment(first, k, k, ensemble[k] if ensemble else None) for first, k in zip(firsts, ends, strict=True)
-    ]
+    return [Segment(first, k, k, weights[k]) for first, k in zip(firsts, ends, strict=True)]
 
 
 class Normalize(nn.Module):

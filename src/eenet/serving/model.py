@@ -91,6 +91,7 @@ class ServedModel:
         self.engine = QueuedEngine(
             runs,
             self._served,
+            ensemble=config.ensemble,
             batch_size=options.batch_size,
             most_waiting=options.most_waiting,
             workers=options.workers or cores(),
