@@ -1,11 +1,9 @@
 """One pass over a data set: what every exit says about every image, and the label."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -51,24 +49,22 @@ class Records:
         Args:
             enabled: for each early exit. Default: all on.
         """
-        if self.ensemble is None:
-            return self.logits_KBN
-        joined_BN, rows = None, []
-        for k, weights in enumerate(chain(self.ensemble, enabled or [True] * len(self.head_macs))):
-            if weights is None:
-                rows.append(self.logits_KBN[k])
-            else:
-                joined_BN = join(self._probabilities_KBN[k], joined_BN, weights)
-                rows.append(torch.from_numpy(joined_BN))
-        return torch.stack(rows)
-
-    @cached_property
-    def _probabilities_KBN(self) -> Any:
-        return self.logits_KBN.softmax(2).numpy()
+        return self.logits_KBN if self.ensemble is None else torch.stack(list(self._answers(enabled)))
 
     def correct(self, enabled: Sequence[bool] | None = None) -> Tensor:
         """Whether the answer at each exit is right, see `answers`: bool [K, B]."""
-        return self.answers(enabled).argmax(2) == self.labels_B
+        return torch.stack([logits_BN.argmax(1) == self.labels_B for logits_BN in self._answers(enabled)])
+
+    def _answers(self, enabled: Sequence[bool] | None) -> Iterator[Tensor]:
+        """One exit after the other, since all at once may need much memory."""
+        joined_BN = None
+        weights_K = chain(self.ensemble, enabled or [True] * len(self.head_macs))
+        for logits_BN, weights in zip(self.logits_KBN, weights_K, strict=True):
+            if weights is None:
+                yield logits_BN
+            else:
+                joined_BN = join(logits_BN.softmax(1).numpy(), joined_BN, weights)
+                yield torch.from_numpy(joined_BN)
 
     @property
     def full_accuracy(self) -> float:
