@@ -54,15 +54,15 @@ def test_what_is_described_is_counted_right() -> None:
     records = collect(network, data.load("digits", "test"))
     found = describe(records, policy)
     right = other = 0
-    answers, lefts = [], [0, 0, 0]
+    answers_KBN, answers, lefts = records.answers(), [], [0, 0, 0]
     for i in range(len(records)):
         left = next(
             (k for k in range(2) if records.confidence_logits_KB[k, i].sigmoid() > policy.thresholds[k]), 2
         )
         lefts[left] += 1
-        answers.append(records.logits_KBN[left, i])
+        answers.append(answers_KBN[left, i])
         right += int(answers[-1].argmax() == records.labels_B[i])
-        other += int(answers[-1].argmax() != records.logits_KBN[2, i].argmax())
+        other += int(answers[-1].argmax() != answers_KBN[2, i].argmax())
     full = records.correct()[2].double().mean().item()
     assert found["accuracy"] == pytest.approx(right / len(records))
     assert found["disagreement"] == pytest.approx(other / len(records))
