@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 ORDER = [
     "console", "cost", "backbones", "tracing", "stages", "placement", "gates", "heads", "ensemble",
-    "policies", "checkpoint", "network", "objectives", "images", "image_sets", "corruptions", "loading", "readers",
-    "data", "records", "evaluation", "diagnostics", "shift", "monitor", "calibration", "risk",
+    "policies", "checkpoint", "network", "objectives", "images", "image_sets", "corruptions", "loading",
+    "readers", "data", "records", "evaluation", "diagnostics", "shift", "monitor", "calibration", "risk",
     "training_state", "training", "recipes", "runtime", "quantize", "formats", "export", "report",
     "tables", "pipeline", "sweep", "thresholds", "verbs", "serving", "cli",
 ]  # fmt: skip
