@@ -13,9 +13,9 @@ from typing import Any
 
 import results
 import tyro
+from ship import recorded
 from tyro.conf import Positional
 
-from eenet import data
 from eenet import records as recording
 from eenet.checkpoint import Config, read_config
 from eenet.evaluation import evaluate
@@ -85,10 +85,7 @@ def rows_of(run: Path) -> Iterator[dict[str, Any]]:
 
 def _records(run: Path, split: str) -> recording.Records:
     path = run / RECORDS_FILE.format(split=split)
-    if path.exists():
-        return recording.load(path)
-    network = EENet.from_pretrained(run)
-    return recording.collect(network, data.load(network.config.provenance["train_config"]["data"], split))
+    return recording.load(path) if path.exists() else recorded(EENet.from_pretrained(run), split)
 
 
 def _policies(config: Config) -> Iterator[tuple[str, ExitPolicy]]:

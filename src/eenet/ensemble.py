@@ -9,7 +9,6 @@ from scipy.optimize import minimize
 
 FLOOR = 1e-12  # of a probability, before its logarithm is taken
 PENALTY = 1e-3  # on squared weights, counted from "own answers only"
-
 LARGEST = 1e3  # weight
 
 Floats = NDArray[Any]

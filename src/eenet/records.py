@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import safetensors
@@ -66,7 +67,7 @@ class Records:
                 joined_BN = join(logits_BN.softmax(1).numpy(), joined_BN, weights)
                 yield torch.from_numpy(joined_BN)
 
-    @property
+    @cached_property
     def full_accuracy(self) -> float:
         """Of the final exit on all inputs, with all exits on."""
         return self.correct()[-1].double().mean().item()

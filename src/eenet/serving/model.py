@@ -179,7 +179,8 @@ class ServedModel:
 
     def describe(self) -> dict[str, Any]:
         """For the page: classes, exits, budgets and what happened lately."""
-        now = self._load.setting().policy
+        now = self._load.setting()
+        thresholds = zip(now.policy.thresholds, now.policy.enabled, strict=True)
         return {
             "name": self.name,
             "backend": self.backend,
@@ -187,10 +188,10 @@ class ServedModel:
             "exits": [*self.config.exits, "final"],
             "costs": self.costs,
             "off": [k for k, on in enumerate(self._served.enabled) if not on],
-            "thresholds": [t if on else None for t, on in zip(now.thresholds, now.enabled, strict=True)],
+            "thresholds": [t if on else None for t, on in thresholds],
             "budgets": sorted(map(float, self._budgets)),
             "policies": ["own", *self._named],
-            "now": self._load.setting().name,
+            "now": now.name,
             "inside": self.engine.inside,
             "drift": self.drift,
             **self._metrics.recent(self.name, len(self.costs)),
