@@ -36,7 +36,11 @@ TRAINED = {  # how each network is trained, on top of the recipe
     "plain": {"num_exits": 0},
     "shallow_deep": {"objective": "shallow_deep"},
     "halting": {"objective": "halting"},
+    "halting_0.3": {"objective": "halting", "cost_weight": 0.3},
+    "halting_0.1": {"objective": "halting", "cost_weight": 0.1},
     "joint_gates": {"objective": "joint_gates"},
+    "joint_gates_0.3": {"objective": "joint_gates", "cost_weight": 0.3},
+    "joint_gates_0.1": {"objective": "joint_gates", "cost_weight": 0.1},
 }
 METHODS = {  # network, what decides, whether answers are joined
     "ours": ("ours", "confidence", True),
@@ -51,7 +55,11 @@ METHODS = {  # network, what decides, whether answers are joined
     "imitating": ("imitating", "confidence", True),
     "Shallow-Deep": ("shallow_deep", "max_softmax", False),
     "halting": ("halting", "confidence", False),
+    "halting, λ 0.3": ("halting_0.3", "confidence", False),
+    "halting, λ 0.1": ("halting_0.1", "confidence", False),
     "joint gates": ("joint_gates", "confidence", False),
+    "joint gates, λ 0.3": ("joint_gates_0.3", "confidence", False),
+    "joint gates, λ 0.1": ("joint_gates_0.1", "confidence", False),
 }
 
 

@@ -57,11 +57,11 @@ def nest(
     """
     given = parts[0].graph.input[0].name
     if images == "one":
-        nodes, found = _alone(parts, segments, 0, given, set())
+        nodes, found = _Nest(parts, segments).alone(0, given)
     else:
-        nodes, found = _together(parts, segments, 0, given, set())
+        nodes, found = _Nest(parts, segments).together(0, given)
     if images == "any":
-        alone = _branch(*_alone(parts, segments, 0, given, set()))
+        alone = _branch(*_Nest(parts, segments).alone(0, given))
         together, found = _branch(nodes, found), ["probabilities_of_all", "exits_of_all"]
         nodes = [
             node("Shape", [given], ["count"], end=1),
@@ -87,32 +87,87 @@ def _is_finite(part: onnx.ModelProto) -> bool:
     return all(np.isfinite(values).all() for values in weights if values.dtype.kind == "f")
 
 
-def _alone(
-    parts: Sequence[onnx.ModelProto],
-    segments: Sequence[Segment],
-    k: int,
-    given: str,
-    made: set[str],
-    joined: str | None = None,
-) -> Level:
-    """Segment k and those behind it, for one image; `joined` is what the exits before said."""
-    nodes, outputs = _renamed(parts[k].graph, given, made, k)
-    number, last = f"number_{k}", k == len(parts) - 1
-    nodes.append(_constant(number, [segments[k].exit]))
-    probabilities = outputs[0] if last else outputs[1]
-    joining, joined, answering, answer = _joined(segments[k], k, probabilities, joined)
-    if last:
-        return [*nodes, *joining, *answering], [answer, number]
-    features, _, score = outputs
-    behind, answers = _alone(parts, segments, k + 1, features, made, joined)
-    if answering:
-        nodes += joining
-    else:  # only those who stay need it
-        behind = [*joining, *behind]
-    nodes.append(node("LessOrEqual", [score, threshold_name(k)], [f"stays_{k}"]))
-    found = [f"probabilities_from_{k}", f"number_from_{k}"]
-    nodes.append(_if(f"stays_{k}", found, _branch(behind, answers), [answer, number], answering))
-    return nodes, found
+class _Nest:
+    """Builds the levels of a nested graph, each a segment and those behind it."""
+
+    def __init__(self, parts: Sequence[onnx.ModelProto], segments: Sequence[Segment]) -> None:
+        self.parts, self.segments = parts, segments
+        self.made: set[str] = set()
+
+    def alone(self, k: int, given: str, joined: str | None = None) -> Level:
+        """Segment k and those behind it, for one image; `joined` is what the exits before said."""
+        nodes, outputs = self._segment(k, given)
+        number, last = f"number_{k}", k == len(self.parts) - 1
+        nodes.append(_constant(number, [self.segments[k].exit]))
+        probabilities = outputs[0] if last else outputs[1]
+        joining, joined, answering, answer = _joined(self.segments[k], k, probabilities, joined)
+        if last:
+            return [*nodes, *joining, *answering], [answer, number]
+        features, _, score = outputs
+        behind, answers = self.alone(k + 1, features, joined)
+        if answering:
+            nodes += joining
+        else:  # only those who stay need it
+            behind = [*joining, *behind]
+        nodes.append(node("LessOrEqual", [score, threshold_name(k)], [f"stays_{k}"]))
+        found = [f"probabilities_from_{k}", f"number_from_{k}"]
+        nodes.append(_if(f"stays_{k}", found, _branch(behind, answers), [answer, number], answering))
+        return nodes, found
+
+    def together(self, k: int, given: str, joined: str | None = None) -> Level:
+        """Segment k and those behind it, each for the images that stay; `joined` as for one."""
+        nodes, outputs = self._segment(k, given)
+        number, last = f"number_{k}", k == len(self.parts) - 1
+        probabilities = outputs[0] if last else outputs[1]
+        joining, joined, answering, probabilities = _joined(self.segments[k], k, probabilities, joined)
+        nodes += [*joining, *answering]
+        value = onnx.numpy_helper.from_array(np.array([self.segments[k].exit], np.int64))
+        nodes += [
+            node("Shape", [probabilities], [f"count_{k}"], end=1),
+            node("ConstantOfShape", [f"count_{k}"], [number], value=value),
+        ]
+        if last:
+            return nodes, [probabilities, number]
+        features, _, score = outputs
+        nodes += [
+            node("LessOrEqual", [score, threshold_name(k)], [f"stays_{k}"]),
+            node("NonZero", [f"stays_{k}"], [f"row_{k}"]),
+            node("Shape", [f"row_{k}"], [f"staying_{k}"], start=1),
+            node("Cast", [f"staying_{k}"], [f"some_stay_{k}"], to=onnx.TensorProto.BOOL),
+        ]
+        rows, kept, merged = f"rows_{k}", f"kept_{k}", [f"probabilities_on_{k}", f"number_on_{k}"]
+        kept_joined = None if joined is None else f"kept_joined_{k}"
+        behind, answers = self.together(k + 1, kept, kept_joined)
+        onward = [
+            node("Transpose", [f"row_{k}"], [rows], perm=[1, 0]),
+            node("GatherND", [features, rows], [kept]),
+            *([node("GatherND", [joined, rows], [kept_joined])] if joined is not None else []),
+            *behind,
+            node("ScatterND", [probabilities, rows, answers[0]], [merged[0]]),
+            node("ScatterND", [number, rows, answers[1]], [merged[1]]),
+        ]
+        # with the shape known in the branch, ONNX Runtime adds a shortcut in place
+        dims = self.parts[k + 1].graph.input[0].type.tensor_type.shape.dim
+        shape = [kept, *(dim.dim_value or None for dim in dims[1:])]
+        info = onnx.helper.make_tensor_value_info(kept, onnx.TensorProto.FLOAT, shape)
+        found = [f"probabilities_from_{k}", f"number_from_{k}"]
+        nodes.append(_if(f"some_stay_{k}", found, _branch(onward, merged, info), [probabilities, number]))
+        return nodes, found
+
+    def _segment(self, k: int, given: str) -> tuple[list[onnx.NodeProto], list[str]]:
+        """A segment's nodes on another input, and its outputs; names that are made already get a suffix."""
+        graph = self.parts[k].graph
+        names = {graph.input[0].name: given}
+        names |= {name: f"{name}_in_{k}" for old in graph.node for name in old.output if name in self.made}
+        nodes = []
+        for old in graph.node:
+            new = onnx.NodeProto()
+            new.CopyFrom(old)
+            new.input[:] = [names.get(name, name) for name in old.input]
+            new.output[:] = [names.get(name, name) for name in old.output]
+            nodes.append(new)
+        self.made.update(name for new in nodes for name in new.output)
+        return nodes, [names.get(output.name, output.name) for output in graph.output]
 
 
 def _joined(
@@ -137,54 +192,6 @@ def _joined(
         node("Add", [f"ensemble_own_{k}", f"ensemble_before_{k}"], [joined]),
     ]
     return nodes, joined, [node("Softmax", [joined], [answer], axis=1)], answer
-
-
-def _together(
-    parts: Sequence[onnx.ModelProto],
-    segments: Sequence[Segment],
-    k: int,
-    given: str,
-    made: set[str],
-    joined: str | None = None,
-) -> Level:
-    """Segment k and those behind it, each for the images that stay; `joined` as for one."""
-    nodes, outputs = _renamed(parts[k].graph, given, made, k)
-    last, number = k == len(parts) - 1, f"number_{k}"
-    probabilities = outputs[0] if last else outputs[1]
-    joining, joined, answering, probabilities = _joined(segments[k], k, probabilities, joined)
-    nodes += [*joining, *answering]
-    value = onnx.numpy_helper.from_array(np.array([segments[k].exit], np.int64))
-    nodes += [
-        node("Shape", [probabilities], [f"count_{k}"], end=1),
-        node("ConstantOfShape", [f"count_{k}"], [number], value=value),
-    ]
-    if last:
-        return nodes, [probabilities, number]
-    features, _, score = outputs
-    nodes += [
-        node("LessOrEqual", [score, threshold_name(k)], [f"stays_{k}"]),
-        node("NonZero", [f"stays_{k}"], [f"row_{k}"]),
-        node("Shape", [f"row_{k}"], [f"staying_{k}"], start=1),
-        node("Cast", [f"staying_{k}"], [f"some_stay_{k}"], to=onnx.TensorProto.BOOL),
-    ]
-    rows, kept, merged = f"rows_{k}", f"kept_{k}", [f"probabilities_on_{k}", f"number_on_{k}"]
-    kept_joined = None if joined is None else f"kept_joined_{k}"
-    behind, answers = _together(parts, segments, k + 1, kept, made, kept_joined)
-    onward = [
-        node("Transpose", [f"row_{k}"], [rows], perm=[1, 0]),
-        node("GatherND", [features, rows], [kept]),
-        *([node("GatherND", [joined, rows], [kept_joined])] if joined is not None else []),
-        *behind,
-        node("ScatterND", [probabilities, rows, answers[0]], [merged[0]]),
-        node("ScatterND", [number, rows, answers[1]], [merged[1]]),
-    ]
-    # with the shape known in the branch, ONNX Runtime adds a shortcut in place
-    dims = parts[k + 1].graph.input[0].type.tensor_type.shape.dim
-    shape = [kept, *(dim.dim_value or None for dim in dims[1:])]
-    info = onnx.helper.make_tensor_value_info(kept, onnx.TensorProto.FLOAT, shape)
-    found = [f"probabilities_from_{k}", f"number_from_{k}"]
-    nodes.append(_if(f"some_stay_{k}", found, _branch(onward, merged, info), [probabilities, number]))
-    return nodes, found
 
 
 def _if(
@@ -220,20 +227,3 @@ def _constant(name: str, value: Any) -> onnx.NodeProto:
     array = np.array(value)
     tensor = onnx.numpy_helper.from_array(array.astype(np.float32) if array.dtype.kind == "f" else array)
     return node("Constant", [], [name], value=tensor)
-
-
-def _renamed(
-    graph: onnx.GraphProto, given: str, made: set[str], k: int
-) -> tuple[list[onnx.NodeProto], list[str]]:
-    """A segment's nodes on another input, and its outputs; names that are `made` already get a suffix."""
-    names = {graph.input[0].name: given}
-    names |= {name: f"{name}_in_{k}" for old in graph.node for name in old.output if name in made}
-    nodes = []
-    for old in graph.node:
-        new = onnx.NodeProto()
-        new.CopyFrom(old)
-        new.input[:] = [names.get(name, name) for name in old.input]
-        new.output[:] = [names.get(name, name) for name in old.output]
-        nodes.append(new)
-    made.update(name for new in nodes for name in new.output)
-    return nodes, [names.get(output.name, output.name) for output in graph.output]
