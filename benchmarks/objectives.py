@@ -24,6 +24,7 @@ from eenet.diagnostics import bootstrap_interval
 from eenet.evaluation import decide, evaluate, recorded_scores
 from eenet.gates import AnswerGate
 from eenet.network import EENet
+from eenet.objectives import TRAIN_CONFIDENCE
 from eenet.pipeline import train
 from eenet.recipes import get_recipe
 from eenet.records import Records
@@ -36,8 +37,8 @@ TRAINED = {  # how each network is trained, on top of the recipe
     "plain": {"num_exits": 0},
     "shallow_deep": {"objective": "shallow_deep"},
     "halting": {"objective": "halting"},
-    "halting_0.3": {"objective": "halting", "cost_weight": 0.3},
     "halting_0.1": {"objective": "halting", "cost_weight": 0.1},
+    "halting_0.03": {"objective": "halting", "cost_weight": 0.03},
     "joint_gates": {"objective": "joint_gates"},
     "joint_gates_0.3": {"objective": "joint_gates", "cost_weight": 0.3},
     "joint_gates_0.1": {"objective": "joint_gates", "cost_weight": 0.1},
@@ -54,9 +55,10 @@ METHODS = {  # network, what decides, whether answers are joined
     "patience": ("ours", "patience", False),
     "imitating": ("imitating", "confidence", True),
     "Shallow-Deep": ("shallow_deep", "max_softmax", False),
+    "Shallow-Deep's weights, ours otherwise": ("shallow_deep", "confidence", True),
     "halting": ("halting", "confidence", False),
-    "halting, λ 0.3": ("halting_0.3", "confidence", False),
     "halting, λ 0.1": ("halting_0.1", "confidence", False),
+    "halting, λ 0.03": ("halting_0.03", "confidence", False),
     "joint gates": ("joint_gates", "confidence", False),
     "joint gates, λ 0.3": ("joint_gates_0.3", "confidence", False),
     "joint gates, λ 0.1": ("joint_gates_0.1", "confidence", False),
@@ -109,7 +111,7 @@ def compare(out: Path, seeds: tuple[int, ...]) -> list[dict]:
             held_out, tested = (
                 recording.load(path / f"records-{s}.safetensors") for s in ("validation", "test")
             )
-            if network in ("ours", "imitating"):
+            if TRAINED[network].get("objective", "joint") not in TRAIN_CONFIDENCE:
                 held_out, tested = fitted(path, held_out, tested, joined=joined)
             for budget in BUDGETS:
                 done = outcome(held_out, tested, score, budget)

@@ -52,13 +52,23 @@ RECIPES: dict[str, Recipe] = {
         ),
         "CIFAR-10, the middle network; about 80 minutes on two cores with AMX",
     ),
-    "cifar10-resnet110": Recipe(
-        replace(_LONGER, model="resnet110_cifar"), "CIFAR-10, the large network; not run here"
-    ),
+    **{
+        f"cifar10-resnet{depth}": Recipe(
+            replace(_LONGER, model=f"resnet{depth}_cifar"), f"CIFAR-10, ResNet-{depth}; not run here"
+        )
+        for depth in (32, 44, 110)
+    },
     "cifar100-resnet56": Recipe(
         replace(_LONGER, data="cifar100", model="resnet56_cifar", budget=0.7), "CIFAR-100; not run here"
     ),
     "svhn-resnet20": Recipe(replace(_CIFAR, data="svhn", budget=0.5), "SVHN; not run here"),
+    **{
+        f"svhn-resnet{depth}": Recipe(
+            replace(_LONGER, data="svhn", model=f"resnet{depth}_cifar", epochs=15),
+            f"SVHN, ResNet-{depth}; not run here",
+        )
+        for depth in (32, 44, 56, 110)
+    },
     **{
         f"tiny-imagenet-resnet{depth}": Recipe(
             replace(_TINY, model=f"resnet{depth}"), f"Tiny-ImageNet, ResNet-{depth}; not run here"
