@@ -37,7 +37,7 @@ def test_a_gate_learns_which_answers_to_trust() -> None:
         confidence_B = gate(torch.empty(2000, 1), logits_BN).sigmoid()
     sure_B = logits_BN.argmax(1) >= 2
     assert confidence_B[sure_B].mean() > 0.95
-    assert abs(confidence_B[~sure_B].mean() - 0.5) < 0.05
+    assert abs(confidence_B[~sure_B].mean() - 0.5) < 0.1
     agreed_B = final_BN.argmax(1) == logits_BN.argmax(1)
     by_probability = roc_auc_score(agreed_B, logits_BN.softmax(1).amax(1))
     assert roc_auc_score(agreed_B, confidence_B) > by_probability + 0.1

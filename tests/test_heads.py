@@ -34,7 +34,7 @@ def test_head(name: str, gate: str) -> None:
     assert logits.shape == (2, N)
     assert confidence.shape == (2,)
     macs, width = TRUNKS[name]
-    judging = width if gate == "features" else (N + 7) * 9 + 8
+    judging = width if gate == "features" else (N + 4) * 9 + 8
     assert count_macs(head, (1, C, H, W)) == macs + width * N + judging
     (logits.square().sum() + confidence.square().sum()).backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in head.classifier.parameters())

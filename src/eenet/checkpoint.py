@@ -20,7 +20,7 @@ from torch import Tensor
 from eenet.ensemble import LARGEST
 from eenet.policies import ExitPolicy
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 SHIPPED = Path(__file__).parent / "pretrained"
 PICKLE_SUFFIXES = {".pt", ".pth", ".bin", ".pkl", ".ckpt"}
@@ -145,9 +145,6 @@ def read_config(directory: Path) -> Config:
             f"{path}: 'format_version' is {version!r}; this eenet reads version {FORMAT_VERSION}"
         )
     known = {f.name for f in fields(Config)}
-    values.setdefault("timings", [])
-    values.setdefault("policies", {})
-    values.setdefault("ensemble", None)
     for key in sorted(known - values.keys()):
         raise ValueError(f"{path}: key {key!r} is missing")
     for key in sorted(values.keys() - known):
