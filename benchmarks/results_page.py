@@ -251,8 +251,8 @@ cost measured, and the median number of images of 20 streams until the drift ala
 
 ## Not run yet
 
-ResNet-56 and -110 on CIFAR-10, SVHN, Tiny-ImageNet and ImageNet; smaller static ResNets beside the early-exit
-curve on CIFAR-10; more seeds where one is given.
+ResNet-56 for 30 epochs and more, and ResNet-110 on CIFAR-10; SVHN, Tiny-ImageNet with all classes and ImageNet;
+static ResNet-44 and -56; more seeds where one is given.
 """
 
 
