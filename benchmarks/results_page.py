@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 from playwright.sync_api import sync_playwright
+from ship import SHOWN_BUDGETS
 
 from eenet.checkpoint import shipped_checkpoints
 from eenet.tables import format_table
@@ -21,7 +22,6 @@ from eenet.tables import format_table
 ROOT = Path(__file__).parents[1]
 MANY = 2  # plain networks of a data set make a curve if there are more
 SEVERITIES = ("1", "3", "5")
-BUDGETS = ("0.150", "0.200", "0.250", "0.300", "0.400", "0.500", "0.600", "0.700", "0.800", "0.900")
 Row = dict[str, Any]
 
 
@@ -89,7 +89,7 @@ def _summary(rows: list[Row], static: list[Row]) -> list[str]:
 def _details(rows: list[Row]) -> str:
     """What one network does with other budgets."""
     first, cells = rows[0], []
-    for budget in BUDGETS:
+    for budget in SHOWN_BUDGETS:
         group = [row for row in rows if row["budget"] == budget]
         if group:
             columns = zip(*[map(float, row["exit_shares"].split()) for row in group], strict=True)
@@ -251,8 +251,8 @@ cost measured, and the median number of images of 20 streams until the drift ala
 
 ## Not run yet
 
-ResNet-56 for 30 epochs and more, and ResNet-110 on CIFAR-10; SVHN, Tiny-ImageNet with all classes and ImageNet;
-static ResNet-44 and -56; more seeds where one is given.
+ResNet-56 for 30 epochs and more, and ResNet-110 on CIFAR-10; SVHN, Tiny-ImageNet with all classes and
+ImageNet; a static ResNet-56; more seeds where one is given.
 """
 
 
