@@ -250,7 +250,7 @@ def edited(directory: Path, **changes: Any) -> None:
         ("policy", POLICY | {"thresholds": ["0.1", "0.2", "0.3"]}, "must be numbers"),
         ("policy", POLICY | {"enabled": ["yes"] * 3}, "true or false"),
         ("provenance", "mine", "expected an object"),
-        ("format_version", 2, "this eenet reads version 1"),
+        ("format_version", 1, "this eenet reads version 2"),
     ],
 )
 def test_wrong_values_in_the_config(
