@@ -96,6 +96,26 @@ def test_augment_is_a_shift_and_a_flip() -> None:
     assert {flip for flip, _, _ in seen} == {True, False}
 
 
+def test_erased_is_a_rectangle_of_the_mean_colour() -> None:
+    """Of the wanted size, or cut off at an edge; nothing else changes; every place has its turn."""
+    pixels = torch.randint(1, 255, (500, 3, 16, 8), dtype=torch.uint8)
+    how = Augmentation(erase=1 / 4)
+    images = ImageSet(pixels, torch.arange(500), ["x"] * 500)
+    (batch,) = batches(images, 500, how, seed=0, epoch=0)
+    before = pixels[batch.labels_B]
+    after = augment(batch, how)
+    mean = before.float().mean((2, 3), keepdim=True).to(torch.uint8)
+    changed = (after != before).any(1)
+    assert torch.equal(after, torch.where(changed[:, None], mean, before))
+    for image in changed:
+        rows, columns = image.any(1).nonzero()[:, 0], image.any(0).nonzero()[:, 0]
+        assert 2 <= len(rows) <= 4
+        assert 1 <= len(columns) <= 2
+        assert image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        assert len(rows) == 4 or rows[0] == 0 or rows[-1] == 15
+    assert changed.any(0).all()
+
+
 def test_crops_are_parts_of_the_image() -> None:
     """A picture of two ramps: what is seen keeps both ramps rising, over a part of their range."""
     column, row = np.meshgrid(np.linspace(0, 255, 64), np.linspace(0, 255, 64))
@@ -112,7 +132,7 @@ def test_crops_are_parts_of_the_image() -> None:
 def test_digits_are_never_mirrored() -> None:
     assert not any(data.SOURCES[name].augmentation.flip for name in ("digits", "mnist", "svhn"))
     pixels = torch.randint(0, 255, (50, 1, 4, 4), dtype=torch.uint8)
-    still = Batch(pixels, torch.zeros(50), torch.ones(50) > 0, torch.zeros(50, 2))
+    still = Batch(pixels, torch.zeros(50), torch.ones(50) > 0, torch.zeros(50, 2), torch.zeros(50, 2))
     assert torch.equal(augment(still, AUGMENTATIONS["none"]), pixels)
 
 

@@ -62,7 +62,7 @@ def train(
         batch_size: Images per step, over all processes.
         accumulate: Parts that a step is divided into, for less memory.
         image_size: Height and width that images are brought to.
-        augmentation: none, shift, shift-flip or crop-flip.
+        augmentation: none, shift, shift-flip, shift-flip-erase or crop-flip.
         pretrained: Start from timm's pretrained weights.
         freeze_backbone: Train the exit heads only, on a trained backbone that stays as it is.
         plain: Train the backbone without exits, for comparison.

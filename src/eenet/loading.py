@@ -25,12 +25,16 @@ class Augmentation:
     """Mirrored left to right; never for digits."""
     crop: bool = False
     """A random part, resized: as usual for ImageNet."""
+    erase: float = 0.0
+    """A rectangle of this share of height and width, anywhere, also partly outside, gets the image's mean
+    colour. "Improved Regularization of Convolutional Neural Networks with Cutout", DeVries & Taylor 2017."""
 
 
 AUGMENTATIONS = {
     "none": Augmentation(),
     "shift": Augmentation(shift=1 / 8),
     "shift-flip": Augmentation(shift=1 / 8, flip=True),
+    "shift-flip-erase": Augmentation(shift=1 / 8, flip=True, erase=1 / 4),
     "crop-flip": Augmentation(crop=True, flip=True),
 }
 """By name, for data sets of your own."""
@@ -46,6 +50,8 @@ class Batch(NamedTuple):
     """Whether to mirror; counts only where the augmentation says so."""
     shifts_B2: Tensor
     """Rows and columns to move by, in 0 … 2 × the largest shift."""
+    erased_B2: Tensor
+    """Where the middle of what is erased lies, in 0 … 1 of height and width."""
 
 
 def batches(
@@ -84,13 +90,13 @@ def in_order(images: Images, batch_size: int) -> Iterator[Tensor]:
 
 
 def augment(batch: Batch, augmentation: Augmentation) -> Tensor:
-    """Shift and mirror every image as its batch says, on whatever device the images are.
+    """Shift, mirror and erase in every image as its batch says, on whatever device the images are.
 
     torchvision's transforms draw once per call, so a batch would share one shift;
     calling them per image costs more than a training step on a GPU.
     """
     pixels_BCHW, device = batch.pixels_BCHW, batch.pixels_BCHW.device
-    if not augmentation.shift and not augmentation.flip:
+    if not augmentation.shift and not augmentation.flip and not augmentation.erase:
         return pixels_BCHW
     count, channels, height, width = pixels_BCHW.shape
     up, left = _largest_shift(augmentation, height), _largest_shift(augmentation, width)
@@ -102,7 +108,22 @@ def augment(batch: Batch, augmentation: Augmentation) -> Tensor:
     padded = F.pad(pixels_BCHW, (left, left, up, up))
     image = torch.arange(count, device=device)[:, None, None, None]
     channel = torch.arange(channels, device=device)[None, :, None, None]
-    return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    varied_BCHW = padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    return (
+        _erase(varied_BCHW, batch.erased_B2.to(device), augmentation.erase)
+        if augmentation.erase
+        else varied_BCHW
+    )
+
+
+def _erase(pixels_BCHW: Tensor, middles_B2: Tensor, share: float) -> Tensor:
+    rows_BH, columns_BW = (
+        ((torch.arange(side, device=pixels_BCHW.device) + 0.5) / side - middle_B[:, None]).abs() < share / 2
+        for side, middle_B in zip(pixels_BCHW.shape[2:], middles_B2.T, strict=True)
+    )
+    erased_B1HW = (rows_BH[:, :, None] & columns_BW[:, None, :])[:, None]
+    means_BC11 = pixels_BCHW.float().mean((2, 3), keepdim=True).to(pixels_BCHW.dtype)
+    return torch.where(erased_B1HW, means_BC11, pixels_BCHW)
 
 
 def derived_seed(*numbers: int) -> int:
@@ -156,13 +177,14 @@ class _Steps(Dataset[Batch]):
         shifts_B2 = torch.stack(
             [torch.randint(0, 2 * top + 1, (size,), generator=generator) for top in tops], 1
         )
+        erased_B2 = torch.rand((size, 2), generator=generator)
         mine = slice(i * size // n, (i + 1) * size // n)
         chosen = self.order[step * size : (step + 1) * size][mine]
         seeds = None
         if self.augmentation.crop:
             seeds = torch.randint(2**31, (size,), generator=generator)[mine].tolist()
         pixels = self.images.pixels(chosen, seeds)
-        return Batch(pixels, self.images.labels_B[chosen], flips_B[mine], shifts_B2[mine])
+        return Batch(pixels, self.images.labels_B[chosen], flips_B[mine], shifts_B2[mine], erased_B2[mine])
 
 
 def _largest_shift(augmentation: Augmentation, side: int) -> int:

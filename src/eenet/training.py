@@ -82,7 +82,7 @@ class TrainConfig:
     image_size: int | None = None
     """Height and width that images are brought to. Default: their own."""
     augmentation: str | None = None
-    """`none`, `shift`, `shift-flip` or `crop-flip`. Default: what suits the named data set."""
+    """A name from `eenet.loading.AUGMENTATIONS`. Default: what suits the named data set."""
     seed: int = 0
     """Of the initial weights, the order of the images and their augmentation."""
     precision: str = "auto"
