@@ -6,8 +6,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import groupby
 from queue import Full
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +22,21 @@ SMOOTHING = 0.1  # of the time that a batch takes
 PATIENCE = 1.5  # times that: more answers easy images sooner, hard ones later
 
 
+class Promise(Protocol):
+    """Where the answers of a request go, or its error; told once, by a thread of the engine."""
+
+    def set_result(self, answers: Answers, /) -> None: ...
+
+    def set_exception(self, error: Exception, /) -> None: ...
+
+
 class EngineClosedError(RuntimeError):
     """The engine takes nothing any more."""
 
 
 @dataclass(eq=False)
 class _Request:
-    future: Future[Answers]
+    promise: Promise
     policy: ExitPolicy
     weights_K: Sequence[Weights | None]
     exits_B: NDArray[np.intp]
@@ -50,7 +59,7 @@ class _Request:
     def finish(self) -> None:
         """Outside of any lock: callbacks run here."""
         assert self.probabilities_BN is not None
-        self.future.set_result(Answers(self.probabilities_BN, self.exits_B, self.scores_BK))
+        self.promise.set_result(Answers(self.probabilities_BN, self.exits_B, self.scores_BK))
 
 
 @dataclass
@@ -93,6 +102,11 @@ class _Queue:
         return taken
 
 
+def _before(chunks: Sequence[_Chunk]) -> Floats | None:
+    said_BN = [chunk.before_BN for chunk in chunks if chunk.before_BN is not None]
+    return np.concatenate(said_BN) if said_BN else None
+
+
 class QueuedEngine:
     """Runs requests from any number of threads on a backend.
 
@@ -132,6 +146,7 @@ class QueuedEngine:
         self._backend, self._policy = backend, policy
         self._batch_size, self._most_waiting, self._patience = batch_size, most_waiting, patience
         self._on_batch, self._ensemble = on_batch, ensemble
+        self._weights: dict[tuple[bool, ...], list[Weights | None]] = {}  # by exits that are on
         self._seconds = [0.0] * len(backend.segments)  # that a batch takes, smoothed
         self._queues = [_Queue() for segment in backend.segments if segment.exit is not None]
         self._inside = 0
@@ -163,17 +178,34 @@ class QueuedEngine:
             TimeoutError: there was none in time.
             EngineClosedError: it takes nothing any more.
         """
+        future: Future[Answers] = Future()
+        future.set_running_or_notify_cancel()  # images can't be called back one by one
+        self.hand_in(pixels_BCHW, future, policy=policy, timeout=timeout, wait=wait)
+        return future
+
+    def hand_in(
+        self,
+        pixels_BCHW: NDArray[np.uint8],
+        promise: Promise,
+        *,
+        policy: ExitPolicy | None = None,
+        timeout: float | None = None,
+        wait: bool = True,
+    ) -> None:
+        """What `submit` does, for a promise of the caller's."""
         now = time.monotonic()
         count, deadline = len(pixels_BCHW), now + (timeout if timeout is not None else float("inf"))
-        future: Future[Answers] = Future()
         if not count:
-            future.set_result(Answers(np.empty((0, 0), np.float32), np.empty(0, np.intp)))
-            return future
-        future.set_running_or_notify_cancel()  # images can't be called back one by one
+            promise.set_result(Answers(np.empty((0, 0), np.float32), np.empty(0, np.intp)))
+            return
         policy = self._policy if policy is None else policy
+        weights_K = self._weights.get(policy.enabled)
+        if weights_K is None:
+            weights_K = self._weights[policy.enabled] = chain(self._ensemble, policy.enabled)
         scores_BK = np.full((count, len(policy.thresholds)), np.nan, np.float32)
-        weights_K, exits_B = chain(self._ensemble, policy.enabled), np.zeros(count, np.intp)
-        request = _Request(future, policy, weights_K, exits_B, scores_BK, count, now, deadline)
+        request = _Request(
+            promise, policy, weights_K, np.zeros(count, np.intp), scores_BK, count, now, deadline
+        )
         with self._changed:
             while not self._closed and self._inside and self._inside + count > self._most_waiting:
                 if not wait:
@@ -186,7 +218,6 @@ class QueuedEngine:
             self._inside += count
             self._queues[0].put(_Chunk(request, np.arange(count), pixels_BCHW))
             self._changed.notify_all()
-        return future
 
     @property
     def inside(self) -> int:
@@ -264,10 +295,11 @@ class QueuedEngine:
         if self._on_batch is not None:
             self._on_batch(index, sum(len(chunk.rows) for chunk in chunks))
         at = 0
-        for chunk in chunks:
-            rows = np.arange(at, at + len(chunk.rows))
-            at += len(chunk.rows)
-            self._settle(index, chunk, rows, outputs)
+        for _, group in groupby(chunks, lambda chunk: (id(chunk.request.policy), chunk.before_BN is None)):
+            alike = list(group)
+            end = at + sum(len(chunk.rows) for chunk in alike)
+            self._settle(index, alike, slice(at, end), outputs)
+            at = end
 
     def _check(self, index: int, outputs: Outputs) -> None:
         values = outputs.probabilities_BN if outputs.score_B is None else outputs.score_B
@@ -276,38 +308,53 @@ class QueuedEngine:
         assert exit_index is not None
         check_number(values, exit_index)
 
-    def _settle(self, index: int, chunk: _Chunk, rows: NDArray[np.intp], outputs: Outputs) -> None:
-        """Note the answers of images that leave, and queue the others for the next segment."""
+    def _settle(self, index: int, chunks: Sequence[_Chunk], batch: slice, outputs: Outputs) -> None:
+        """Note the answers of images that leave, and queue the others for the next segment.
+
+        The chunks have one policy and have come the same way; theirs is this part of the batch.
+        """
         exit_index = self._backend.segments[index].exit
         assert exit_index is not None
-        policy, before_BN = chunk.request.policy, chunk.before_BN
-        weights = chunk.request.weights_K[exit_index]
+        policy, weights = chunks[0].request.policy, chunks[0].request.weights_K[exit_index]
         assert outputs.probabilities_BN is not None
-        own_BN = outputs.probabilities_BN[rows]
-        on = exit_index == len(policy.enabled) or policy.enabled[exit_index]
+        own_BN, before_BN = outputs.probabilities_BN[batch], _before(chunks)
         joined_BN = joined(own_BN, before_BN, weights)
-        leaves = np.full(len(rows), on)
-        if outputs.score_B is not None:
-            if on:
-                leaves = outputs.score_B[rows] > policy.thresholds[exit_index]
-            chunk.request.scores_BK[chunk.rows, exit_index] = outputs.score_B[rows]
-        leaving, staying = np.flatnonzero(leaves), np.flatnonzero(~leaves)
-        onward = None
+        on = exit_index == len(policy.enabled) or policy.enabled[exit_index]
+        leaves_B = np.full(len(own_BN), on)
+        if outputs.score_B is not None and on:
+            leaves_B = outputs.score_B[batch] > policy.thresholds[exit_index]
+        said_BN, staying, kept = answers(own_BN, joined_BN), np.flatnonzero(~leaves_B), None
         if len(staying):
-            kept = self._backend.take(outputs.features, rows[staying])
+            kept = self._backend.take(outputs.features, batch.start + staying)
             if on:
                 before_BN = carried(own_BN, joined_BN, weights, staying)
-            onward = _Chunk(chunk.request, chunk.rows[staying], kept, before_BN)
+        leaving: list[tuple[_Request, NDArray[np.intp], NDArray[np.float32]]] = []
+        onward: list[_Chunk] = []
+        at = kept_at = 0
+        for chunk in chunks:
+            mine = slice(at, at := at + len(chunk.rows))
+            if outputs.score_B is not None:
+                chunk.request.scores_BK[chunk.rows, exit_index] = outputs.score_B[batch][mine]
+            leaves = leaves_B[mine]
+            if count := np.count_nonzero(leaves):
+                leaving.append((chunk.request, chunk.rows[leaves], said_BN[mine][leaves]))
+            if count < len(leaves):
+                assert kept is not None
+                part = slice(kept_at, kept_at := kept_at + len(leaves) - count)
+                before = None if before_BN is None else before_BN[part]
+                onward.append(_Chunk(chunk.request, chunk.rows[~leaves], kept[part], before))
+        done: list[_Request] = []
         with self._changed:
-            if len(leaving):
-                chunk.request.answer(chunk.rows[leaving], answers(own_BN, joined_BN, leaving), exit_index)
-            if onward is not None:
-                self._queues[index + 1].put(onward)
-            self._inside -= len(leaving)
+            for request, rows, values in leaving:
+                request.answer(rows, values, exit_index)
+                self._inside -= len(rows)
+                if not request.left:
+                    done.append(request)
+            for chunk in onward:
+                self._queues[index + 1].put(chunk)
             self._changed.notify_all()
-            done = not chunk.request.left
-        if done and len(leaving):
-            chunk.request.finish()
+        for request in done:
+            request.finish()
 
     def _fail(self, chunk: _Chunk, error: Exception) -> None:
         with self._changed:
@@ -315,7 +362,7 @@ class QueuedEngine:
             chunk.request.failed = True
         self._leave(len(chunk.rows))
         if first:
-            chunk.request.future.set_exception(error)
+            chunk.request.promise.set_exception(error)
 
     def _leave(self, count: int) -> None:
         with self._changed:

@@ -13,16 +13,18 @@ import numpy as np
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from numpy.typing import NDArray
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.formparsers import MultiPartException
+from starlette.routing import Match
 
 from eenet.images import open_image, to_pixels
 from eenet.runtime.engines import Answers
 from eenet.runtime.queued import EngineClosedError
-from eenet.serving.guard import Guard, Limits
+from eenet.serving.guard import INTERNAL_ERROR, App, Guard, Limits, Receive, Scope, Send
 from eenet.serving.metrics import Metrics
 from eenet.serving.model import VERSION, Models, ServedModel, Setting
 from eenet.serving.protocol import (
@@ -170,8 +172,8 @@ _INFER = {
 
 def create_app(
     models: Models, metrics: Metrics, limits: Limits | None = None, token: str | None = None
-) -> FastAPI:
-    """The application; the models stay the caller's to close.
+) -> App:
+    """The ASGI application; the models stay the caller's to close.
 
     Args:
         models: what is served.
@@ -187,9 +189,9 @@ def create_app(
         responses={code: _ERRORS[code] for code in (400, 401, 404, 408, 413)},
         redoc_url=None,
     )
-    app.add_middleware(Guard, limits=limits, token=token, metrics=metrics)  # pyright: ignore[reportArgumentType]
     app.add_exception_handler(RequestValidationError, _unreadable)
     app.add_exception_handler(StarletteHTTPException, _problem)
+    app.add_exception_handler(Exception, _broken)  # the guard logs it
     decoding = asyncio.Semaphore(4)
 
     def named(name: str | None, wanted: str = VERSION) -> ServedModel:
@@ -356,7 +358,33 @@ def create_app(
 
     for path, asset in {"/": "serve.html", "/page.js": "serve.js", "/page.css": "serve.css"}.items():
         app.add_api_route(path, _page(asset), include_in_schema=False)
-    return app
+    direct = _Direct(app, [r for r in app.routes if isinstance(r, APIRoute) and r.endpoint is infer])
+    return Guard(direct, limits, token, metrics)
+
+
+class _Direct:
+    """ASGI middleware that calls the endpoint of busy routes itself.
+
+    FastAPI's way to an endpoint takes as long as everything else that a small request needs. The
+    endpoints take a request and path parameters, and give a response.
+    """
+
+    def __init__(self, app: App, busy: Sequence[APIRoute]) -> None:
+        self._app, self._busy = app, busy
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        for route in self._busy:
+            match, found = route.matches(scope)
+            if match is Match.FULL:
+                scope.update(found)
+                request = Request(scope, receive)
+                try:
+                    response = await route.endpoint(request, **scope["path_params"])
+                except HTTPException as error:
+                    response = await _problem(request, error)
+                await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 def _page(asset: str) -> Callable[[], Awaitable[Response]]:
@@ -449,3 +477,7 @@ async def _unreadable(_: Request, error: Exception) -> JSONResponse:
 async def _problem(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, StarletteHTTPException)
     return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+
+
+async def _broken(_: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
+    return JSONResponse({"error": INTERNAL_ERROR}, 500)

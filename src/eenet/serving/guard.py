@@ -23,6 +23,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN_PATHS = ("/v2/health/live", "/v2/health/ready", "/", "/page.js", "/page.css")  # no token needed
 BODIES_AT_ONCE = 8  # times the largest body that is taken, held in memory at the same time
+INTERNAL_ERROR = "internal error; the log has it under this request's id"
 
 log = logging.getLogger("eenet.serving")
 
@@ -68,7 +69,7 @@ class Guard:
         except Exception:
             log.exception("a request failed", extra={"request_id": request_id})
             if not status:
-                await _refuse(noting, 500, "internal error; the log has it under this request's id")
+                await _refuse(noting, 500, INTERNAL_ERROR)
         finally:
             route = scope.get("route")
             path = getattr(route, "path", None) or "other"

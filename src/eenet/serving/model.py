@@ -4,7 +4,8 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,9 +145,10 @@ class ServedModel:
             TimeoutError: not done in so many seconds.
             EngineClosedError: the model was closed.
         """
-        start = time.perf_counter()
-        future = self.engine.submit(pixels_BCHW, policy=setting.policy, timeout=seconds, wait=False)
-        answers = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), seconds)
+        start, found = time.perf_counter(), _Awaited()
+        self.engine.hand_in(pixels_BCHW, found, policy=setting.policy, timeout=seconds, wait=False)
+        async with asyncio.timeout(seconds):
+            answers = await found.future
         exits = answers.exits_B.tolist()
         costs = [self.costs[k] for k in exits]
         self._metrics.answered(self.name, exits, costs, time.perf_counter() - start)
@@ -200,6 +202,28 @@ class ServedModel:
     def close(self) -> None:
         """Finish what is inside."""
         self.engine.close()
+
+
+class _Awaited:
+    """What the engine's threads tell an event loop; as `asyncio.wrap_future`, for half its price."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Answers] = self._loop.create_future()
+
+    def set_result(self, answers: Answers, /) -> None:
+        self._tell(self.future.set_result, answers)
+
+    def set_exception(self, error: Exception, /) -> None:
+        self._tell(self.future.set_exception, error)
+
+    def _tell(self, settle: Callable[[Any], None], value: Any) -> None:
+        def unless_given_up() -> None:
+            if not self.future.done():
+                settle(value)
+
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits
+            self._loop.call_soon_threadsafe(unless_given_up)
 
 
 class _Load:
