@@ -516,6 +516,27 @@ def test_no_room_is_said_at_once(pixels: Any) -> None:
     models.close()
 
 
+def test_a_failing_network_is_an_internal_error(caplog: pytest.LogCaptureFixture) -> None:
+    """JSON with status 500 on either way to an endpoint; the log has the reason; it goes on serving."""
+    metrics = Metrics()
+    models = Models(named_checkpoints([NAME]), ServeOptions(backend="torch"), metrics)
+    backend: Any = models[NAME].engine._backend
+    run, image = backend.run, io.BytesIO()
+    Image.new("L", (8, 8)).save(image, "PNG")
+    with TestClient(create_app(models, metrics), raise_server_exceptions=False) as client:
+        for path, body in ((INFER, json.dumps(GOOD).encode()), ("/classify", image.getvalue())):
+            backend.run = lambda *_: [][0]
+            answer = client.post(path, content=body)
+            assert answer.status_code == 500
+            assert answer.json()["error"].startswith("internal error")
+            assert "IndexError" in caplog.text
+            assert answer.headers["x-request-id"] in [getattr(r, "request_id", "") for r in caplog.records]
+            caplog.clear()
+            backend.run = run
+            assert client.post(path, content=body).status_code == 200
+    models.close()
+
+
 def test_gives_way_under_load_down_to_the_floor(pixels: Any) -> None:
     """While many wait, requests without wishes get cheaper budgets; never one below the floor."""
     metrics = Metrics()
