@@ -150,7 +150,7 @@ def _openvino(path: Path, stage: dict[str, Any], threads: int | None) -> Run:
     compiled = Compiled(_existing(path), threads)
 
     def run(*given: Any) -> Sequence[Any]:
-        request = compiled.request()
+        request = compiled.request(len(given[0]))
         request.infer(dict(zip(stage["inputs"], given, strict=True)))
         return [request.get_tensor(name).data.copy() for name in stage["outputs"].values()]
 

@@ -40,7 +40,7 @@ class OpenVINOBackend(Backend):
         self._whole = whole and Compiled(whole.SerializeToString(), threads, precision)
 
     def run(self, index: int, features: Any) -> Outputs:
-        request = self._models[index].request()
+        request = self._models[index].request(len(features))
         request.set_input_tensor(openvino.Tensor(features, shared_memory=True))
         request.infer()
         outputs = packed(
@@ -54,29 +54,45 @@ class OpenVINOBackend(Backend):
     def run_through(self, pixels_BCHW: NDArray[np.uint8], thresholds: Sequence[float]) -> ThroughAll | None:
         if self._whole is None or len(pixels_BCHW) == 1:  # its `If` takes longer than calls from here
             return None
-        request = self._whole.request()
+        request = self._whole.request(len(pixels_BCHW))
         request.infer({PIXELS: pixels_BCHW, **thresholds_given(thresholds)})
         probabilities_BN, exits_B = (request.get_output_tensor(i).data.copy() for i in range(2))
         return probabilities_BN, exits_B
 
 
 class Compiled:
-    """A model on the CPU, with a request for each thread: one serves one at a time."""
+    """A model on the CPU, with requests for each thread: one serves one at a time.
+
+    A single input gets a model of its own, compiled when the first one comes: with fixed shapes the
+    cut-up ResNet-20 takes 15 % less time, the plain one 8 %.
+    """
 
     def __init__(self, model: bytes | Path, threads: int | None = None, precision: str = "f32") -> None:
-        options: dict[str, Any] = {
+        self._options: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": precision,  # the default is bf16 on some processors
             "INFERENCE_NUM_THREADS": threads or 0,
         }
-        self._compiled = core().compile_model(core().read_model(model), "CPU", options)
-        self._local = threading.local()
+        self._model = core().read_model(model)
+        self._for_any = core().compile_model(self._model, "CPU", self._options)
+        self._for_one: openvino.CompiledModel | None = None
+        self._making, self._local = threading.Lock(), threading.local()
 
-    def request(self) -> openvino.InferRequest:
-        """The thread's own."""
-        if not hasattr(self._local, "request"):
-            self._local.request = self._compiled.create_infer_request()
-        return self._local.request
+    def request(self, count: int) -> openvino.InferRequest:
+        """The thread's own for so many inputs."""
+        name = "one" if count == 1 else "any"
+        if not hasattr(self._local, name):
+            compiled = self._single() if count == 1 else self._for_any
+            setattr(self._local, name, compiled.create_infer_request())
+        return getattr(self._local, name)
+
+    def _single(self) -> openvino.CompiledModel:
+        with self._making:
+            if self._for_one is None:
+                inputs = self._model.inputs
+                self._model.reshape({given: [1, *list(given.partial_shape)[1:]] for given in inputs})
+                self._for_one = core().compile_model(self._model, "CPU", self._options)
+            return self._for_one
 
 
 @cache
