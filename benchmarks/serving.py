@@ -307,7 +307,7 @@ def overload(checkpoint: str) -> Iterator[dict[str, Any]]:
     common = (checkpoint, "--most-waiting", str(room * size))
     normal = capacity = None
     for floor in (None, 0.84):
-        extra = () if floor is None else ("--accuracy-floor", str(floor))
+        extra = () if floor is None else ("--accuracy-floor", str(floor), "--data", "cifar10")
         with served(*common, *extra) as (address, _):
             model = Path(checkpoint).name
             closed(address, model, pixels, 3, clients=4)

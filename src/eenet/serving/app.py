@@ -301,8 +301,9 @@ def create_app(
             lambda model: model.setting(wishes.get("budget"), wishes.get("policy")),
             wishes.get("deadline_ms"),
         )
+        values = {output: _OUTPUTS[output](model, answers) for output in asked.outputs}
         text, json_length = write_response(
-            asked, _outputs(model, answers), model=name, version=VERSION, parameters={"policy": setting.name}
+            asked, values, model=name, version=VERSION, parameters={"policy": setting.name}
         )
         if json_length is None:
             return Response(text, media_type="application/json")
@@ -442,14 +443,15 @@ def _labels(model: ServedModel, answers: Answers) -> list[str]:
     return [names[best] if names else str(best) for best in answers.probabilities_BN.argmax(1).tolist()]
 
 
-def _outputs(model: ServedModel, answers: Answers) -> dict[str, Any]:
-    return {
-        "probabilities": answers.probabilities_BN,
-        "label": _labels(model, answers),
-        "exit_index": answers.exits_B,
-        "confidence": _confidences(model, answers),
-        "relative_cost": np.array([model.costs[k] for k in answers.exits_B.tolist()], np.float32),
-    }
+_OUTPUTS: dict[str, Callable[[ServedModel, Answers], Any]] = {
+    "probabilities": lambda _, answers: answers.probabilities_BN,
+    "label": _labels,
+    "exit_index": lambda _, answers: answers.exits_B,
+    "confidence": _confidences,
+    "relative_cost": lambda model, answers: np.array(
+        [model.costs[k] for k in answers.exits_B.tolist()], np.float32
+    ),
+}
 
 
 def _found(model: ServedModel, answers: Answers) -> list[Found]:
