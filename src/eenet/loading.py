@@ -109,11 +109,9 @@ def augment(batch: Batch, augmentation: Augmentation) -> Tensor:
     image = torch.arange(count, device=device)[:, None, None, None]
     channel = torch.arange(channels, device=device)[None, :, None, None]
     varied_BCHW = padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
-    return (
-        _erase(varied_BCHW, batch.erased_B2.to(device), augmentation.erase)
-        if augmentation.erase
-        else varied_BCHW
-    )
+    if not augmentation.erase:
+        return varied_BCHW
+    return _erase(varied_BCHW, batch.erased_B2.to(device), augmentation.erase)
 
 
 def _erase(pixels_BCHW: Tensor, middles_B2: Tensor, share: float) -> Tensor:
