@@ -75,7 +75,7 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse)  # made once: that takes longer than a request
+_DECODER = json.JSONDecoder(parse_constant=_refuse)  # made once, not for every request
 
 
 def _object(text: bytes) -> dict[str, Any]:
