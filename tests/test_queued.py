@@ -97,6 +97,18 @@ def test_survivors_of_different_requests_run_together() -> None:
     assert backend.batches == [(0, [0]), (0, [1, 2, 3, 4]), (1, [0, 1, 2, 3]), (1, [4])]
 
 
+def test_workers_share_what_waits() -> None:
+    """A lone request of many images keeps all of them busy."""
+    backend = Gated(TABLE, ALL_STAY)
+    with QueuedEngine(backend, ALL_STAY, batch_size=32, workers=2) as engine:
+        future = engine.submit(images(*range(5)))
+        for _ in range(2):
+            assert backend.entered.acquire(timeout=10)  # both run before either is through
+        backend.gate.release(100)
+        future.result(10)
+    assert sorted(numbers for index, numbers in backend.batches if index == 0) == [[0, 1, 2], [3, 4]]
+
+
 def test_an_image_does_not_wait_for_company_for_ever() -> None:
     """Without patience it goes first, although others would make a longer batch."""
     backend = Gated(TABLE, ALL_STAY)

@@ -112,7 +112,7 @@ class QueuedEngine:
 
     Every segment has a queue. Run next is the deepest one with a full batch; else the one with
     an image that has waited too long; else the first, so that easy images are answered soon and
-    later batches grow; else the longest.
+    later batches grow; else the longest. What waits there is shared among the workers that are idle.
 
     >>> with QueuedEngine(backend, policy) as engine:
     ...     found = engine.submit(pixels_BCHW).result()
@@ -151,6 +151,7 @@ class QueuedEngine:
         self._queues = [_Queue() for segment in backend.segments if segment.exit is not None]
         self._inside = 0
         self._closed = False
+        self._idle = 0
         self._changed = threading.Condition()
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
         for thread in self._threads:
@@ -243,13 +244,16 @@ class QueuedEngine:
     def _work(self) -> None:
         while True:
             with self._changed:
+                self._idle += 1
                 while not any(queue.images for queue in self._queues):
                     if self._closed and not self._inside:
                         self._changed.notify_all()
                         return
                     self._changed.wait()
                 index = self._next()
-                chunks = self._queues[index].pop(self._backend, self._batch_size)
+                share = -(-self._queues[index].images // self._idle)
+                chunks = self._queues[index].pop(self._backend, min(share, self._batch_size))
+                self._idle -= 1
             ready = [chunk for chunk in chunks if self._is_wanted(chunk)]
             if ready:
                 self._run(index, ready)

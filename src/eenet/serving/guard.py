@@ -182,6 +182,7 @@ def impatient(seconds: float) -> type[HttpToolsProtocol]:
 class JsonLines(logging.Formatter):
     """A log record as a line of JSON."""
 
+    _encode = json.JSONEncoder(default=str).encode
     _own = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 
     def format(self, record: logging.LogRecord) -> str:
@@ -194,7 +195,7 @@ class JsonLines(logging.Formatter):
         found |= {key: value for key, value in record.__dict__.items() if key not in self._own}
         if record.exc_info:
             found["error"] = self.formatException(record.exc_info)
-        return json.dumps(found, default=str)
+        return self._encode(found)
 
 
 def log_as_json() -> None:
