@@ -7,15 +7,14 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.resources import files
 from queue import Full
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from numpy.typing import NDArray
-from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.formparsers import MultiPartException
@@ -28,146 +27,27 @@ from eenet.serving.guard import INTERNAL_ERROR, App, Guard, Limits, Receive, Sco
 from eenet.serving.metrics import Metrics
 from eenet.serving.model import VERSION, Models, ServedModel, Setting
 from eenet.serving.protocol import (
-    INPUT,
     JSON_LENGTH,
-    OUTPUTS,
     decompress,
     describe_model,
     parse_request,
     write_response,
 )
+from eenet.serving.schemas import (
+    ERRORS,
+    INFER,
+    PIXELS,
+    Budget,
+    Classified,
+    Deadline,
+    Found,
+    Metadata,
+    Policy,
+    ServerMetadata,
+)
 
 MOST_FILES = 64  # in one multipart request
 SMALL_BODY = 100_000  # bytes of JSON that are parsed without a thread of their own
-
-
-class Problem(BaseModel):
-    """What went wrong."""
-
-    error: str
-
-
-class Found(BaseModel):
-    """The answer for one image."""
-
-    label: str
-    probability: float
-    exit: int
-    """Number of the exit the image left at, from 0."""
-    relative_cost: float
-    """MACs spent / MACs of the plain backbone."""
-    confidences: list[float]
-    """What was compared with a threshold at every exit that was on its way."""
-
-
-class Classified(BaseModel):
-    """Answers in the order of the images."""
-
-    model: str
-    policy: str
-    """Whose thresholds were used: own, a budget, or a name."""
-    predictions: list[Found]
-
-
-class Metadata(BaseModel):
-    """A model's inputs and outputs."""
-
-    name: str
-    versions: list[str]
-    platform: str
-    inputs: list[dict[str, Any]]
-    outputs: list[dict[str, Any]]
-
-
-class ServerMetadata(BaseModel):
-    """The server's."""
-
-    name: str
-    version: str
-    extensions: list[str]
-
-
-Budget = Annotated[float | None, Query(description="wanted mean relative cost", gt=0, le=10)]
-Policy = Annotated[str | None, Query(description="name of a policy of the checkpoint, or own")]
-Deadline = Annotated[float | None, Query(description="milliseconds", gt=0, le=1e7)]
-
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    code: {"model": Problem, "description": text}
-    for code, text in {
-        400: "bad request",
-        401: "no token",
-        404: "no such model",
-        408: "too slow",
-        413: "too large",
-        503: "no room, try again",
-        504: "not done in time",
-    }.items()
-}
-_PIXELS = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "image": {"type": "array", "items": {"type": "string", "format": "binary"}}
-                    },
-                    "required": ["image"],
-                }
-            },
-        },
-    }
-}
-_INFER = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["inputs"],
-                    "properties": {
-                        "id": {"type": "string"},
-                        "parameters": {
-                            "type": "object",
-                            "properties": {
-                                "budget": {"type": "number"},
-                                "policy": {"type": "string"},
-                                "deadline_ms": {"type": "number"},
-                                "binary_data_output": {"type": "boolean"},
-                            },
-                        },
-                        "inputs": {
-                            "type": "array",
-                            "minItems": 1,
-                            "maxItems": 1,
-                            "items": {
-                                "type": "object",
-                                "required": ["name", "datatype", "shape"],
-                                "properties": {
-                                    "name": {"const": INPUT},
-                                    "datatype": {"const": "UINT8"},
-                                    "shape": {"type": "array", "items": {"type": "integer"}},
-                                    "data": {"type": "array"},
-                                },
-                            },
-                        },
-                        "outputs": {
-                            "type": "array",
-                            "items": {
-                                "type": "object",
-                                "required": ["name"],
-                                "properties": {"name": {"enum": list(OUTPUTS)}},
-                            },
-                        },
-                    },
-                }
-            }
-        },
-    }
-}
 
 
 def create_app(
@@ -186,7 +66,7 @@ def create_app(
         title="eenet",
         version=version("eenet"),
         summary="Early-exit networks: easy images are answered first.",
-        responses={code: _ERRORS[code] for code in (400, 401, 404, 408, 413)},
+        responses={code: ERRORS[code] for code in (400, 401, 404, 408, 413)},
         redoc_url=None,
     )
     app.add_exception_handler(RequestValidationError, _unreadable)
@@ -272,14 +152,14 @@ def create_app(
 
     @app.post(
         "/v2/models/{name}/infer",
-        responses={503: _ERRORS[503], 504: _ERRORS[504]},
-        openapi_extra=_INFER,
+        responses={503: ERRORS[503], 504: ERRORS[504]},
+        openapi_extra=INFER,
         response_class=Response,
     )
     @app.post(
         "/v2/models/{name}/versions/{wanted}/infer",
-        responses={503: _ERRORS[503], 504: _ERRORS[504]},
-        openapi_extra=_INFER,
+        responses={503: ERRORS[503], 504: ERRORS[504]},
+        openapi_extra=INFER,
         response_class=Response,
     )
     async def infer(request: Request, name: str, wanted: str = VERSION) -> Response:
@@ -310,7 +190,7 @@ def create_app(
         headers = {JSON_LENGTH: str(json_length)}
         return Response(text, media_type="application/octet-stream", headers=headers)
 
-    @app.post("/classify", responses={503: _ERRORS[503], 504: _ERRORS[504]}, openapi_extra=_PIXELS)
+    @app.post("/classify", responses={503: ERRORS[503], 504: ERRORS[504]}, openapi_extra=PIXELS)
     async def classify(
         request: Request,
         model: str | None = None,

@@ -1,0 +1,137 @@
+"""What requests and responses look like, for FastAPI and its OpenAPI page."""
+
+from typing import Annotated, Any
+
+from fastapi import Query
+from pydantic import BaseModel
+
+from eenet.serving.protocol import INPUT, OUTPUTS
+
+
+class Problem(BaseModel):
+    """What went wrong."""
+
+    error: str
+
+
+class Found(BaseModel):
+    """The answer for one image."""
+
+    label: str
+    probability: float
+    exit: int
+    """Number of the exit the image left at, from 0."""
+    relative_cost: float
+    """MACs spent / MACs of the plain backbone."""
+    confidences: list[float]
+    """What was compared with a threshold at every exit that was on its way."""
+
+
+class Classified(BaseModel):
+    """Answers in the order of the images."""
+
+    model: str
+    policy: str
+    """Whose thresholds were used: own, a budget, or a name."""
+    predictions: list[Found]
+
+
+class Metadata(BaseModel):
+    """A model's inputs and outputs."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[dict[str, Any]]
+    outputs: list[dict[str, Any]]
+
+
+class ServerMetadata(BaseModel):
+    """The server's."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+Budget = Annotated[float | None, Query(description="wanted mean relative cost", gt=0, le=10)]
+Policy = Annotated[str | None, Query(description="name of a policy of the checkpoint, or own")]
+Deadline = Annotated[float | None, Query(description="milliseconds", gt=0, le=1e7)]
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    code: {"model": Problem, "description": text}
+    for code, text in {
+        400: "bad request",
+        401: "no token",
+        404: "no such model",
+        408: "too slow",
+        413: "too large",
+        503: "no room, try again",
+        504: "not done in time",
+    }.items()
+}
+PIXELS = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "image": {"type": "array", "items": {"type": "string", "format": "binary"}}
+                    },
+                    "required": ["image"],
+                }
+            },
+        },
+    }
+}
+INFER = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["inputs"],
+                    "properties": {
+                        "id": {"type": "string"},
+                        "parameters": {
+                            "type": "object",
+                            "properties": {
+                                "budget": {"type": "number"},
+                                "policy": {"type": "string"},
+                                "deadline_ms": {"type": "number"},
+                                "binary_data_output": {"type": "boolean"},
+                            },
+                        },
+                        "inputs": {
+                            "type": "array",
+                            "minItems": 1,
+                            "maxItems": 1,
+                            "items": {
+                                "type": "object",
+                                "required": ["name", "datatype", "shape"],
+                                "properties": {
+                                    "name": {"const": INPUT},
+                                    "datatype": {"const": "UINT8"},
+                                    "shape": {"type": "array", "items": {"type": "integer"}},
+                                    "data": {"type": "array"},
+                                },
+                            },
+                        },
+                        "outputs": {
+                            "type": "array",
+                            "items": {
+                                "type": "object",
+                                "required": ["name"],
+                                "properties": {"name": {"enum": list(OUTPUTS)}},
+                            },
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
