@@ -77,6 +77,15 @@ RECIPES: dict[str, Recipe] = {
         )
         for depth in (18, 34, 50, 101, 152)
     },
+    "tiny-imagenet-50": Recipe(
+        replace(
+            _TINY,
+            data="tiny-imagenet-50",
+            model_args={"channels": [32, 64, 128, 256]},
+            augmentation="shift-flip-erase",
+        ),
+        "50 classes of Tiny-ImageNet, half of ResNet-18's channels",
+    ),
     **{
         f"imagenet-resnet{depth}": Recipe(
             replace(_IMAGENET, model=f"resnet{depth}"), f"ImageNet-1k, ResNet-{depth}; not run here"
