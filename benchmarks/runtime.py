@@ -142,8 +142,8 @@ def _backends(
     sizes: Sequence[int],
     repeats: int,
 ) -> Iterator[dict[str, Any]]:
-    for backend in ("onnxruntime", "openvino", *(["torch"] if "trained" in name else [])):
-        for size in sizes:
+    for backend in ("onnxruntime", "openvino", *(["torch", "torch-compile"] if "trained" in name else [])):
+        for size in sizes[:2] if backend == "torch-compile" else sizes:  # minutes of compiling for each more
             row = bench(network, policy, images, backend=backend, batch_size=size, repeats=repeats)
             yield {"network": name, **row}
 

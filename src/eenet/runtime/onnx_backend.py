@@ -5,7 +5,7 @@ layout: nothing is converted at a cut, and operations are fused as in the plain 
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,10 @@ class OnnxRuntimeBackend(Backend):
         names = [inputs_and_outputs(segment, score, final) for segment in self.segments]
         ends = list(dict.fromkeys(name for _, outputs in names for name in outputs))
         fast, blocked = _optimized(Cutter(graph).cut([PIXELS], ends), threads)
+        self._weights = {  # one copy for all sessions, which it has to outlive
+            tensor.name: ort.OrtValue.ortvalue_from_numpy(onnx.numpy_helper.to_array(tensor))
+            for tensor in fast.graph.initializer
+        }
         cutter, parts = Cutter(fast), []
         self._sessions: list[tuple[ort.InferenceSession, str]] = []
         shapes: dict[str, Sequence[int | str | None]] = {}
@@ -44,12 +48,12 @@ class OnnxRuntimeBackend(Backend):
             if inputs[0] in shapes:
                 # with the shape known, a residual block adds its shortcut in place instead of copying it
                 part.graph.input[0].CopyFrom(_value(inputs[0], shapes[inputs[0]]))
-            session = session_of(part, threads, optimize=False)
+            session = session_of(part, threads, optimize=False, weights=self._weights)
             shapes |= {output.name: output.shape for output in session.get_outputs()}
             parts.append(part)
             self._sessions.append((session, inputs[0]))
         whole = nest_all(parts, self.segments, final)
-        self._whole = whole and session_of(whole, threads, optimize=False)
+        self._whole = whole and session_of(whole, threads, optimize=False, weights=self._weights)
 
     def run(self, index: int, features: Any) -> Outputs:
         session, name = self._sessions[index]
@@ -84,9 +88,22 @@ def _value(name: str, shape: Sequence[int | str | None]) -> onnx.ValueInfoProto:
 
 
 def session_of(
-    graph: onnx.ModelProto | Path, threads: int | None, *, optimize: bool = True, path: Path | None = None
+    graph: onnx.ModelProto | Path,
+    threads: int | None,
+    *,
+    optimize: bool = True,
+    path: Path | None = None,
+    weights: Mapping[str, ort.OrtValue] | None = None,
 ) -> ort.InferenceSession:
-    """A graph, or a file, to be run on the CPU. With `path`, the optimised graph is written there."""
+    """A graph, or a file, to be run on the CPU.
+
+    Args:
+        graph: ONNX.
+        threads: that it may take. Default: one per core.
+        optimize: leave it on, unless the graph is optimised already.
+        path: the optimised graph is written there.
+        weights: by name, to be used instead of copies of the graph's own.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 3  # saving an optimised graph warns that it is for this machine only
     options.intra_op_num_threads = threads or cores()
@@ -95,6 +112,8 @@ def session_of(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    for name, value in (weights or {}).items():
+        options.add_initializer(name, value)
     if path:
         options.optimized_model_filepath = str(path)
     model = str(graph) if isinstance(graph, Path) else graph.SerializeToString()

@@ -16,7 +16,7 @@ from eenet.serving.model import Models, ServeOptions, named_checkpoints
 
 TOKEN_VARIABLE = "EENET_TOKEN"
 DRAIN_SECONDS = 60
-SWITCH_SECONDS = 1e-4  # a batch that is done waits for Python's lock as long, by default 5 ms: 3 % of two cores
+SWITCH_SECONDS = 1e-4  # in which a batch that is done gets Python's lock; by default 5 ms
 
 
 def serve(
