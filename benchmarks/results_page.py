@@ -38,7 +38,7 @@ def main() -> None:
         static = plain.get(key[:3], [])
         summary.append(_summary([row for row in group if row["default"] == "True"], static))
         details.append(_details(group))
-    header = ["data", "backbone, exits", "epochs, seeds", "minutes", "plain", "never leaving early"]
+    header = ["data", "backbone, million MACs, exits", "epochs, seeds", "minutes", "plain", "never leaving early"]
     header += ["leaving early", "relative cost", "dead exits"]
     statics = [_static(group) for group in plain.values()]
     pictures = [
@@ -75,7 +75,7 @@ def _summary(rows: list[Row], static: list[Row]) -> list[str]:
     first = rows[0]
     return [
         first["data"],
-        f"{first['backbone']}, {first['num_exits']}",
+        f"{first['backbone']}, {_macs(rows):.0f}, {first['num_exits']}",
         f"{first['epochs']}, {len(rows)}",
         _spread(rows, "minutes", "{:.0f}"),
         _spread(static, "accuracy") if static else "not run",
@@ -251,9 +251,9 @@ cost measured, and the median number of images of 20 streams until the drift ala
 
 ## Not run yet
 
-ResNet-110 on CIFAR-10; the plain networks of 60 epochs; SVHN, Tiny-ImageNet with all classes and
+ResNet-110 on CIFAR-10; smaller plain networks of 60 epochs; SVHN, Tiny-ImageNet with all classes and
 ImageNet; more seeds where one is given. Runs of 15 epochs were trained without erased parts of images,
-which the recipe of ResNet-56 has since.
+which the recipe of ResNet-56 has since. Minutes include pauses and other work on the machine: recipes say what to expect.
 """
 
 
