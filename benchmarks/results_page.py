@@ -38,8 +38,8 @@ def main() -> None:
         static = plain.get(key[:3], [])
         summary.append(_summary([row for row in group if row["default"] == "True"], static))
         details.append(_details(group))
-    header = ["data", "backbone, million MACs, exits", "epochs, seeds", "minutes", "plain", "never leaving early"]
-    header += ["leaving early", "relative cost", "dead exits"]
+    header = ["data", "backbone, million MACs, exits", "epochs, seeds", "minutes", "plain"]
+    header += ["never leaving early", "leaving early", "relative cost", "dead exits"]
     statics = [_static(group) for group in plain.values()]
     pictures = [
         _against_static(data, [group for key, group in early.items() if key[0] == data], smaller)
@@ -253,7 +253,8 @@ cost measured, and the median number of images of 20 streams until the drift ala
 
 ResNet-110 on CIFAR-10; smaller plain networks of 60 epochs; SVHN, Tiny-ImageNet with all classes and
 ImageNet; more seeds where one is given. Runs of 15 epochs were trained without erased parts of images,
-which the recipe of ResNet-56 has since. Minutes include pauses and other work on the machine: recipes say what to expect.
+which the recipe of ResNet-56 has since. Minutes include pauses and other work on the machine: recipes say
+what to expect.
 """
 
 
