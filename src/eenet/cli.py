@@ -501,8 +501,9 @@ def list_names(*, as_json: Json = False) -> int:
     from eenet import verbs
 
     found = verbs.list_names()
+    width = max(map(len, (*found["checkpoints"], *found["recipes"])))
     checkpoints, recipes = (
-        "\n".join(f"  {name:<18} {about}" for name, about in found[key].items())
+        "\n".join(f"  {name:<{width}} {about}" for name, about in found[key].items())
         for key in ("checkpoints", "recipes")
     )
     text = (
