@@ -38,7 +38,7 @@ def main() -> None:
         static = plain.get(key[:3], [])
         summary.append(_summary([row for row in group if row["default"] == "True"], static))
         details.append(_details(group))
-    header = ["data", "backbone, million MACs, exits", "epochs, seeds", "minutes", "plain"]
+    header = ["data", "backbone, million MACs, exits", "epochs, runs", "minutes", "plain"]
     header += ["never leaving early", "leaving early", "relative cost", "dead exits"]
     statics = [_static(group) for group in plain.values()]
     pictures = [
@@ -50,7 +50,7 @@ def main() -> None:
         shipped=", ".join(f"`{name}`" for name in shipped_checkpoints()),
         summary=format_table(header, summary),
         details="\n\n".join(details),
-        static=format_table(["data", "backbone", "epochs, seeds", "MACs", "accuracy"], statics),
+        static=format_table(["data", "backbone", "epochs, runs", "MACs", "accuracy"], statics),
         curves="\n\n".join(pictures),
         damage="\n\n".join(_damage(name, list(group), alarms[name]) for name, group in shift),
     )
@@ -67,7 +67,7 @@ def _rows(kind: str) -> list[Row]:
 
 
 def _network(row: Row) -> tuple[str, int, str, str]:
-    """Data, MACs, epochs, exits: what seeds have in common."""
+    """Data, MACs, epochs, exits: what the runs of one network have in common."""
     return row["data"], int(row["backbone_macs"]), row["epochs"], row["num_exits"]
 
 
@@ -75,7 +75,7 @@ def _summary(rows: list[Row], static: list[Row]) -> list[str]:
     first = rows[0]
     return [
         first["data"],
-        f"{first['backbone']}, {_macs(rows):.0f}, {first['num_exits']}",
+        f"{first['backbone']}, {_macs(rows):.3g}, {first['num_exits']}",
         f"{first['epochs']}, {len(rows)}",
         _spread(rows, "minutes", "{:.0f}"),
         _spread(static, "accuracy") if static else "not run",
@@ -107,11 +107,11 @@ def _details(rows: list[Row]) -> str:
 
 def _static(rows: list[Row]) -> list[str]:
     first = rows[0]
-    seeds = f"{first['epochs']}, {len(rows)}"
+    runs = f"{first['epochs']}, {len(rows)}"
     return [
         first["data"],
         first["backbone"],
-        seeds,
+        runs,
         f"{int(first['backbone_macs']):,}",
         _spread(rows, "accuracy"),
     ]
@@ -151,7 +151,7 @@ def _against_static(data: str, early: list[list[Row]], plain: list[list[Row]]) -
 
 
 def _curve(rows: list[Row]) -> tuple[list[float], list[float]]:
-    """Million MACs and accuracy at every budget, from cheap to dear, means over seeds."""
+    """Million MACs and accuracy at every budget, from cheap to dear, means over runs."""
     points = []
     for budget in dict.fromkeys(row["budget"] for row in rows):
         group = [row for row in rows if row["budget"] == budget]
@@ -205,7 +205,7 @@ def _told(row: Row) -> str:
 
 
 def _spread(rows: list[Row], key: str, form: str = "{:.2%}") -> str:
-    """Mean over seeds, and its standard error if there are several."""
+    """Mean over runs, and its standard error if there are several."""
     values = [float(row[key]) for row in rows]
     text = form.format(mean(values))
     return text if len(values) == 1 else f"{text} ± {form.format(stdev(values) / len(values) ** 0.5)}"
@@ -216,7 +216,8 @@ PAGE = """# Results
 Made by `python benchmarks/results_page.py` from `benchmarks/results/networks-*.csv`, to which
 `python benchmarks/networks.py RUN...` adds finished runs. Gates and thresholds were set on a validation part
 of the train split; everything is measured on test images that nothing was chosen by (one half of the official
-test split for MNIST and CIFAR-10). Relative cost counts exit heads. Several seeds: mean ± standard error.
+test split for MNIST and CIFAR-10). Relative cost counts exit heads. Several runs, with other seeds or on other
+hardware: mean ± standard error.
 In the box: {shipped}.
 
 {summary}
