@@ -216,8 +216,8 @@ PAGE = """# Results
 Made by `python benchmarks/results_page.py` from `benchmarks/results/networks-*.csv`, to which
 `python benchmarks/networks.py RUN...` adds finished runs. Gates and thresholds were set on a validation part
 of the train split; everything is measured on test images that nothing was chosen by (one half of the official
-test split for MNIST and CIFAR-10). Relative cost counts exit heads. Several runs, with other seeds or on other
-hardware: mean ± standard error.
+test split for MNIST and CIFAR-10). Relative cost counts exit heads. Several runs, with
+other seeds or on other hardware: mean ± standard error.
 In the box: {shipped}.
 
 {summary}
