@@ -253,9 +253,9 @@ cost measured, and the median number of images of 20 streams until the drift ala
 ## Not run yet
 
 ResNet-110 on CIFAR-10; smaller plain networks of 60 epochs; SVHN, Tiny-ImageNet with all classes and
-ImageNet; more seeds where one is given. Runs of 15 epochs were trained without erased parts of images,
-which the recipe of ResNet-56 has since. Minutes include pauses and other work on the machine: recipes say
-what to expect.
+ImageNet; more seeds where one is given. Only the ResNet-56 of 60 epochs and its plain twin, of the networks
+on CIFAR-10, were trained with erased parts of images; what of their lead is due to that isn't known.
+Minutes include pauses and other work on the machine: recipes say what to expect.
 """
 
 
