@@ -89,6 +89,16 @@ def random_network(backbone: str, num_exits: int, side: int, classes: int) -> EE
     return network
 
 
+def plain_network(backbone: str, like: EENet) -> EENet:
+    """Without exits, with random weights, for the images and classes of another network."""
+    config = like.config
+    arguments = {"num_classes": config.num_classes, "in_chans": config.input_size[0]}
+    plain = without_exits(timm_backbone(backbone, arguments), config.input_size)
+    plain.config.backbone, plain.config.backbone_args = backbone, arguments
+    plain.config.mean, plain.config.std = config.mean, config.std
+    return plain
+
+
 def settle_norms(network: EENet, pixels_BCHW: NDArray[np.uint8]) -> None:
     """Batch norms of random weights fitted to images: else all look alike after a hundred layers."""
     config = network.config
@@ -238,9 +248,7 @@ def static(_: Path, repeats: int) -> Iterator[dict[str, Any]]:
     pixels = cifar(1024)
     for name, (budget, smaller) in STATIC.items():
         network = EENet.from_pretrained(name)
-        mean, std = network.config.mean, network.config.std
-        plain = without_exits(timm_backbone(smaller, {"num_classes": 10, "in_chans": 3}), (3, 32, 32))
-        plain.config.mean, plain.config.std = mean, std
+        plain = plain_network(smaller, network)
         policy = network.config.exit_policy(budget)
         for backend in ("onnxruntime", "openvino"):
             for size in (1, 64, 256):

@@ -28,10 +28,10 @@ import results
 import tyro
 import uvloop
 from numpy.typing import NDArray
-from runtime import noise, policy_for_shares, random_network, settle_norms, shown
+from runtime import noise, plain_network, policy_for_shares, random_network, settle_norms, shown
 
 from eenet import data
-from eenet.network import EENet, timm_backbone, without_exits
+from eenet.network import EENet
 from eenet.tables import format_table
 
 SHARES = (0.66, 0.2, 0.08)
@@ -251,10 +251,7 @@ def load(windows: int) -> Iterator[dict[str, Any]]:
         settle_norms(network, pixels[:64])
         policy = policy_for_shares(network, pixels, SHARES)
         network.config.policy = policy.to_dict()
-        arguments = {"num_classes": classes, "in_chans": 3}
-        plain = without_exits(timm_backbone(name, arguments), (3, side, side))
-        plain.config.backbone, plain.config.backbone_args = name, arguments
-        plain.config.mean, plain.config.std = network.config.mean, network.config.std
+        plain = plain_network(name, network)
         with tempfile.TemporaryDirectory() as directory:
             network.save_pretrained(f"{directory}/early")
             plain.save_pretrained(f"{directory}/plain")
