@@ -267,11 +267,14 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def raw(address: str, text: bytes, *, wait: float = 10) -> bytes:
-    """Bytes on a socket, and what comes back until the server closes."""
+def raw(address: str, text: bytes, *later: bytes, wait: float = 10) -> bytes:
+    """Bytes on a socket, some a little later, and what comes back until the server closes."""
     host, port = address.split(":")
     with socket.create_connection((host, int(port)), timeout=wait) as connection:
         connection.sendall(text)
+        for part in later:
+            time.sleep(0.2)
+            connection.sendall(part)
         received = b""
         while part := connection.recv(65536):
             received += part
@@ -335,6 +338,7 @@ BAD: dict[str, tuple[Callable[[str], int], int]] = {
                 a,
                 b"POST /classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
                 + (b"10000\r\n" + bytes(65536) + b"\r\n") * 17,
+                *[b"10000\r\n" + bytes(65536) + b"\r\n"] * 2,  # after the answer: it is not to be lost
             ).split()[1]
         ),
         413,

@@ -9,8 +9,9 @@ import secrets
 import sys
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -23,6 +24,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN_PATHS = ("/v2/health/live", "/v2/health/ready", "/", "/page.js", "/page.css")  # no token needed
 BODIES_AT_ONCE = 8  # times the largest body that is taken, held in memory at the same time
+LINGER_SECONDS = 5.0  # that a refused body is let run out
+LINGER_PAUSE = 1.0  # within that, if nothing comes
 INTERNAL_ERROR = "internal error; the log has it under this request's id"
 
 log = logging.getLogger("eenet.serving")
@@ -69,7 +72,7 @@ class Guard:
         except Exception:
             log.exception("a request failed", extra={"request_id": request_id})
             if not status:
-                await _refuse(noting, 500, INTERNAL_ERROR)
+                await _refuse(noting, _Refusal(500, INTERNAL_ERROR))
         finally:
             route = scope.get("route")
             path = getattr(route, "path", None) or "other"
@@ -83,14 +86,15 @@ class Guard:
         if self._token is not None and scope["path"] not in OPEN_PATHS:
             given = headers.get(b"authorization", b"")
             if not hmac.compare_digest(given, self._token):
-                await _refuse(
-                    send, 401, "give the token: Authorization: Bearer ...", [(b"www-authenticate", b"Bearer")]
-                )
+                ask = ((b"www-authenticate", b"Bearer"),)
+                refusal = _Refusal(401, "give the token: Authorization: Bearer ...", ask)
+                await _refuse(send, refusal, receive)
                 return
         most = self._limits.body_bytes
         announced = headers.get(b"content-length", b"")
         if announced.isdigit() and int(announced) > most:
-            await _refuse(send, 413, f"the body has {int(announced)} bytes; the most is {most}")
+            text = f"the body has {int(announced)} bytes; the most is {most}"
+            await _refuse(send, _Refusal(413, text), receive)
             return
         body = bytearray()
         try:
@@ -112,15 +116,20 @@ class Guard:
                     self._held += len(part)
                     body += part
                     if len(body) > most:
-                        await _refuse(send, 413, f"the body has more than {most} bytes")
-                        return False
+                        refusal = _Refusal(413, f"the body has more than {most} bytes")
+                        break
                     if more and self._held > BODIES_AT_ONCE * most:
-                        await _refuse(send, 503, "too many large requests at once", [(b"retry-after", b"1")])
-                        return False
+                        retry = ((b"retry-after", b"1"),)
+                        refusal = _Refusal(503, "too many large requests at once", retry)
+                        break
+                else:
+                    return True
         except TimeoutError:
-            await _refuse(send, 408, f"the body wasn't here after {seconds:g} seconds")
-            return False
-        return True
+            refusal = _Refusal(408, f"the body wasn't here after {seconds:g} seconds")
+        self._held -= len(body)
+        body.clear()  # not to be held while the client is told
+        await _refuse(send, refusal, receive if more else None)
+        return False
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -137,15 +146,31 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-async def _refuse(
-    send: Send, status: int, message: str, headers: list[tuple[bytes, bytes]] | None = None
-) -> None:
-    """An error; the connection is closed, for the rest of a body may still be on its way."""
-    text = json.dumps({"error": message}).encode()
+class _Refusal(NamedTuple):
+    status: int
+    message: str
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+async def _refuse(send: Send, refusal: _Refusal, rest: Receive | None = None) -> None:
+    """An error, after which the connection is closed.
+
+    `rest`: gives what of the body may still be on its way. It is thrown away for a while before
+    closing: a socket closed with bytes unread is reset, and the client may never see the answer
+    (RFC 9112, section 9.6).
+    """
+    text = json.dumps({"error": refusal.message}).encode()
     head = [(b"content-type", b"application/json"), (b"content-length", str(len(text)).encode())]
-    head += [(b"connection", b"close"), *(headers or [])]
-    await send({"type": "http.response.start", "status": status, "headers": head})
-    await send({"type": "http.response.body", "body": text})
+    head += [(b"connection", b"close"), *refusal.headers]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": head})
+    await send({"type": "http.response.body", "body": text, "more_body": True})
+    if rest is not None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                # false behind the end, and when the client is gone
+                while (await asyncio.wait_for(rest(), LINGER_PAUSE)).get("more_body", False):
+                    pass
+    await send({"type": "http.response.body"})
 
 
 def impatient(seconds: float) -> type[HttpToolsProtocol]:
