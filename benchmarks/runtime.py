@@ -134,11 +134,12 @@ def backends(checkpoint: Path, repeats: int) -> Iterator[dict[str, Any]]:
     yield from _backends("resnet20_cifar, trained", small, policy, pixels, (1, 64, 256), repeats)
     for backbone in ("resnet56_cifar", "resnet110_cifar"):
         network = random_network(backbone, 3, 32, 10)
+        settle_norms(network, pixels[:256])
         policy = policy_for_shares(network, pixels, SHARES)
         yield from _backends(backbone, network, policy, pixels, (1, 64, 256), repeats)
     network, large = random_network("resnet50", 3, 224, 1000), noise(64)
     policy = policy_for_shares(network, large, SHARES)
-    yield from _backends("resnet50", network, policy, large, (64,), repeats)
+    yield from _backends("resnet50", network, policy, large, (1, 64), repeats)
 
 
 def _backends(

@@ -231,7 +231,7 @@ def test_nested_graph(case: tuple[NDArray[np.float32], ExitPolicy]) -> None:
     scores_KB, policy = case
     segments, count = tuple(segments_of(policy, None)), scores_KB.shape[1]
     features_BF = np.concatenate([np.arange(count, dtype=np.float32)[None], scores_KB, np.ones((1, count))]).T
-    thresholds = thresholds_given([policy.thresholds[s.exit or 0] for s in segments[:-1]])
+    thresholds = thresholds_given(tuple(policy.thresholds[s.exit or 0] for s in segments[:-1]))
     wanted = expected_exits(scores_KB, policy)
     for images in get_args(Images):
         session = nested(segments, images)

@@ -151,7 +151,7 @@ def _openvino(path: Path, stage: dict[str, Any], threads: int | None) -> Run:
 
     def run(*given: Any) -> Sequence[Any]:
         request = compiled.request(len(given[0]))
-        request.infer(dict(zip(stage["inputs"], given, strict=True)))
+        request.infer(dict(zip(stage["inputs"], given, strict=True)), share_outputs=True)
         return [request.get_tensor(name).data.copy() for name in stage["outputs"].values()]
 
     return run

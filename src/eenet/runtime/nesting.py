@@ -1,6 +1,7 @@
 """Segments as one ONNX graph that stops by itself: each lies in an `If` behind the one before."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -22,8 +23,9 @@ def threshold_name(segment: int) -> str:
     return f"threshold_{segment}"
 
 
-def thresholds_given(thresholds: Sequence[float]) -> dict[str, NDArray[np.float32]]:
-    """What a nested graph takes beside the pixels."""
+@lru_cache(maxsize=64)
+def thresholds_given(thresholds: tuple[float, ...]) -> dict[str, NDArray[np.float32]]:
+    """What a nested graph takes beside the pixels; the same every time, to be left as it is."""
     return {threshold_name(k): np.array([value], np.float32) for k, value in enumerate(thresholds)}
 
 
@@ -56,24 +58,23 @@ def nest(
         gives `probabilities` [B, N] and `exit_index` [B].
     """
     given = parts[0].graph.input[0].name
-    if images == "one":
-        nodes, found = _Nest(parts, segments).alone(0, given)
-    else:
-        nodes, found = _Nest(parts, segments).together(0, given)
-    if images == "any":
-        alone = _branch(*_Nest(parts, segments).alone(0, given))
-        together, found = _branch(nodes, found), ["probabilities_of_all", "exits_of_all"]
-        nodes = [
-            node("Shape", [given], ["count"], end=1),
-            _constant("one", [1]),
-            node("Equal", ["count", "one"], ["is_one"]),
-            node("If", ["is_one"], found, then_branch=alone, else_branch=together),
-        ]
+    alone, together = _Nest(parts, segments).alone(0, given), _Nest(parts, segments).together(0, given)
+    either = [
+        node("Shape", [given], ["count"], end=1),
+        _constant("one", [1]),
+        node("Equal", ["count", "one"], ["is_one"]),
+        node("If", ["is_one"], ENDS, then_branch=_branch(*alone), else_branch=_branch(*together)),
+    ]
+    nodes, found = {"one": alone, "several": together, "any": (either, ENDS)}[images]
+    ends = dict(zip(found, ENDS, strict=True))
+    for each in nodes:
+        each.input[:] = [ends.get(name, name) for name in each.input]
+        each.output[:] = [ends.get(name, name) for name in each.output]
     model = onnx.ModelProto()
     model.CopyFrom(parts[0])
     graph = model.graph
     del graph.node[:], graph.output[:], graph.initializer[:], graph.value_info[:]
-    graph.node.extend([*nodes, *(node("Identity", [a], [b]) for a, b in zip(found, ENDS, strict=True))])
+    graph.node.extend(nodes)
     held = {tensor.name: tensor for part in parts for tensor in part.graph.initializer}
     graph.initializer.extend(held.values())  # above all branches, since they share them
     thresholds = [threshold_name(k) for k in range(len(parts) - 1)]

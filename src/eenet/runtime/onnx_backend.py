@@ -52,18 +52,21 @@ class OnnxRuntimeBackend(Backend):
             shapes |= {output.name: output.shape for output in session.get_outputs()}
             parts.append(part)
             self._sessions.append((session, inputs[0]))
-        whole = nest_all(parts, self.segments, final)
-        self._whole = whole and session_of(whole, threads, optimize=False, weights=self._weights)
+        self._through = [  # one image, several
+            graph and session_of(graph, threads, optimize=False, weights=self._weights)
+            for graph in (nest_all(parts, self.segments, final, images) for images in ("one", "several"))
+        ]
 
     def run(self, index: int, features: Any) -> Outputs:
         session, name = self._sessions[index]
         return packed(self.segments[index], session.run(None, {name: features}))
 
     def run_through(self, pixels_BCHW: NDArray[np.uint8], thresholds: Sequence[float]) -> ThroughAll | None:
-        if self._whole is None:
+        session = self._through[len(pixels_BCHW) > 1]
+        if session is None:
             return None
-        given: dict[str, Any] = {PIXELS: pixels_BCHW, **thresholds_given(thresholds)}
-        found: Sequence[Any] = self._whole.run(None, given)
+        given: dict[str, Any] = {PIXELS: pixels_BCHW, **thresholds_given(tuple(thresholds))}
+        found: Sequence[Any] = session.run(None, given)
         return found[0], found[1]
 
 

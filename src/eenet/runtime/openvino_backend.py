@@ -42,7 +42,7 @@ class OpenVINOBackend(Backend):
     def run(self, index: int, features: Any) -> Outputs:
         request = self._models[index].request(len(features))
         request.set_input_tensor(openvino.Tensor(features, shared_memory=True))
-        request.infer()
+        request.infer(share_outputs=True)  # else all are copied, features as well
         outputs = packed(
             self.segments[index],
             [request.get_output_tensor(i).data for i in range(len(request.model_outputs))],
@@ -55,7 +55,7 @@ class OpenVINOBackend(Backend):
         if self._whole is None or len(pixels_BCHW) == 1:  # its `If` takes longer than calls from here
             return None
         request = self._whole.request(len(pixels_BCHW))
-        request.infer({PIXELS: pixels_BCHW, **thresholds_given(thresholds)})
+        request.infer({PIXELS: pixels_BCHW, **thresholds_given(tuple(thresholds))}, share_outputs=True)
         probabilities_BN, exits_B = (request.get_output_tensor(i).data.copy() for i in range(2))
         return probabilities_BN, exits_B
 
