@@ -106,6 +106,7 @@ def _network(entry: Entry, images: Images, first_macs: int, entries: int) -> dic
         "scale": records.backbone_macs / first_macs,
         "exits": [*(f"exit {k}{block}" for k, block in enumerate(behind)), "final exit"],
         "full": records.full_accuracy,
+        "full_cost": records.costs()[-1],
         "exit_accuracy": records.correct().double().mean(1).tolist(),
         "auroc": [*found["auroc"], None],
         "oracle": found["oracle"],

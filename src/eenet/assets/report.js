@@ -112,8 +112,8 @@ function curves() {
         name: several ? `${name}: oracle` : "oracle: leaves at the first right exit", legendgroup: net.name, visible: "legendonly",
         hovertemplate: "oracle<br>cost %{x:.3f}<br>accuracy %{y:.2%}" });
     }
-    traces.push({ x: [net.scale], y: [net.full], mode: "markers", marker: { size: 12, color: colour, symbol: "square" }, legendgroup: net.name,
-      name: points.length ? (several ? `${name}: no early exit` : "the same weights, no exits") : `${net.name}: static`,
+    traces.push({ x: [net.full_cost * net.scale], y: [net.full], mode: "markers", marker: { size: 12, color: colour, symbol: "square" }, legendgroup: net.name,
+      name: points.length ? (several ? `${name}: never leaving early` : "never leaving early") : `${net.name}: static`,
       hovertemplate: "cost %{x:.3f}<br>accuracy %{y:.2%}" });
     if (net.exits.length > 1) {
       now.push([traces.length, net]);
