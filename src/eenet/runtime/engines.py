@@ -42,9 +42,7 @@ def run_batch(backend: Backend, policy: ExitPolicy, pixels_BCHW: NDArray[np.uint
         on = [policy.thresholds[s.exit] for s in backend.segments if s.exit is not None and s.exit < final]
         if (found := backend.run_through(pixels_BCHW, on)) is not None:
             probabilities_BN, exits_B = found
-            if math.isnan(probabilities_BN.sum()):
-                worst = np.isnan(probabilities_BN).any(1).argmax()
-                check_number(probabilities_BN, int(exits_B[worst]))
+            check_number(probabilities_BN, exits_B)
             return Answers(probabilities_BN, exits_B)
     if count == 1:
         return _run_one(backend, policy, pixels_BCHW)
@@ -116,9 +114,16 @@ def carried(
     return join(own_BN[rows], None, weights) if joined_BN is None else joined_BN[rows]
 
 
-def check_number(values: NDArray[np.float32], exit_index: int) -> None:
-    """NaN compares with nothing: it would go through the whole network and come out as class 0."""
-    if math.isnan(values.sum()):
+def check_number(values: NDArray[np.float32], exits: int | NDArray[np.integer[Any]]) -> None:
+    """NaN compares with nothing: it would go through the whole network and come out as class 0.
+
+    `exits`: where the values are from, all of them or each row.
+    """
+    if not math.isnan(values.sum()):  # the quick way
+        return
+    nan_B = np.isnan(values).reshape(len(values), -1).any(1)
+    if nan_B.any():  # infinities of both signs have no sum either
+        exit_index = np.broadcast_to(exits, len(values))[nan_B.argmax()]
         raise ValueError(
             f"exit {exit_index} gives NaN; the weights or the images hold values that are not finite"
         )

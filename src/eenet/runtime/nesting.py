@@ -57,15 +57,7 @@ def nest(
         A model that also takes `threshold_0`, `threshold_1`, ..., one for each segment but the last, and
         gives `probabilities` [B, N] and `exit_index` [B].
     """
-    given = parts[0].graph.input[0].name
-    alone, together = _Nest(parts, segments).alone(0, given), _Nest(parts, segments).together(0, given)
-    either = [
-        node("Shape", [given], ["count"], end=1),
-        _constant("one", [1]),
-        node("Equal", ["count", "one"], ["is_one"]),
-        node("If", ["is_one"], ENDS, then_branch=_branch(*alone), else_branch=_branch(*together)),
-    ]
-    nodes, found = {"one": alone, "several": together, "any": (either, ENDS)}[images]
+    nodes, found = _level(parts, segments, images)
     ends = dict(zip(found, ENDS, strict=True))
     for each in nodes:
         each.input[:] = [ends.get(name, name) for name in each.input]
@@ -81,6 +73,22 @@ def nest(
     graph.input.extend(onnx.helper.make_tensor_value_info(t, onnx.TensorProto.FLOAT, [1]) for t in thresholds)
     graph.output.extend(_values(ENDS))
     return model
+
+
+def _level(parts: Sequence[onnx.ModelProto], segments: Sequence[Segment], images: Images) -> Level:
+    given = parts[0].graph.input[0].name
+    if images == "one":
+        return _Nest(parts, segments).alone(0, given)
+    if images == "several":
+        return _Nest(parts, segments).together(0, given)
+    alone, together = (_branch(*_level(parts, segments, way)) for way in ("one", "several"))
+    either = [
+        node("Shape", [given], ["count"], end=1),
+        _constant("one", [1]),
+        node("Equal", ["count", "one"], ["is_one"]),
+        node("If", ["is_one"], ENDS, then_branch=alone, else_branch=together),
+    ]
+    return either, ENDS
 
 
 def _is_finite(part: onnx.ModelProto) -> bool:
