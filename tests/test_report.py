@@ -107,6 +107,15 @@ def test_comparison_and_damage(page: Page, compared: Path) -> None:
     assert page.locator("figure img").evaluate_all("all => all.every(image => image.naturalWidth > 0)")
 
 
+def test_plots_keep_to_their_columns(page: Page, compared: Path) -> None:
+    plots = opened(page, compared).locator(".plot")
+    widths = plots.evaluate_all(
+        "all => all.map(plot => [plot.querySelector('.main-svg').clientWidth, plot.clientWidth])"
+    )
+    assert len(widths) > 2
+    assert all(drawn == column for drawn, column in widths)
+
+
 def test_phone_dark_and_print(browser: Browser, compared: Path) -> None:
     page = opened(browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark"), compared)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -243,5 +243,6 @@ function reproduce() {
 
 if (page.budgets.length) dial();
 for (const part of [summary, exits, curves, reliability, confusion, strips, damage, clock, reproduce]) part();
+for (const plot of document.querySelectorAll(".plot")) Plotly.Plots.resize(plot);  // a neighbour that came later made it narrower
 move(null);
 document.body.dataset.ready = "";
