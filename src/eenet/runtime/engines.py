@@ -119,7 +119,7 @@ def check_number(values: NDArray[np.float32], exits: int | NDArray[np.integer[An
 
     `exits`: where the values are from, all of them or each row.
     """
-    if not math.isnan(values.sum()):  # the quick way
+    if not math.isnan(values.item() if values.size == 1 else values.sum()):  # the quick way
         return
     nan_B = np.isnan(values).reshape(len(values), -1).any(1)
     if nan_B.any():  # infinities of both signs have no sum either
