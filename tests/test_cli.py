@@ -15,6 +15,7 @@ from PIL import Image
 
 from eenet import data
 from eenet.cli import main
+from eenet.network import EENet
 
 TINY = ["--model", "resnet8_w4_cifar", "--num-exits", "2", "--epochs", "2"]
 
@@ -100,6 +101,13 @@ def test_predict_files_directories_globs(
 def test_info_and_list(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(checkpoint), "--json"]) == 0
     assert said(capsys)["backbone"] == "resnet8_w4_cifar"
+    assert main(["info", str(checkpoint)]) == 0
+    network = EENet.from_pretrained(checkpoint)
+    costs = network.costs(network.config.exit_policy().enabled)
+    lines = capsys.readouterr().out.splitlines()[2:]
+    for line, place, cost in zip(lines, [*network.config.exits, "–"], costs, strict=False):
+        assert line.split()[3] == place
+        assert f" {cost:.3f} " in line
     assert main(["info", "resnet18", "--input-size", "3", "64", "64", "--json"]) == 0
     assert [cut["name"] for cut in said(capsys)["cuts"]][:2] == ["conv1", "layer1.0"]
     assert main(["list", "--json"]) == 0

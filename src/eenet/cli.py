@@ -484,16 +484,15 @@ def info(
         name: A checkpoint, or a timm backbone.
         input_size: Channels, height and width at which to look at a backbone.
     """
-    from eenet import verbs
-    from eenet.tables import format_table
+    from eenet import tables, verbs
 
     found = verbs.info(name, input_size=input_size)
     if "cuts" not in found:
-        brief = {**found, "budgets": ", ".join(found["budgets"]), "policies": ", ".join(found["policies"])}
-        return _show(found, _lines(brief), as_json)
+        return _show(found, tables.checkpoint_table(found), as_json)
     cuts = [[c["name"], f"{c['fraction']:.3f}", "×".join(map(str, c["feature_size"]))] for c in found["cuts"]]
     text = _lines({k: v for k, v in found.items() if k != "cuts"})
-    return _show(found, f"{text}\n\n{format_table(['cut', 'relative cost', 'features'], cuts)}", as_json)
+    table = tables.format_table(["cut", "relative cost", "features"], cuts)
+    return _show(found, f"{text}\n\n{table}", as_json)
 
 
 def list_names(*, as_json: Json = False) -> int:

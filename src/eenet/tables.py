@@ -1,6 +1,8 @@
 """What was measured as Markdown tables, readable as plain text too."""
 
+import textwrap
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 
@@ -82,3 +84,37 @@ def evaluation_table(measured: dict[str, Any]) -> str:
     )
     header = ["exit", "cost", "images", "accuracy of these", "accuracy on all"]
     return f"{format_table(header, rows)}\n\n{summary}"
+
+
+def checkpoint_table(found: dict[str, Any]) -> str:
+    """What `eenet.verbs.info` found about a checkpoint as text, an exit a line."""
+    policy, heads = found["policy"], len(found["exits"])
+    rows = []
+    for k, cost in enumerate(found["costs"]):
+        if k == heads:
+            rows.append(["final", "–", "–", f"{cost:.3f}", "–"])
+            break
+        threshold = f"{policy['thresholds'][k]:.4g}" if policy["enabled"][k] else "off"
+        rows.append([str(k), found["exits"][k], f"{found['head_macs'][k]:,}", f"{cost:.3f}", threshold])
+    budgets, names = sorted(found["budgets"], key=float), found["class_names"]
+    made, backbone = found["provenance"], found["backbone"] or "its own class"
+    versions = made.get("versions")  # anyone may have written what lies here
+    lines = {
+        "backbone": f"{backbone}, {found['backbone_macs']:,} MACs",
+        "heads": f"{found['head']}, gate {found['gate']}",
+        "images": " × ".join(map(str, found["input_size"])),
+        "classes": f"{found['num_classes']}{': ' + ', '.join(names) if names else ''}",
+        "score": policy["score"],
+        "budgets": budgets and f"{budgets[0]} to {budgets[-1]}, {len(budgets)} policies",
+        "policies": ", ".join(found["policies"]),
+        "timed on": ", ".join(f"{t.get('backend')} at batch {t.get('batch_size')}" for t in found["timings"]),
+        "made by": made.get("command"),
+        "made": ", ".join(str(made[key]) for key in ("date", "hardware") if key in made),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items())
+        if isinstance(versions, dict)
+        else versions,
+    }
+    short = partial(textwrap.shorten, width=160, placeholder=" …")
+    told = "\n".join(f"{key:<9} {short(str(value))}" for key, value in lines.items() if value)
+    header = ["exit", "behind", "MACs of its head", "cost", "threshold"]
+    return f"{format_table(header, rows)}\n\n{told}"

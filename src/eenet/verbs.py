@@ -19,6 +19,7 @@ from eenet.backbones import ALIASES
 from eenet.checkpoint import checkpoint_directory, read_config, shipped_checkpoints, write_atomically
 from eenet.console import progress
 from eenet.corruptions import CORRUPTIONS, check_known
+from eenet.cost import relative_costs
 from eenet.diagnostics import diagnose
 from eenet.evaluation import evaluate
 from eenet.image_sets import Images, sample
@@ -281,7 +282,7 @@ def bench(
 
 
 def info(name: str, *, input_size: Sequence[int] | None = None) -> dict[str, Any]:
-    """What a checkpoint holds, or where a backbone can be cut.
+    """What a checkpoint holds, and the `costs` of leaving at each exit, or where a backbone can be cut.
 
     Args:
         name: a checkpoint, or a timm backbone.
@@ -304,7 +305,9 @@ def info(name: str, *, input_size: Sequence[int] | None = None) -> dict[str, Any
             "cuts": [asdict(cut) for cut in traced.cuts],
         }
     config = read_config(checkpoint_directory(name))
-    return {"checkpoint": name, **asdict(config)}
+    policy = config.exit_policy()
+    costs = relative_costs(config.stage_macs, config.head_macs, config.backbone_macs, policy.enabled)
+    return {"checkpoint": name, "costs": costs, **asdict(config), "policy": asdict(policy)}
 
 
 def list_names() -> dict[str, Any]:
