@@ -598,4 +598,12 @@ def _show(found: Any, text: str, as_json: bool) -> int:
 
 
 def _lines(found: dict[str, Any]) -> str:
-    return "\n".join(f"{key:<16} {value}" for key, value in found.items())
+    return "\n".join(f"{key:<16} {_brief(value)}" for key, value in found.items())
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_brief(held)}" for key, held in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_brief, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
