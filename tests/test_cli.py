@@ -105,7 +105,7 @@ def test_info_and_list(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> 
     network = EENet.from_pretrained(checkpoint)
     costs = network.costs(network.config.exit_policy().enabled)
     lines = capsys.readouterr().out.splitlines()[2:]
-    for line, place, cost in zip(lines, [*network.config.exits, "–"], costs, strict=False):
+    for line, place, cost in zip(lines[: len(costs)], [*network.config.exits, "–"], costs, strict=True):
         assert line.split()[3] == place
         assert f" {cost:.3f} " in line
     assert main(["info", "resnet18", "--input-size", "3", "64", "64", "--json"]) == 0
