@@ -44,6 +44,7 @@ def test_first_free_cut_at_or_after(fractions: list[float], placement: str, num_
             place(cuts, num_exits, placement)
         most = int(str(refused.value).split("at most ")[1].split()[0])
         assert most < num_exits
+        assert ("can name any of its cuts: b0" in str(refused.value)) == (num_exits <= len(cuts))
         if most:
             assert len(place(cuts, most, placement)) == most
         with pytest.raises(ValueError, match="too many"):

@@ -1,6 +1,7 @@
 """Where the exits go: fractions of the backbone's MACs at which an early exit is placed."""
 
 import difflib
+import textwrap
 from collections.abc import Callable, Sequence
 
 
@@ -75,9 +76,11 @@ def place(
         chosen = _first_free(cuts, rule(num_exits))
         if chosen is None:
             most = max((n for n in range(1, len(cuts) + 1) if _first_free(cuts, rule(n))), default=0)
+            names = textwrap.shorten(", ".join(name for name, _ in cuts), 120, placeholder=" …")
+            hint = f"; as a list, placement can name any of its cuts: {names}" * (num_exits <= len(cuts))
             raise ValueError(
                 f"{num_exits} exits are too many for this backbone with placement {placement!r}: "
-                f"it can take at most {most} (it has {len(cuts)} cuts)"
+                f"it can take at most {most} (it has {len(cuts)} cuts){hint}"
             )
         return chosen
     wanted = list(placement)
