@@ -97,7 +97,7 @@ class Runner:
     """Runs a compiled model for one thread.
 
     A segment takes a single image half a millisecond. So nothing is asked of OpenVINO's Python
-    interface that stays as it was: 20 to 40 microseconds a run, 4 to 5 % for a ResNet-56 with exits.
+    interface that stays as it was: 20 to 40 microseconds a run, 3 to 5 % for a ResNet-56 with exits.
     """
 
     def __init__(self, compiled: openvino.CompiledModel) -> None:
