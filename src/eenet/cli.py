@@ -201,7 +201,7 @@ def calibrate(
         name: Keep the policy under this name. Default: it replaces the checkpoint's own.
         out: Directory for a copy with the new policy. Default: the checkpoint is changed.
     """
-    from eenet import thresholds
+    from eenet import tables, thresholds
 
     found = thresholds.calibrate(
         checkpoint,
@@ -218,7 +218,7 @@ def calibrate(
         name=name,
         out=out,
     )
-    return _show(found, _lines({k: v for k, v in found.items() if k != "timings"}), as_json)
+    return _show(found, tables.lines({k: v for k, v in found.items() if k != "timings"}), as_json)
 
 
 def bench(
@@ -301,6 +301,7 @@ def export(
         force: Write into a directory that is not empty, over an export in it.
     """
     from eenet import export as exporting
+    from eenet import tables
 
     found = exporting.export(
         checkpoint,
@@ -312,7 +313,7 @@ def export(
         data_name=data,
         force=force,
     )
-    return _show(found, _lines({**found, "files": "\n                 ".join(found["files"])}), as_json)
+    return _show(found, tables.lines({**found, "files": "\n                 ".join(found["files"])}), as_json)
 
 
 def sweep(
@@ -405,7 +406,7 @@ def report(
         severities: Of the damage, 1 to 5.
         bench: Also time them on this machine.
     """
-    from eenet import verbs
+    from eenet import tables, verbs
 
     found = verbs.report(
         checkpoints,
@@ -416,7 +417,7 @@ def report(
         severities=severities,
         timed=bench,
     )
-    return _show(found, _lines(found), as_json)
+    return _show(found, tables.lines(found), as_json)
 
 
 def serve(
@@ -490,7 +491,7 @@ def info(
     if "cuts" not in found:
         return _show(found, tables.checkpoint_table(found), as_json)
     cuts = [[c["name"], f"{c['fraction']:.3f}", "×".join(map(str, c["feature_size"]))] for c in found["cuts"]]
-    text = _lines({k: v for k, v in found.items() if k != "cuts"})
+    text = tables.lines({k: v for k, v in found.items() if k != "cuts"})
     table = tables.format_table(["cut", "relative cost", "features"], cuts)
     return _show(found, f"{text}\n\n{table}", as_json)
 
@@ -595,15 +596,3 @@ def _one_line(error: Exception) -> str:
 def _show(found: Any, text: str, as_json: bool) -> int:
     print(json.dumps(found) if as_json else text)
     return 0
-
-
-def _lines(found: dict[str, Any]) -> str:
-    return "\n".join(f"{key:<16} {_brief(value)}" for key, value in found.items())
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_brief(held)}" for key, held in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(_brief, value)) or "none"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

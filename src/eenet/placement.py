@@ -77,7 +77,9 @@ def place(
         if chosen is None:
             most = max((n for n in range(1, len(cuts) + 1) if _first_free(cuts, rule(n))), default=0)
             names = textwrap.shorten(", ".join(name for name, _ in cuts), 120, placeholder=" …")
-            hint = f"; as a list, placement can name any of its cuts: {names}" * (num_exits <= len(cuts))
+            hint = (
+                f"; as a list, placement can name any of its cuts: {names}" if num_exits <= len(cuts) else ""
+            )
             raise ValueError(
                 f"{num_exits} exits are too many for this backbone with placement {placement!r}: "
                 f"it can take at most {most} (it has {len(cuts)} cuts){hint}"

@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 
@@ -88,33 +87,43 @@ def evaluation_table(measured: dict[str, Any]) -> str:
 
 def checkpoint_table(found: dict[str, Any]) -> str:
     """What `eenet.verbs.info` found about a checkpoint as text, an exit a line."""
-    policy, heads = found["policy"], len(found["exits"])
-    rows = []
-    for k, cost in enumerate(found["costs"]):
-        if k == heads:
-            rows.append(["final", "–", "–", f"{cost:.3f}", "–"])
-            break
-        threshold = f"{policy['thresholds'][k]:.4g}" if policy["enabled"][k] else "off"
-        rows.append([str(k), found["exits"][k], f"{found['head_macs'][k]:,}", f"{cost:.3f}", threshold])
-    budgets, names = sorted(found["budgets"], key=float), found["class_names"]
-    made, backbone = found["provenance"], found["backbone"] or "its own class"
-    versions = made.get("versions")  # anyone may have written what lies here
-    lines = {
-        "backbone": f"{backbone}, {found['backbone_macs']:,} MACs",
+    policy, costs, classes = found["policy"], found["costs"], str(found["num_classes"])
+    exits = zip(
+        found["exits"], found["head_macs"], costs[:-1], policy["thresholds"], policy["enabled"], strict=True
+    )
+    rows = [
+        [str(k), place, f"{macs:,}", f"{cost:.3f}", f"{threshold:.4g}" if on else "off"]
+        for k, (place, macs, cost, threshold, on) in enumerate(exits)
+    ]
+    rows.append(["final", "–", "–", f"{costs[-1]:.3f}", "–"])
+    if found["class_names"]:
+        classes += f": {textwrap.shorten(', '.join(found['class_names']), 150, placeholder=' …')}"
+    budgets, made = sorted(found["budgets"], key=float), found["provenance"]
+    told = {
+        "backbone": f"{found['backbone'] or 'its own class'}, {found['backbone_macs']:,} MACs",
         "heads": f"{found['head']}, gate {found['gate']}",
         "images": " × ".join(map(str, found["input_size"])),
-        "classes": f"{found['num_classes']}{': ' + ', '.join(names) if names else ''}",
+        "classes": classes,
         "score": policy["score"],
         "budgets": budgets and f"{budgets[0]} to {budgets[-1]}, {len(budgets)} policies",
-        "policies": ", ".join(found["policies"]),
-        "timed on": ", ".join(f"{t.get('backend')} at batch {t.get('batch_size')}" for t in found["timings"]),
+        "policies": list(found["policies"]),
+        "timed on": [f"{t.get('backend')} at batch {t.get('batch_size')}" for t in found["timings"]],
         "made by": made.get("command"),
-        "made": ", ".join(str(made[key]) for key in ("date", "hardware") if key in made),
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items())
-        if isinstance(versions, dict)
-        else versions,
+        "made": [made[key] for key in ("date", "hardware") if key in made],
+        "versions": made.get("versions"),
     }
-    short = partial(textwrap.shorten, width=160, placeholder=" …")
-    told = "\n".join(f"{key:<9} {short(str(value))}" for key, value in lines.items() if value)
     header = ["exit", "behind", "MACs of its head", "cost", "threshold"]
-    return f"{format_table(header, rows)}\n\n{told}"
+    return f"{format_table(header, rows)}\n\n{lines({key: value for key, value in told.items() if value})}"
+
+
+def lines(found: dict[str, Any]) -> str:
+    """A key and its value a line; numbers to four digits."""
+    return "\n".join(f"{key:<16} {_brief(value)}" for key, value in found.items())
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_brief(held)}" for key, held in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_brief, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
