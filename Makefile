@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test quick lint clean
 
 demo: .venv/installed
 	rm -rf runs/demo
@@ -10,6 +10,9 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(BIN)/pytest
+
+quick: .venv/installed
+	$(BIN)/pytest -m "not slow"
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from contract import NETWORKS, REFUSED, check, refusal
 
-from eenet.pipeline import hardware
+from eenet.common import hardware
 
 DOCS = Path(__file__).parents[1] / "docs/backbones.md"
 

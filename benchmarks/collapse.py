@@ -17,13 +17,10 @@ from pathlib import Path
 import results
 import tyro
 
-from eenet import records as recording
-from eenet.calibration import policy_for_budget
-from eenet.evaluation import evaluate
-from eenet.pipeline import train
-from eenet.recipes import get_recipe
-from eenet.tables import format_table
-from eenet.training import TrainConfig
+from eenet.common import format_table
+from eenet.evaluation import Evaluation, measure
+from eenet.policies import RECORDS_FILE, Records, policy_for_budget
+from eenet.training import TrainConfig, get_recipe, train
 
 WEIGHTS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.5, 2.0, 3.0)
 BUDGETS = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
@@ -64,7 +61,9 @@ def sweep(config: TrainConfig, objectives: tuple[str, ...], weights: tuple[float
         for weight in weights:
             changed = replace(config, objective=objective, cost_weight=weight, head="pool")
             with tempfile.TemporaryDirectory() as out:
-                yield described(objective, f"λ = {weight}", train(changed, Path(out) / "run"))
+                measured = train(changed, Path(out) / "run")
+                assert measured
+                yield described(objective, f"λ = {weight}", measured)
 
 
 def dial(config: TrainConfig) -> Iterator[dict]:
@@ -72,22 +71,22 @@ def dial(config: TrainConfig) -> Iterator[dict]:
     with tempfile.TemporaryDirectory() as out:
         train(config, Path(out) / "run")
         held_out, tested = (
-            recording.load(Path(out) / "run" / f"records-{split}.safetensors")
+            Records.load(Path(out) / "run" / RECORDS_FILE.format(split=split))
             for split in ("validation", "test")
         )
     for budget in BUDGETS:
-        yield described("ours", f"budget {budget}", evaluate(tested, policy_for_budget(held_out, budget)))
+        yield described("ours", f"budget {budget}", measure(tested, policy_for_budget(held_out, budget)))
 
 
-def described(trained: str, setting: str, measured: dict) -> dict:
+def described(trained: str, setting: str, measured: Evaluation) -> dict:
     return {
         "trained": trained,
         "setting": setting,
-        "accuracy": f"{measured['accuracy']:.2%}",
-        "relative_cost": f"{measured['relative_cost']:.3f}",
-        "exits": " / ".join(f"{count / measured['num_examples']:.0%}" for count in measured["exit_counts"]),
-        "exit_accuracy": " / ".join(f"{accuracy:.0%}" for accuracy in measured["exit_accuracy"]),
-        "dead_exits": " ".join(map(str, measured["dead_exits"])) or "none",
+        "accuracy": f"{measured.accuracy:.2%}",
+        "relative_cost": f"{measured.relative_cost:.3f}",
+        "exits": " / ".join(f"{count / measured.num_examples:.0%}" for count in measured.exit_counts),
+        "exit_accuracy": " / ".join(f"{accuracy:.0%}" for accuracy in measured.exit_accuracy),
+        "dead_exits": " ".join(map(str, measured.dead_exits)) or "none",
     }
 
 

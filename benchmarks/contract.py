@@ -1,6 +1,7 @@
 """The networks that must divide exactly, those that can't be divided, and the contract both are held to.
 
-`tests/test_backbone_contract.py` runs it; `benchmarks/backbones.py` writes what came out to the docs.
+`tests/backbones/test_backbone_contract.py` runs it; `benchmarks/backbones.py` writes what came out to the
+docs.
 """
 
 import time
@@ -10,16 +11,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import timm
 import torch
 import torchvision
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import eenet.backbones  # noqa: F401  registers the CIFAR ResNets with timm
-from eenet.cost import countable_attention
-from eenet.network import convert
-from eenet.stages import divide, trace
+from eenet import convert
+from eenet.backbones import create_backbone, divide, trace
+from eenet.backbones.cost import countable_attention
 
 CLASSES = 5
 
@@ -40,7 +39,7 @@ class Network:
         """Random weights, `CLASSES` classes."""
         torch.manual_seed(0)
         if self.library == "timm":
-            return timm.create_model(self.name, num_classes=CLASSES, **self.args)
+            return create_backbone(self.name, {"num_classes": CLASSES, **self.args})
         with warnings.catch_warnings():
             # torchvision announces another initialisation of its Inceptions; it doesn't matter here.
             warnings.filterwarnings("ignore", "The default weight initialization of", FutureWarning)

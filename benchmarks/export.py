@@ -23,18 +23,13 @@ import torch
 import tyro
 from tyro.conf import Positional
 
-from eenet import data
-from eenet import export as exporting
-from eenet.evaluation import recorded_scores
-from eenet.image_sets import ImageSet
-from eenet.network import EENet, create_model
-from eenet.pipeline import hardware
-from eenet.policies import ExitPolicy
-from eenet.records import collect
-from eenet.runtime.engines import run_batch
-from eenet.runtime.exported import load_exported
-from eenet.runtime.segments import segments_of
-from eenet.tables import format_table
+from eenet import EENet, ExitPolicy, create_model, data, export
+from eenet.common import format_table, hardware
+from eenet.data import ImageSet
+from eenet.evaluation import collect
+from eenet.exporting import writing
+from eenet.policies import recorded_scores
+from eenet.runtime import load_exported, run_batch, segments_of
 
 DOCS = Path(__file__).parents[1] / "docs/exported-backbones.md"
 FORMATS = ("onnx", "onnx-single", "openvino", "openvino-single")
@@ -91,8 +86,8 @@ def families(_: str) -> Iterator[dict[str, Any]]:
             network.save_pretrained(directory)
             for format in FORMATS:
                 try:
-                    found = exporting.export(directory, Path(directory) / format, format=format)
-                    row[format] = f"{found['max_difference']:.0e}"
+                    found = export(directory, Path(directory) / format, format=format)
+                    row[format] = f"{found.max_difference:.0e}"
                 except (ValueError, FileNotFoundError) as error:
                     row[format] = f"no: {error}"
         yield row
@@ -112,7 +107,7 @@ def stops(checkpoint: str) -> Iterator[dict[str, Any]]:
         for kind in ("onnx", "openvino"):
             paths = {f: Path(directory) / f for f in (kind, f"{kind}-single")}
             for format, path in paths.items():
-                exporting.export(checkpoint, path, format=format)
+                export(checkpoint, path, format=format)
             (staged, policy), (single, _) = (load_exported(path) for path in paths.values())
             exits = [run_batch(staged, policy, image[None]).exits_B[0] for image in pixels]
             thresholds = [policy.thresholds[s.exit or 0] for s in segments_of(policy, None)[:-1]]
@@ -146,7 +141,7 @@ def precisions(checkpoint: str) -> Iterator[dict[str, Any]]:
             calls: dict[str, Callable[[Any], Any]] = {}
             for precision in ("fp32", "fp16", "int8"):
                 out = Path(directory) / f"{kind}-{precision}"
-                exporting.export(checkpoint, out, format=kind, precision=precision)
+                export(checkpoint, out, format=kind, precision=precision)
                 backend, policy = load_exported(out)
                 calls[precision] = lambda x, b=backend, p=policy: run_batch(b, p, x)
             for size in (1, 64):
@@ -178,12 +173,12 @@ def in_turn(calls: dict[str, Callable[[Any], Any]], inputs: list[Any], repeats: 
 
 def agreement(checkpoint: str) -> Iterator[dict[str, Any]]:
     """All formats against the network on 1,000 test images; int8 with what became of accuracy and cost."""
-    exporting.COMPARED_IMAGES = 1000
+    writing.COMPARED_IMAGES = 1000
     kinds = [(format, precision) for format in FORMATS for precision in ("fp32", "fp16", "int8")]
     for format, precision in [*kinds, ("aoti", "fp32")]:
         with tempfile.TemporaryDirectory() as directory:
             out = Path(directory) / "out"
-            found = exporting.export(checkpoint, out, format=format, precision=precision)
+            found = export(checkpoint, out, format=format, precision=precision).to_dict()
         del found["files"]
         yield {"checkpoint": checkpoint, "format": format, "precision": precision, **found}
 

@@ -15,14 +15,10 @@ import results
 import torch
 import tyro
 
-from eenet import records as recording
-from eenet.calibration import policy_for_budget
-from eenet.console import progress
-from eenet.evaluation import evaluate
-from eenet.policies import ExitPolicy
-from eenet.records import Records
-from eenet.risk import policy_for_drop, policy_for_risk, thresholds_to_try
-from eenet.tables import format_table
+from eenet import ExitPolicy, Records, policy_for_budget, policy_for_drop, policy_for_risk
+from eenet.common import format_table, progress
+from eenet.evaluation import Evaluation, measure
+from eenet.policies.risk import thresholds_to_try
 
 DELTA = 0.1
 BUDGETS, DROPS, LIMITS = (0.45, 0.55, 0.65, 0.75, 0.9), (0.005, 0.01, 0.02), (0.01, 0.02, 0.05)
@@ -122,17 +118,17 @@ def halved(paths: Sequence[Path], halvings: int) -> list[dict[str, Any]]:
     """Policies set on one half of real records and measured on the other."""
     rows = []
     for path in paths:
-        found = recording.load(path)
+        found = Records.load(path)
         pairs = []
         for seed in range(halvings):
             order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))
             pairs.append([found.subset(half) for half in (order[::2], order[1::2])])
         for budget in BUDGETS:
-            measured = [evaluate(b, policy_for_budget(a, budget)) for a, b in pairs]
-            cost = mean(m["relative_cost"] for m in measured)
+            measured = [measure(b, policy_for_budget(a, budget)) for a, b in pairs]
+            cost = mean(m.relative_cost for m in measured)
             rows.append(_row(path, "budget", budget, measured, cost - budget))
         for drop in DROPS:
-            measured = [evaluate(b, policy_for_drop(a, drop)) for a, b in pairs]
+            measured = [measure(b, policy_for_drop(a, drop)) for a, b in pairs]
             rows.append(_row(path, "drop", drop, measured, _drop(measured) - drop))
         for limit in LIMITS:
             for delta in (DELTA, None):
@@ -141,10 +137,10 @@ def halved(paths: Sequence[Path], halvings: int) -> list[dict[str, Any]]:
                 except ValueError as error:
                     print(f"{path}, risk {limit}, delta {delta}: {error}")
                     continue
-                measured = [evaluate(b, policy) for (_, b), policy in zip(pairs, policies, strict=True)]
+                measured = [measure(b, policy) for (_, b), policy in zip(pairs, policies, strict=True)]
                 row = _row(path, f"risk, delta {delta}", limit, measured, _drop(measured) - limit)
                 best = [hindsight(b, limit) for _, b in pairs]
-                saved = mean(1 - m["relative_cost"] for m in measured)
+                saved = mean(1 - m.relative_cost for m in measured)
                 rows.append({**row, "saving / hindsight": saved / mean(1 - cost for cost in best)})
     keys = list(dict.fromkeys(key for row in rows for key in row))
     return [{key: row.get(key, "") for key in keys} for row in rows]
@@ -153,26 +149,26 @@ def halved(paths: Sequence[Path], halvings: int) -> list[dict[str, Any]]:
 def hindsight(records: Records, limit: float) -> float:
     """The cost of the cheapest threshold that keeps the risk on the very inputs it is measured on."""
     tried = [
-        evaluate(records, ExitPolicy("confidence", (threshold,) * len(records.head_macs)))
+        measure(records, ExitPolicy("confidence", (threshold,) * len(records.head_macs)))
         for threshold in thresholds_to_try("confidence", records.logits_KBN.shape[2])[::3]
     ]
-    return min(m["relative_cost"] for m in tried if m["full_accuracy"] - m["accuracy"] <= limit)
+    return min(m.relative_cost for m in tried if m.full_accuracy - m.accuracy <= limit)
 
 
-def _row(path: Path, what: str, asked: float, measured: list[dict[str, Any]], off: float) -> dict[str, Any]:
+def _row(path: Path, what: str, asked: float, measured: list[Evaluation], off: float) -> dict[str, Any]:
     return {
         "records": path.parent.name,
         "asked": what,
         "value": asked,
-        "accuracy": mean(m["accuracy"] for m in measured),
-        "cost": mean(m["relative_cost"] for m in measured),
+        "accuracy": mean(m.accuracy for m in measured),
+        "cost": mean(m.relative_cost for m in measured),
         "drop": _drop(measured),
         "measured − asked": off,
     }
 
 
-def _drop(measured: list[dict[str, Any]]) -> float:
-    return mean(m["full_accuracy"] - m["accuracy"] for m in measured)
+def _drop(measured: list[Evaluation]) -> float:
+    return mean(m.full_accuracy - m.accuracy for m in measured)
 
 
 if __name__ == "__main__":

@@ -16,12 +16,10 @@ import tyro
 from ship import recorded
 from tyro.conf import Positional
 
-from eenet import records as recording
-from eenet.checkpoint import Config, read_config
-from eenet.evaluation import evaluate
-from eenet.network import EENet
-from eenet.policies import ExitPolicy
-from eenet.records import RECORDS_FILE
+from eenet import EENet, ExitPolicy, Records
+from eenet.evaluation import measure
+from eenet.networks import Config, read_config
+from eenet.policies import RECORDS_FILE
 
 KEY = ("command", "seed")
 
@@ -69,23 +67,23 @@ def rows_of(run: Path) -> Iterator[dict[str, Any]]:
         yield common | {"budget": "", "accuracy": common["full_accuracy"], "relative_cost": 1.0}
         return
     for budget, policy in _policies(config):
-        measured = evaluate(tested, policy)
-        shares = [count / len(tested) for count in measured["exit_counts"]]
+        measured = measure(tested, policy)
+        shares = [count / len(tested) for count in measured.exit_counts]
         yield common | {
             "budget": budget,
             "default": budget == f"{trained['budget']:.3f}",
-            "accuracy": measured["accuracy"],
-            "relative_cost": measured["relative_cost"],
+            "accuracy": measured.accuracy,
+            "relative_cost": measured.relative_cost,
             "exit_shares": " ".join(f"{share:.3f}" for share in shares),
-            "exit_accuracy": " ".join(f"{accuracy:.4f}" for accuracy in measured["exit_accuracy"]),
-            "dead_exits": " ".join(map(str, measured["dead_exits"])),
-            "validation_accuracy": evaluate(held_out, policy)["accuracy"],
+            "exit_accuracy": " ".join(f"{accuracy:.4f}" for accuracy in measured.exit_accuracy),
+            "dead_exits": " ".join(map(str, measured.dead_exits)),
+            "validation_accuracy": measure(held_out, policy).accuracy,
         }
 
 
-def _records(run: Path, split: str) -> recording.Records:
+def _records(run: Path, split: str) -> Records:
     path = run / RECORDS_FILE.format(split=split)
-    return recording.load(path) if path.exists() else recorded(EENet.from_pretrained(run), split)
+    return Records.load(path) if path.exists() else recorded(EENet.from_pretrained(run), split)
 
 
 def _policies(config: Config) -> Iterator[tuple[str, ExitPolicy]]:

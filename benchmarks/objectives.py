@@ -8,9 +8,10 @@ split. Prints tables and writes `benchmarks/results/objectives-DATA-HARDWARE-tor
 """
 
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import numpy as np
 import results
@@ -18,20 +19,17 @@ import torch
 import tyro
 from sklearn.metrics import roc_auc_score
 
-from eenet import records as recording
-from eenet.calibration import fit_ensemble, fit_gates, policy_for_budget
-from eenet.diagnostics import bootstrap_interval
-from eenet.evaluation import decide, evaluate, recorded_scores
-from eenet.gates import AnswerGate
-from eenet.network import EENet
-from eenet.objectives import TRAIN_CONFIDENCE
-from eenet.pipeline import train
-from eenet.recipes import get_recipe
-from eenet.records import Records
-from eenet.tables import format_table
+from eenet import Records, policies, policy_for_budget
+from eenet.common import format_table
+from eenet.evaluation import measure
+from eenet.evaluation.diagnostics import bootstrap_interval
+from eenet.policies import RECORDS_FILE, decide, recorded_scores
+from eenet.policies.gates import AnswerGate, accuracy_kept
+from eenet.training import get_recipe, train
+from eenet.training.objectives import trains_confidence
 
 BUDGETS = (0.45, 0.55, 0.65, 0.75, 0.9)
-TRAINED = {  # how each network is trained, on top of the recipe
+TRAINED: dict[str, dict[str, Any]] = {  # how each network is trained, on top of the recipe
     "ours": {},
     "imitating": {"distillation": 0.5},
     "plain": {"num_exits": 0},
@@ -108,11 +106,8 @@ def compare(out: Path, seeds: tuple[int, ...]) -> list[dict]:
             path = out / f"{network}-seed{seed}"
             if not (path / "model.safetensors").exists():
                 continue
-            held_out, tested = (
-                recording.load(path / f"records-{s}.safetensors") for s in ("validation", "test")
-            )
-            if TRAINED[network].get("objective", "joint") not in TRAIN_CONFIDENCE:
-                held_out, tested = fitted(path, held_out, tested, joined=joined)
+            gates_trained = trains_confidence(TRAINED[network].get("objective", "joint"))
+            held_out, tested = loaded(path) if gates_trained else fitted(path, joined=joined)
             for budget in BUDGETS:
                 done = outcome(held_out, tested, score, budget)
                 right[method, seed, budget] = done.right_B
@@ -138,22 +133,47 @@ def outcome(held_out: Records, tested: Records, score: str, budget: float) -> Ou
     if score == "patience":
         return patience(tested, budget)
     policy = policy_for_budget(held_out, budget, scores=[score])
-    measured = evaluate(tested, policy)
+    measured = measure(tested, policy)
     right_B = tested.correct(policy.enabled).gather(0, decide(tested, policy)[None])[0].double()
-    return Outcome(right_B, measured["relative_cost"], measured["dead_exits"])
+    return Outcome(right_B, measured.relative_cost, measured.dead_exits)
 
 
-def fitted(path: Path, held_out: Records, tested: Records, *, joined: bool) -> tuple[Records, Records]:
+def loaded(path: Path) -> tuple[Records, Records]:
+    """Records of the validation and the test split, as training left them."""
+    held_out, tested = (Records.load(path / RECORDS_FILE.format(split=s)) for s in ("validation", "test"))
+    return held_out, tested
+
+
+@cache
+def fitted(path: Path, *, joined: bool) -> tuple[Records, Records]:
     """Records with answers joined or not, and with gates fitted to what is answered."""
-    network = EENet.from_pretrained(path)
-    held_out = replace(held_out, ensemble=None)
-    held_out = fit_gates(network, fit_ensemble(network, held_out) if joined else held_out)
+    held_out, tested = loaded(path)
+    if joined:
+        found = policies.fit(held_out, max(BUDGETS))
+        ensemble, gates = found.ensemble, found.gates
+    else:
+        ensemble, gates = None, own_gates(held_out)
     with torch.no_grad():
-        gates = [cast(AnswerGate, head.get_submodule("confidence")) for head in network.heads]
-        confidence_KB = torch.stack(
-            [gate.judge(z_BN) for gate, z_BN in zip(gates, tested.logits_KBN, strict=False)]
+        held_out, tested = (
+            replace(
+                records,
+                ensemble=ensemble,
+                confidence_logits_KB=torch.stack(
+                    [gate.judge(z_BN) for gate, z_BN in zip(gates, records.logits_KBN, strict=False)]
+                ),
+            )
+            for records in (held_out, tested)
         )
-    return held_out, replace(tested, ensemble=held_out.ensemble, confidence_logits_KB=confidence_KB)
+    return held_out, tested
+
+
+def own_gates(records: Records) -> list[AnswerGate]:
+    """Gates fitted to what each exit says alone."""
+    *early_KBN, final_BN = records.logits_KBN
+    gates = [AnswerGate(0, final_BN.shape[1]) for _ in early_KBN]
+    for gate, logits_BN in zip(gates, early_KBN, strict=True):
+        gate.fit(logits_BN, accuracy_kept(logits_BN.double(), final_BN.double()))
+    return gates
 
 
 def patience(records: Records, budget: float) -> Outcome:
@@ -195,7 +215,7 @@ def print_exits(out: Path, seeds: tuple[int, ...]) -> None:
         paths = [path for path in paths if (path / "model.safetensors").exists()]
         if not paths:
             continue
-        tested = [recording.load(path / "records-test.safetensors") for path in paths]
+        tested = [loaded(path)[1] for path in paths]
         accuracy = [[100 * a for a in t.correct().double().mean(1).tolist()] for t in tested]
         lines.append([network, *(spread(list(values)) for values in zip(*accuracy, strict=True))])
         for score in ("confidence", "max_softmax"):

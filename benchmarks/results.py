@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from eenet.pipeline import hardware
+from eenet.common import hardware
 
 
 def path_of(name: str, on: str | None = None) -> Path:

@@ -16,8 +16,8 @@ import plotly.graph_objects as go
 from playwright.sync_api import sync_playwright
 from ship import SHOWN_BUDGETS
 
-from eenet.checkpoint import shipped_checkpoints
-from eenet.tables import format_table
+from eenet.common import format_table
+from eenet.networks import shipped_checkpoints
 
 ROOT = Path(__file__).parents[1]
 MANY = 2  # plain networks of a data set make a curve if there are more

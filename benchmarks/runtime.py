@@ -25,18 +25,12 @@ import tyro
 from numpy.typing import NDArray
 from torch.optim.swa_utils import update_bn
 
-from eenet import data
-from eenet.images import normalize
-from eenet.network import EENet, create_model, timm_backbone, without_exits
-from eenet.policies import ExitPolicy
-from eenet.runtime import Predictor
-from eenet.runtime.engines import run_batch
-from eenet.runtime.predictor import create_backend
-from eenet.runtime.queued import QueuedEngine
-from eenet.runtime.reference import run_one
-from eenet.runtime.segments import segments_of
-from eenet.runtime.timing import bench
-from eenet.tables import format_table
+from eenet import EENet, ExitPolicy, Predictor, create_model, data
+from eenet.backbones import create_backbone
+from eenet.common import format_table
+from eenet.data import normalize
+from eenet.networks import without_exits
+from eenet.runtime import QueuedEngine, create_backend, run_batch, run_one, segments_of, time_network
 
 SHARES = (0.5, 0.25, 0.125)
 BUDGET = 0.6
@@ -93,7 +87,7 @@ def plain_network(backbone: str, like: EENet) -> EENet:
     """Without exits, with random weights, for the images and classes of another network."""
     config = like.config
     arguments = {"num_classes": config.num_classes, "in_chans": config.input_size[0]}
-    plain = without_exits(timm_backbone(backbone, arguments), config.input_size)
+    plain = without_exits(create_backbone(backbone, arguments), config.input_size)
     plain.config.backbone, plain.config.backbone_args = backbone, arguments
     plain.config.mean, plain.config.std = config.mean, config.std
     return plain
@@ -152,8 +146,8 @@ def _backends(
 ) -> Iterator[dict[str, Any]]:
     for backend in ("onnxruntime", "openvino", *(["torch", "torch-compile"] if "trained" in name else [])):
         for size in sizes[:2] if backend == "torch-compile" else sizes:  # minutes of compiling for each more
-            row = bench(network, policy, images, backend=backend, batch_size=size, repeats=repeats)
-            yield {"network": name, **row}
+            row = time_network(network, policy, images, backend=backend, batch_size=size, repeats=repeats)
+            yield {"network": name, **row.to_dict()}
 
 
 def noise(count: int) -> NDArray[np.uint8]:
@@ -168,8 +162,10 @@ def overhead(_: Path, repeats: int) -> Iterator[dict[str, Any]]:
         for on in ((0,), (1,), (2,), (0, 1, 2)):
             policy = ExitPolicy("confidence", (2.0,) * 3, tuple(k in on for k in range(3)))
             for size in (1, 64):
-                row = bench(network, policy, pixels, backend="onnxruntime", batch_size=size, repeats=repeats)
-                over = row["early_exit_ms"] / row["plain_ms"] - 1
+                row = time_network(
+                    network, policy, pixels, backend="onnxruntime", batch_size=size, repeats=repeats
+                )
+                over = row.early_exit_ms / row.plain_ms - 1
                 yield {"network": backbone, "exits on": str(on), "batch_size": size, "overhead": over}
 
 
@@ -253,21 +249,19 @@ def static(_: Path, repeats: int) -> Iterator[dict[str, Any]]:
         policy = network.config.exit_policy(budget)
         for backend in ("onnxruntime", "openvino"):
             for size in (1, 64, 256):
-                row = bench(
+                row = time_network(
                     network, policy, pixels, backend=backend, batch_size=size, repeats=repeats, against=plain
                 )
                 yield {
                     "network": name,
                     "budget": budget,
                     "plain": smaller,
-                    "mac_ratio": row["mac_speedup"]
-                    * plain.config.backbone_macs
-                    / network.config.backbone_macs,
+                    "mac_ratio": row.mac_speedup * plain.config.backbone_macs / network.config.backbone_macs,
                     "backend": backend,
                     "batch_size": size,
-                    "early_exit_ms": row["early_exit_ms"],
-                    "plain_ms": row["against_ms"],
-                    "times as fast": row["against_speedup"],
+                    "early_exit_ms": row.early_exit_ms,
+                    "plain_ms": row.against_ms,
+                    "times as fast": row.against_speedup,
                 }
 
 
@@ -330,13 +324,13 @@ def growth(checkpoint: Path, repeats: int) -> Iterator[dict[str, Any]]:
     network = EENet.from_pretrained(checkpoint)
     policy, pixels = network.config.exit_policy(BUDGET), cifar(2048)
     for size in (1, 4, 16, 64, 256, 1024):
-        row = bench(network, policy, pixels, backend="onnxruntime", batch_size=size, repeats=repeats)
-        yield {"what": "batch size", "n": size} | {key: row[key] for key in SHOWN}
+        row = time_network(network, policy, pixels, backend="onnxruntime", batch_size=size, repeats=repeats)
+        yield {"what": "batch size", "n": size} | {key: getattr(row, key) for key in SHOWN}
     for exits in (1, 2, 4, 8, 16):
         deep = random_network("resnet110_cifar", exits, 32, 10)
         stay = ExitPolicy("confidence", (2.0,) * exits)
-        row = bench(deep, stay, pixels[:64], backend="onnxruntime", batch_size=64, repeats=repeats)
-        yield {"what": "exits, none leaves", "n": exits} | {key: row[key] for key in SHOWN}
+        row = time_network(deep, stay, pixels[:64], backend="onnxruntime", batch_size=64, repeats=repeats)
+        yield {"what": "exits, none leaves", "n": exits} | {key: getattr(row, key) for key in SHOWN}
     context = multiprocessing.get_context("spawn")
     for plain, count in ((True, 1000), (False, 1000), (False, 10_000), (False, 100_000)):
         with context.Pool(1) as pool:

@@ -30,9 +30,8 @@ import uvloop
 from numpy.typing import NDArray
 from runtime import noise, plain_network, policy_for_shares, random_network, settle_norms, shown
 
-from eenet import data
-from eenet.network import EENet
-from eenet.tables import format_table
+from eenet import EENet, data
+from eenet.common import format_table
 
 SHARES = (0.66, 0.2, 0.08)
 CLIENTS = 32

@@ -14,18 +14,21 @@ import torch
 import tyro
 from tyro.conf import Positional
 
-from eenet import data
-from eenet import records as recording
-from eenet.calibration import policy_for_budget
-from eenet.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from eenet.image_sets import ImageSet
-from eenet.monitor import DriftMonitor, depths_of
-from eenet.network import EENet
-from eenet.policies import ExitPolicy
-from eenet.records import Records
-from eenet.risk import policy_for_risk
-from eenet.shift import describe
-from eenet.tables import format_table
+from eenet import (
+    DriftMonitor,
+    EENet,
+    ExitPolicy,
+    Records,
+    collect,
+    data,
+    policy_for_budget,
+    policy_for_risk,
+)
+from eenet.common import format_table
+from eenet.data import CORRUPTIONS, ImageSet, corrupt
+from eenet.data.corruptions import SEVERITIES
+from eenet.evaluation import depths_of
+from eenet.evaluation.shift import describe
 
 RISK, DELTA, ALPHA = 0.02, 0.1, 0.01
 CLEAN_STREAMS, CLEAN_LENGTH, STREAMS, LENGTH = 100, 10_000, 20, 500
@@ -41,7 +44,7 @@ def main(checkpoint: Positional[str], most: int = 2000) -> None:
     network = EENet.from_pretrained(checkpoint)
     trained = network.config.provenance["train_config"]
     held_out, test = (data.load(trained["data"], split) for split in ("validation", "test"))
-    before, tested = (recording.collect(network, images) for images in (held_out, test))
+    before, tested = (collect(network, images) for images in (held_out, test))
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
     policy = network.config.exit_policy()
     policies = {
@@ -60,7 +63,7 @@ def main(checkpoint: Positional[str], most: int = 2000) -> None:
         if severity:
             pixels = corrupt(clean.pixels_BCHW, name, severity)
             damaged = ImageSet(pixels, clean.labels_B, clean.class_names)
-        records = recording.collect(network, damaged)
+        records = collect(network, damaged)
         shifted.append({"corruption": name, "severity": severity, **described(records, policies)})
         print(shifted[-1], flush=True)
         if severity in (1, 3, 5):
@@ -79,10 +82,10 @@ def described(records: Records, policies: dict[str, ExitPolicy]) -> dict[str, An
     for name, policy in policies.items():
         found = describe(records, policy)
         for key in ("accuracy", "relative_cost", "excess_error", "calibration_error"):
-            row[f"{name}_{key}"] = round(found[key], 4)
-        row["full_accuracy"] = round(found["full_accuracy"], 4)
+            row[f"{name}_{key}"] = round(getattr(found, key), 4)
+        row["full_accuracy"] = round(found.full_accuracy, 4)
         if name == "learned":
-            row["exit_shares"] = " ".join(f"{share:.3f}" for share in found["exit_shares"])
+            row["exit_shares"] = " ".join(f"{share:.3f}" for share in found.exit_shares)
     return row
 
 

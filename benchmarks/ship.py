@@ -19,15 +19,12 @@ import torch
 import tyro
 from tyro.conf import Positional
 
-from eenet import data
-from eenet import records as recording
-from eenet.calibration import policies_for_budgets
-from eenet.checkpoint import CARD_FILE, SHIPPED, WEIGHTS_FILE, write_atomically
-from eenet.evaluation import evaluate
-from eenet.network import EENet
-from eenet.records import RECORDS_FILE, Records
-from eenet.tables import evaluation_table, format_table
-from eenet.training import TrainConfig, calibrate
+from eenet import EENet, Records, collect, data, policies
+from eenet.common import format_table, write_atomically
+from eenet.evaluation import measure
+from eenet.networks import CARD_FILE, SHIPPED, WEIGHTS_FILE
+from eenet.policies import RECORDS_FILE
+from eenet.training.objectives import trains_confidence
 
 TOLERANCE = 0.001
 SHOWN_BUDGETS = ("0.150", "0.200", "0.250", "0.300", "0.400", "0.500", "0.600", "0.700", "0.800", "0.900")
@@ -46,15 +43,15 @@ def main(
     """
     network = EENet.from_pretrained(run)
     if fit_again:
-        fit(network)
+        refit(network)
     target = SHIPPED / (name or run.name)
     accuracy = plain_accuracy(plain, target / CARD_FILE)
     rounded = in_half(network)
     before, after = (recorded(n, "validation") for n in (network, rounded))
     policy = network.config.exit_policy()
-    was, became = evaluate(before, policy), evaluate(after, policy)
+    was, became = measure(before, policy), measure(after, policy)
     keys = ("accuracy", "relative_cost")
-    half = all(abs(was[key] - became[key]) <= TOLERANCE for key in keys)
+    half = all(abs(getattr(was, key) - getattr(became, key)) <= TOLERANCE for key in keys)
     shipped = rounded if half else network
     shutil.rmtree(target, ignore_errors=True)
     shipped.save_pretrained(target)
@@ -66,20 +63,17 @@ def main(
     write_atomically(target / CARD_FILE, card.encode())
     size = sum(path.stat().st_size for path in target.iterdir())
     print(f"{target}: {size / 1e6:.2f} MB, {'float16' if half else 'float32'}")
-    print({key: (was[key], became[key]) for key in keys})
+    print({key: (getattr(was, key), getattr(became, key)) for key in keys})
     print(card)
 
 
-def fit(network: EENet) -> None:
+def refit(network: EENet) -> None:
     """Ensemble, gates and all policies."""
     config = network.config
-    wanted = TrainConfig(
-        data="", model="", **{k: config.provenance["train_config"][k] for k in ("objective", "budget")}
-    )
-    policy, held_out = calibrate(network, recorded(network, "validation"), wanted)
+    trained = config.provenance["train_config"]
+    budget = None if trains_confidence(trained["objective"]) else trained["budget"]
+    network.adopt(policies.fit(recorded(network, "validation"), budget, gate=config.gate))
     config.provenance["fitted_again"] = datetime.now(UTC).date().isoformat()
-    config.policy = policy.to_dict()
-    config.budgets = {b: other.to_dict() for b, other in policies_for_budgets(held_out).items()}
 
 
 def narrow(tensor: torch.Tensor) -> torch.Tensor:
@@ -97,18 +91,18 @@ def in_half(network: EENet) -> EENet:
 def recorded(network: EENet, split: str) -> Records:
     """One pass over a split of the data set that a network was trained on."""
     images = data.load(network.config.provenance["train_config"]["data"], split)
-    return recording.collect(network, images)
+    return collect(network, images)
 
 
 def model_card(network: EENet, tested: Records, plain: str, precision: str) -> str:
     config, run = network.config, network.config.provenance
     trained = run["train_config"]
-    measured = evaluate(tested, config.exit_policy())
+    measured = measure(tested, config.exit_policy())
     rows = []
     for budget in sorted(set(SHOWN_BUDGETS) & set(config.budgets)):
-        at = evaluate(tested, config.exit_policy(float(budget)))
-        shares = " / ".join(f"{count / at['num_examples']:.0%}" for count in at["exit_counts"])
-        rows.append([budget, f"{at['relative_cost']:.3f}", f"{at['accuracy']:.2%}", shares])
+        at = measure(tested, config.exit_policy(float(budget)))
+        shares = " / ".join(f"{count / at.num_examples:.0%}" for count in at.exit_counts)
+        rows.append([budget, f"{at.relative_cost:.3f}", f"{at.accuracy:.2%}", shares])
     budgets = format_table(["budget", "measured cost", "accuracy", "leave at each exit"], rows)
     channels, height, width = config.input_size
     versions = ", ".join(f"{key} {value}" for key, value in run["versions"].items())
@@ -137,11 +131,11 @@ tags: [early-exit, image-classification]
 | weights | {precision}, {sum(p.numel() for p in network.parameters()):,} parameters |
 | MACs of the plain backbone | {config.backbone_macs:,} |
 
-## Measured on {measured["num_examples"]:,} test images
+## Measured on {measured.num_examples:,} test images
 
 The plain backbone, trained without exits by the same recipe and seed: {plain}.
 
-{evaluation_table(measured)}
+{measured}
 
 With other budgets (`--budget`):
 
@@ -163,7 +157,7 @@ def plain_accuracy(run: Path | None, card: Path) -> str:
     if run is None:
         known = re.search(r"recipe and seed: (\*\*.*?\*\*)\.", card.read_text() if card.exists() else "")
         return known[1] if known else "not trained yet"
-    return f"**{recording.load(run / RECORDS_FILE.format(split='test')).full_accuracy:.2%}**"
+    return f"**{Records.load(run / RECORDS_FILE.format(split='test')).full_accuracy:.2%}**"
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ import torch
 import tyro
 from timm.optim import create_optimizer_v2
 
-from eenet.image_sets import ImageSet
-from eenet.loading import AUGMENTATIONS, augment, batches
-from eenet.objectives import get_objective
-from eenet.pipeline import build, hardware
+from eenet.common import hardware
+from eenet.data import AUGMENTATIONS, ImageSet, augment, batches
 from eenet.training import TrainConfig
+from eenet.training.objectives import get_objective
+from eenet.training.run import build
 
 
 def main(model: str = "resnet20_cifar", num_exits: int = 3, batch_size: int = 128, rounds: int = 30) -> None:

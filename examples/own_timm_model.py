@@ -25,7 +25,7 @@ network = eenet.convert(my_model(), (1, 32, 32), num_exits=2)
 print(f"exits behind {network.config.exits}, at costs {[round(c, 2) for c in network.costs_K]}")
 config = eenet.TrainConfig("my digits", "my resnet10t", budget=0.7, epochs=6, batch_size=64)
 result = eenet.train(config, "runs/own", network=network, images=images)
-print(f"accuracy {result['accuracy']:.1%} at relative cost {result['relative_cost']:.2f}")
+print(f"accuracy {result.accuracy:.1%} at relative cost {result.relative_cost:.2f}")
 
 loaded = eenet.EENet.from_pretrained("runs/own", backbone=my_model())
 with eenet.Predictor(loaded) as predictor:

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -14,10 +15,34 @@ import torch
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from eenet import data
-from eenet.image_sets import ImageSet
-from eenet.network import EENet, create_model
+from eenet.data.image_sets import ImageSet
+from eenet.networks.building import create_model
+from eenet.networks.network import EENet
 
 CUTS = ["conv1", "layer1.0", "layer2.0"]
+SLOW = (
+    "backbones/test_backbone_contract.py",
+    "cli/test_cli.py",
+    "cli/test_verbs.py",
+    "exporting/test_export.py",
+    "networks/test_fuzz.py",
+    "runtime/test_backends.py",
+    "runtime/test_queued.py",
+    "serving/test_serving.py",
+    "test_examples.py",
+    "test_extending.py",
+    "test_wheel.py",
+    "training/test_interruption.py",
+)
+"""They run last, so that a mistake shows early, and not at all in `make quick`."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(tests).as_posix() in SLOW:
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
 def in_memory(name: str, split: str) -> ImageSet:

@@ -8,11 +8,12 @@ import torch
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from eenet.image_sets import ImageSet
-from eenet.images import normalize
-from eenet.network import EENet
-from eenet.policies import SCORES, ExitPolicy
-from eenet.runtime.backends import Backend, Outputs
+from eenet.data.image_sets import ImageSet
+from eenet.data.pixels import normalize
+from eenet.networks.network import EENet, ExitOutputs
+from eenet.policies.policy import ExitPolicy
+from eenet.policies.scores import looks_back, score_of
+from eenet.runtime.backends.backend import Backend, Outputs
 from eenet.runtime.segments import segments_of
 
 
@@ -29,10 +30,20 @@ def policy_with_shares(network: EENet, images: ImageSet, score: str, enabled: Se
     with torch.inference_mode():
         outputs = network(inputs)
     thresholds = [
-        SCORES[score](logits_BN, z_B).median().item() + 1e-6
-        for logits_BN, z_B in zip(outputs.logits_KBN, outputs.confidence_logits_KB, strict=False)
+        max(score_B.median().item(), 1) - 0.5 if looks_back(score) else score_B.median().item() + 1e-6
+        for score_B in scores_of(outputs, score, enabled)
     ]
     return ExitPolicy(score, tuple(thresholds), tuple(enabled))
+
+
+def scores_of(outputs: ExitOutputs, score: str, enabled: Sequence[bool]) -> list[torch.Tensor]:
+    """Of every early exit, from those that are on."""
+    found = []
+    for k in range(len(enabled)):
+        seen = [i for i in range(k) if enabled[i]] + [k]
+        parts = ([part[i] for i in seen] for part in (outputs.logits_KBN, outputs.confidence_logits_KB))
+        found.append(score_of(score, *parts))
+    return found
 
 
 class Mock(Backend):

@@ -29,7 +29,7 @@ from PIL import Image
 from playwright.sync_api import Page
 
 from eenet import Predictor, data
-from eenet.export import export
+from eenet.exporting.writing import export
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CHECKPOINT = "digits-eenet8"

@@ -1,24 +1,14 @@
 """The README and the layout keep their word."""
 
-import ast
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from eenet.cli import VERBS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-ORDER = [
-    "console", "cost", "backbones", "tracing", "stages", "placement", "gates", "heads", "ensemble",
-    "policies", "checkpoint", "network", "objectives", "images", "image_sets", "corruptions", "loading",
-    "readers", "data", "records", "evaluation", "diagnostics", "shift", "monitor", "calibration", "risk",
-    "training_state", "training", "recipes", "runtime", "quantize", "formats", "export", "report",
-    "tables", "pipeline", "sweep", "thresholds", "verbs", "serving", "cli",
-]  # fmt: skip
 
 
 def blocks(language: str) -> list[str]:
@@ -56,17 +46,3 @@ def test_links_and_pictures_exist() -> None:
 
 def test_contributing_is_short() -> None:
     assert len((ROOT / "CONTRIBUTING.md").read_text().splitlines()) <= 45
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "src/eenet").rglob("*.py")), ids=lambda p: p.name)
-def test_imports_go_one_way(path: Path) -> None:
-    """A module imports only from those before it in `ORDER`; within runtime/ anything goes."""
-    parts = path.relative_to(ROOT / "src/eenet").with_suffix("").parts
-    if parts[-1] in ("__init__", "__main__"):
-        return
-    own = ORDER.index(parts[0])
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "eenet":
-            below = node.module.split(".")[1:2] or [alias.name for alias in node.names]
-            for name in below:
-                assert ORDER.index(name) < own or name == parts[0], f"{path.name} imports {name}"

@@ -2,60 +2,132 @@
 
     >>> import eenet
     >>> network = eenet.create_model("resnet20_cifar", num_classes=10, in_chans=3, num_exits=3)
-    >>> network.costs_K                                  # relative cost of leaving at each exit
     >>> network = eenet.convert(my_cnn, (3, 224, 224), num_exits=4)
-    >>> eenet.train(eenet.get_recipe("digits"), "runs/digits")   # → checkpoint and report.html
-    >>> predictor = eenet.Predictor("runs/digits")
-    >>> predictor.predict("seven.png")
+    >>> eenet.train("digits", "runs/digits")  # → a checkpoint with a report
+    >>> eenet.Predictor("runs/digits", budget=0.5).predict("seven.png")
 
-The command line does the rest: `eenet train | eval | predict | calibrate | bench | info | list`.
+Every verb of the command line is a function here, with the same name and the same inputs. Where a verb takes
+a checkpoint, the function also takes a network in memory: `train`, `evaluate` (`eenet eval`), `predict`,
+`calibrate`, `bench`, `export`, `report`, `sweep`, `serve`, `info`, `list_names` (`eenet list`). What they
+return prints as a table, and has `to_dict`, which is what `--json` prints.
+
+Records are what every exit said about every image: `collect` a network's, then `evaluate(records, policy)`
+as often as you like, `records.to_numpy()`, `records.to_pandas()`, `policies.fit(records, budget)`. Parts of
+your own are added with `register`. What isn't named here is private.
+
 After "Early-exit Convolutional Neural Networks", Demir & Akbas, arXiv 2409.05336.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from eenet.network import EENet, ExitOutputs, convert, create_model
-    from eenet.pipeline import train
-    from eenet.policies import ExitPolicy
-    from eenet.readers import from_dataset
-    from eenet.recipes import get_recipe
-    from eenet.runtime import Prediction, Predictor
-    from eenet.stages import Cut, check_backbone
-    from eenet.training import TrainConfig
+from eenet.common.lazy import lazy_names
+
+if TYPE_CHECKING:  # imported on first use: torch and timm take seconds, and `eenet --help` needs neither
+    from eenet.backbones import Cut, check_backbone
+    from eenet.common import register
+    from eenet.data import Images, from_dataset
+    from eenet.evaluation import (
+        Bench,
+        DiagnosedEvaluation,
+        Diagnosis,
+        DriftMonitor,
+        Evaluation,
+        Report,
+        ShiftRow,
+        accuracy_cost_curve,
+        bench,
+        collect,
+        diagnose,
+        evaluate,
+        evaluate_under_corruptions,
+        report,
+        shift_table,
+    )
+    from eenet.exporting import Export, export
+    from eenet.networks import BackboneInfo, CheckpointInfo, EENet, ExitOutputs, convert, create_model, info
+    from eenet.policies import (
+        ExitPolicy,
+        Fitted,
+        Guarantee,
+        Records,
+        policy_for_budget,
+        policy_for_drop,
+        policy_for_risk,
+    )
+    from eenet.runtime import BenchRow, FilePrediction, Prediction, Predictor, predict
+    from eenet.serving import serve
+    from eenet.training import (
+        Calibration,
+        Names,
+        SweepRow,
+        TrainConfig,
+        TrainResult,
+        calibrate,
+        get_recipe,
+        list_names,
+        sweep,
+        train,
+    )
 
 __all__ = [
+    # verbs
+    "bench",
+    "calibrate",
+    "evaluate",
+    "evaluate_under_corruptions",
+    "export",
+    "info",
+    "list_names",
+    "predict",
+    "report",
+    "serve",
+    "sweep",
+    "train",
+    # networks
     "Cut",
     "EENet",
     "ExitOutputs",
-    "ExitPolicy",
-    "Prediction",
     "Predictor",
-    "TrainConfig",
     "check_backbone",
     "convert",
     "create_model",
+    # data and runs
+    "Images",
+    "TrainConfig",
     "from_dataset",
     "get_recipe",
-    "train",
+    # records and policies
+    "DriftMonitor",
+    "ExitPolicy",
+    "Fitted",
+    "Guarantee",
+    "Records",
+    "accuracy_cost_curve",
+    "collect",
+    "diagnose",
+    "policy_for_budget",
+    "policy_for_drop",
+    "policy_for_risk",
+    # extension
+    "register",
+    # results
+    "BackboneInfo",
+    "Bench",
+    "BenchRow",
+    "Calibration",
+    "CheckpointInfo",
+    "DiagnosedEvaluation",
+    "Diagnosis",
+    "Evaluation",
+    "Export",
+    "FilePrediction",
+    "Names",
+    "Prediction",
+    "Report",
+    "ShiftRow",
+    "SweepRow",
+    "TrainResult",
+    "shift_table",
 ]
 
-# Loaded on first use: torch and timm take seconds, and `eenet --help` needs neither.
-_HOMES = {
-    "network": ("EENet", "ExitOutputs", "convert", "create_model"),
-    "pipeline": ("train",),
-    "policies": ("ExitPolicy",),
-    "readers": ("from_dataset",),
-    "recipes": ("get_recipe",),
-    "runtime": ("Prediction", "Predictor"),
-    "stages": ("Cut", "check_backbone"),
-    "training": ("TrainConfig",),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"eenet.{module}"), name)
-    raise AttributeError(f"module 'eenet' has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__)

@@ -1,5 +1,33 @@
-"""Running an early-exit network so that inputs really leave early."""
+"""A network → answers that really skip work: segments, backends, engines, and how long they take."""
 
-from eenet.runtime.predictor import Prediction, Predictor
+from typing import TYPE_CHECKING
 
-__all__ = ["Prediction", "Predictor"]
+from eenet.common.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from eenet.runtime.backends.backend import Backend
+    from eenet.runtime.backends.choice import BACKENDS, create_backend, installed, options_of
+    from eenet.runtime.backends.exported import FORMAT_VERSION, MANIFEST_FILE, load_exported, read_manifest
+    from eenet.runtime.backends.onnx_backend import session_of
+    from eenet.runtime.backends.openvino_backend import core
+    from eenet.runtime.backends.torch_backend import examples, folded_segments
+    from eenet.runtime.compacting import Answers, run_batch
+    from eenet.runtime.graphs.cutting import (
+        PIXELS,
+        Cutter,
+        features_name,
+        inputs_and_outputs,
+        probabilities_name,
+        score_name,
+    )
+    from eenet.runtime.graphs.nesting import nest, threshold_name
+    from eenet.runtime.graphs.whole import network_graph
+    from eenet.runtime.predicting import FilePrediction, predict, prediction_table
+    from eenet.runtime.predictor import Prediction, Predictor
+    from eenet.runtime.queued import QueuedEngine
+    from eenet.runtime.reference import run_one
+    from eenet.runtime.requests import EngineClosedError
+    from eenet.runtime.segments import Segment, SegmentModule, segments_of
+    from eenet.runtime.timing import BenchRow, StageTimes, stage_times, time_network
+
+__getattr__, __dir__ = lazy_names(__name__)

@@ -1,34 +1,25 @@
 """The door for users: images in, labels out, each with the exit it took."""
 
-import importlib.util
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eenet.checkpoint import CONFIG_FILE
-from eenet.images import to_pixels
-from eenet.network import EENet
+from eenet.common import cores
+from eenet.data import to_pixels
+from eenet.networks import CONFIG_FILE, EENet
 from eenet.policies import ExitPolicy
-from eenet.runtime.backends import Backend, cores
-from eenet.runtime.engines import Answers, run_batch
+from eenet.runtime.backends.choice import create_backend, installed, options_of
+from eenet.runtime.compacting import Answers, run_batch
 from eenet.runtime.queued import QueuedEngine
-from eenet.runtime.segments import Segment, segments_of
+from eenet.runtime.segments import segments_of
 
-BACKENDS = {  # module, class, extra, options
-    "torch": ("torch_backend", "TorchBackend", "", ("precision",)),
-    "torch-compile": ("compile_backend", "TorchCompileBackend", "", ("precision",)),
-    "onnxruntime": ("onnx_backend", "OnnxRuntimeBackend", "onnx", ("threads",)),
-    "openvino": ("openvino_backend", "OpenVINOBackend", "openvino", ("threads", "precision")),
-}
 ENGINES = ("compacting", "queued")
-PRECISIONS = ("f32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -74,7 +65,7 @@ class Predictor:
                 a checkpoint, if it is installed and takes the network; torch for a network in
                 memory, because a graph of it would have to be made first.
             engine: `compacting` runs what one call brings, and shrinks the batch after every exit;
-                `queued` also joins images of calls from many threads, see `eenet.runtime.queued`.
+                `queued` also joins images of calls from many threads, see `eenet.runtime.QueuedEngine`.
             batch_size: images run together, at most. With 1 they go one after the other.
             threads: of ONNX Runtime or OpenVINO for a batch. Default: one per core; with the
                 queued engine one, and a batch on every core.
@@ -127,7 +118,7 @@ class Predictor:
             )
 
     def predict(self, image: Any) -> Prediction:
-        """Classify one image: a file, PIL image, numpy array or tensor, see `eenet.images.to_pixels`."""
+        """Classify one image: a file, PIL image, numpy array or tensor, see `eenet.data.to_pixels`."""
         return next(self.predict_many([image]))
 
     def predict_many(self, images: Iterable[Any]) -> Iterator[Prediction]:
@@ -173,43 +164,3 @@ class Predictor:
                 strict=True,
             )
         ]
-
-
-def create_backend(
-    name: str,
-    network: EENet,
-    segments: list[Segment],
-    score: str,
-    **options: Any,
-) -> Backend:
-    """A backend by name, see `Predictor`; options that are None count as not given.
-
-    Raises:
-        ValueError: unknown name or option, not installed, or it can't take this network.
-    """
-    if name not in BACKENDS:
-        raise ValueError(f"unknown backend {name!r}; choose from {', '.join(BACKENDS)}")
-    module, kind, extra, known = BACKENDS[name]
-    if not installed(name):
-        raise ValueError(f"backend {name!r} is not installed; pip install 'eenet[{extra}]'")
-    if extra and next(network.parameters()).device.type != "cpu":
-        raise ValueError(f"backend {name!r} runs on the CPU, the network is on another device")
-    given = {option: value for option, value in options.items() if value is not None}
-    for option, value in given.items():
-        if option not in known:
-            raise ValueError(f"backend {name!r} has no option {option!r}")
-        if option == "precision" and value not in PRECISIONS:
-            raise ValueError(f"unknown precision {value!r}; choose from {', '.join(PRECISIONS)}")
-    create = getattr(import_module(f"eenet.runtime.{module}"), kind)
-    return cast(Backend, create(network, segments, score, **given))
-
-
-def options_of(name: str) -> tuple[str, ...]:
-    """The options that a backend takes; none for an unknown one."""
-    return BACKENDS[name][3] if name in BACKENDS else ()
-
-
-def installed(name: str) -> bool:
-    """Whether a backend's libraries are."""
-    needed = [name, "onnx", "onnxscript"] if BACKENDS[name][2] else ["torch"]
-    return all(importlib.util.find_spec(package) is not None for package in needed)

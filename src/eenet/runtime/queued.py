@@ -2,109 +2,21 @@
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from itertools import groupby
 from queue import Full
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eenet.ensemble import Ensemble, Floats, Weights, chain
-from eenet.policies import ExitPolicy
-from eenet.runtime.backends import Backend, Outputs
-from eenet.runtime.engines import Answers, answers, carried, check_number, joined
+from eenet.policies import Ensemble, ExitPolicy, Weights, chain, looks_back, score_of_answers
+from eenet.runtime.backends.backend import Backend, Outputs
+from eenet.runtime.compacting import Answers, answers, carried, check_number, joined
+from eenet.runtime.requests import Chunk, EngineClosedError, Promise, Queue, Request, said_before, seen_before
 
 SMOOTHING = 0.1  # of the time that a batch takes
 PATIENCE = 1.5  # times that: more answers easy images sooner, hard ones later
-
-
-class Promise(Protocol):
-    """Where the answers of a request go, or its error; told once, by a thread of the engine."""
-
-    def set_result(self, answers: Answers, /) -> None: ...
-
-    def set_exception(self, error: Exception, /) -> None: ...
-
-
-class EngineClosedError(RuntimeError):
-    """The engine takes nothing any more."""
-
-
-@dataclass(eq=False)
-class _Request:
-    promise: Promise
-    policy: ExitPolicy
-    weights_K: Sequence[Weights | None]
-    exits_B: NDArray[np.intp]
-    scores_BK: NDArray[np.float32]
-    left: int
-    """Images without an answer."""
-    arrived: float
-    deadline: float
-    probabilities_BN: NDArray[np.float32] | None = None
-    failed: bool = False
-
-    def answer(self, rows: NDArray[np.intp], values: NDArray[np.float32], exit_index: int) -> None:
-        """Note the answers of some images."""
-        if self.probabilities_BN is None:
-            self.probabilities_BN = np.empty((len(self.exits_B), values.shape[1]), np.float32)
-        self.probabilities_BN[rows] = values
-        self.exits_B[rows] = exit_index
-        self.left -= len(rows)
-
-    def finish(self) -> None:
-        """Outside of any lock: callbacks run here."""
-        assert self.probabilities_BN is not None
-        self.promise.set_result(Answers(self.probabilities_BN, self.exits_B, self.scores_BK))
-
-
-@dataclass
-class _Chunk:
-    """Images of one request that wait for the same segment."""
-
-    request: _Request
-    rows: NDArray[np.intp]
-    features: Any
-    before_BN: Floats | None = None
-    """What the exits so far said together, see `eenet.ensemble`."""
-
-    def part(self, backend: Backend, first: int, end: int) -> "_Chunk":
-        """Some of its images."""
-        before_BN = None if self.before_BN is None else self.before_BN[first:end]
-        features = backend.take(self.features, np.arange(first, end))
-        return _Chunk(self.request, self.rows[first:end], features, before_BN)
-
-
-@dataclass
-class _Queue:
-    chunks: deque[_Chunk] = field(default_factory=deque)
-    images: int = 0
-
-    def put(self, chunk: _Chunk) -> None:
-        self.chunks.append(chunk)
-        self.images += len(chunk.rows)
-
-    def pop(self, backend: Backend, most: int) -> list[_Chunk]:
-        """The first chunks, together at most so many images; the last one may be divided."""
-        taken: list[_Chunk] = []
-        while self.chunks and most > 0:
-            chunk = self.chunks.popleft()
-            if len(chunk.rows) > most:
-                self.chunks.appendleft(chunk.part(backend, most, len(chunk.rows)))
-                chunk = chunk.part(backend, 0, most)
-            self.images -= len(chunk.rows)
-            most -= len(chunk.rows)
-            taken.append(chunk)
-        return taken
-
-
-def _before(chunks: Sequence[_Chunk]) -> Floats | None:
-    said_BN = [chunk.before_BN for chunk in chunks if chunk.before_BN is not None]
-    return np.concatenate(said_BN) if said_BN else None
 
 
 class QueuedEngine:
@@ -148,7 +60,7 @@ class QueuedEngine:
         self._on_batch, self._ensemble = on_batch, ensemble
         self._weights: dict[tuple[bool, ...], list[Weights | None]] = {}  # by exits that are on
         self._seconds = [0.0] * len(backend.segments)  # that a batch takes, smoothed
-        self._queues = [_Queue() for segment in backend.segments if segment.exit is not None]
+        self._queues = [Queue() for segment in backend.segments if segment.exit is not None]
         self._inside = 0
         self._closed = False
         self._idle = 0
@@ -204,7 +116,7 @@ class QueuedEngine:
         if weights_K is None:
             weights_K = self._weights[policy.enabled] = chain(self._ensemble, policy.enabled)
         scores_BK = np.full((count, len(policy.thresholds)), np.nan, np.float32)
-        request = _Request(
+        request = Request(
             promise, policy, weights_K, np.zeros(count, np.intp), scores_BK, count, now, deadline
         )
         with self._changed:
@@ -217,7 +129,7 @@ class QueuedEngine:
             if self._closed:
                 raise EngineClosedError("the engine is closed")
             self._inside += count
-            self._queues[0].put(_Chunk(request, np.arange(count), pixels_BCHW))
+            self._queues[0].put(Chunk(request, np.arange(count), pixels_BCHW))
             self._changed.notify_all()
 
     @property
@@ -270,7 +182,7 @@ class QueuedEngine:
             return oldest[1]
         return 0 if sizes[0] else int(np.argmax(sizes))
 
-    def _is_wanted(self, chunk: _Chunk) -> bool:
+    def _is_wanted(self, chunk: Chunk) -> bool:
         """Whether anyone still waits for it; if not, it goes."""
         if chunk.request.failed:
             self._leave(len(chunk.rows))
@@ -280,7 +192,7 @@ class QueuedEngine:
             return False
         return True
 
-    def _run(self, index: int, chunks: Sequence[_Chunk]) -> None:
+    def _run(self, index: int, chunks: Sequence[Chunk]) -> None:
         features = chunks[0].features
         if len(chunks) > 1:
             features = self._backend.join([chunk.features for chunk in chunks])
@@ -299,7 +211,7 @@ class QueuedEngine:
         if self._on_batch is not None:
             self._on_batch(index, sum(len(chunk.rows) for chunk in chunks))
         at = 0
-        for _, group in groupby(chunks, lambda chunk: (id(chunk.request.policy), chunk.before_BN is None)):
+        for _, group in groupby(chunks, _came_the_same_way):
             alike = list(group)
             end = at + sum(len(chunk.rows) for chunk in alike)
             self._settle(index, alike, slice(at, end), outputs)
@@ -312,7 +224,7 @@ class QueuedEngine:
         assert exit_index is not None
         check_number(values, exit_index)
 
-    def _settle(self, index: int, chunks: Sequence[_Chunk], batch: slice, outputs: Outputs) -> None:
+    def _settle(self, index: int, chunks: Sequence[Chunk], batch: slice, outputs: Outputs) -> None:
         """Note the answers of images that leave, and queue the others for the next segment.
 
         The chunks have one policy and have come the same way; theirs is this part of the batch.
@@ -321,24 +233,29 @@ class QueuedEngine:
         assert exit_index is not None
         policy, weights = chunks[0].request.policy, chunks[0].request.weights_K[exit_index]
         assert outputs.probabilities_BN is not None
-        own_BN, before_BN = outputs.probabilities_BN[batch], _before(chunks)
+        own_BN, before_BN = outputs.probabilities_BN[batch], said_before(chunks)
         joined_BN = joined(own_BN, before_BN, weights)
         on = exit_index == len(policy.enabled) or policy.enabled[exit_index]
-        leaves_B = np.full(len(own_BN), on)
-        if outputs.score_B is not None and on:
-            leaves_B = outputs.score_B[batch] > policy.thresholds[exit_index]
+        leaves_B, score_B, seen = np.full(len(own_BN), on), None, seen_before(chunks)
+        if outputs.score_B is not None:
+            score_B = outputs.score_B[batch]
+        if score_B is not None and on:
+            if looks_back(policy.score):
+                seen.append((own_BN, score_B))
+                score_B = score_of_answers(policy.score, seen)
+            leaves_B = score_B > policy.thresholds[exit_index]
         said_BN, staying, kept = answers(own_BN, joined_BN), np.flatnonzero(~leaves_B), None
         if len(staying):
             kept = self._backend.take(outputs.features, batch.start + staying)
             if on:
                 before_BN = carried(own_BN, joined_BN, weights, staying)
-        leaving: list[tuple[_Request, NDArray[np.intp], NDArray[np.float32]]] = []
-        onward: list[_Chunk] = []
+        leaving: list[tuple[Request, NDArray[np.intp], NDArray[np.float32]]] = []
+        onward: list[Chunk] = []
         at = kept_at = 0
         for chunk in chunks:
             mine = slice(at, at := at + len(chunk.rows))
-            if outputs.score_B is not None:
-                chunk.request.scores_BK[chunk.rows, exit_index] = outputs.score_B[batch][mine]
+            if score_B is not None:
+                chunk.request.scores_BK[chunk.rows, exit_index] = score_B[mine]
             leaves = leaves_B[mine]
             if count := np.count_nonzero(leaves):
                 leaving.append((chunk.request, chunk.rows[leaves], said_BN[mine][leaves]))
@@ -346,8 +263,9 @@ class QueuedEngine:
                 assert kept is not None
                 part = slice(kept_at, kept_at := kept_at + len(leaves) - count)
                 before = None if before_BN is None else before_BN[part]
-                onward.append(_Chunk(chunk.request, chunk.rows[~leaves], kept[part], before))
-        done: list[_Request] = []
+                mine_seen = [(p[mine][~leaves], h[mine][~leaves]) for p, h in seen]
+                onward.append(Chunk(chunk.request, chunk.rows[~leaves], kept[part], before, mine_seen))
+        done: list[Request] = []
         with self._changed:
             for request, rows, values in leaving:
                 request.answer(rows, values, exit_index)
@@ -360,7 +278,7 @@ class QueuedEngine:
         for request in done:
             request.finish()
 
-    def _fail(self, chunk: _Chunk, error: Exception) -> None:
+    def _fail(self, chunk: Chunk, error: Exception) -> None:
         with self._changed:
             first = not chunk.request.failed
             chunk.request.failed = True
@@ -372,3 +290,7 @@ class QueuedEngine:
         with self._changed:
             self._inside -= count
             self._changed.notify_all()
+
+
+def _came_the_same_way(chunk: Chunk) -> tuple[int, bool, int]:
+    return id(chunk.request.policy), chunk.before_BN is None, len(chunk.seen)

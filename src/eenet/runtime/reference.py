@@ -6,9 +6,8 @@ Every faster engine must leave at the same exit with the same answer.
 import torch
 from torch import Tensor
 
-from eenet.ensemble import chain, join, probabilities
-from eenet.network import EENet
-from eenet.policies import ExitPolicy
+from eenet.networks import EENet
+from eenet.policies import ExitPolicy, chain, join, probabilities, score_of
 
 
 def run_one(network: EENet, policy: ExitPolicy, image_CHW: Tensor) -> tuple[Tensor, int]:
@@ -22,6 +21,7 @@ def run_one(network: EENet, policy: ExitPolicy, image_CHW: Tensor) -> tuple[Tens
     """
     assert not network.training
     weights_K, joined_BN = chain(network.config.ensemble, policy.enabled), None
+    seen: list[tuple[Tensor, Tensor]] = []
     with torch.inference_mode():
         features = image_CHW[None]
         for k, stage in enumerate(network.stages):
@@ -29,8 +29,10 @@ def run_one(network: EENet, policy: ExitPolicy, image_CHW: Tensor) -> tuple[Tens
             if k < network.num_exits:
                 if not policy.enabled[k]:
                     continue
-                logits_BN, confidence_logits_B = network.heads[k](features)
-                leaves = bool(policy.leaves(k, logits_BN, confidence_logits_B).item())
+                seen.append(network.heads[k](features))
+                logits_BN = seen[-1][0]
+                score_B = score_of(policy.score, *map(list, zip(*seen, strict=True)))
+                leaves = score_B.item() > policy.thresholds[k]
             else:
                 logits_BN = features
             answer_BN = logits_BN.softmax(1)

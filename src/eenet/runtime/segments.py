@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from eenet.ensemble import Ensemble, Weights, chain
-from eenet.network import EENet
-from eenet.policies import SCORES, ExitPolicy
+from eenet.networks import EENet
+from eenet.policies import SCORES, Ensemble, ExitPolicy, Weights, chain
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ def segments_of(policy: ExitPolicy, ensemble: Ensemble | None) -> list[Segment]:
 
 
 class Normalize(nn.Module):
-    """uint8 pixels → images with mean and standard deviation taken out, as `eenet.images.normalize`."""
+    """uint8 pixels → images with mean and standard deviation taken out, as `eenet.data.normalize`."""
 
     shift: Tensor
     scale: Tensor
@@ -87,4 +86,5 @@ class SegmentModule(nn.Module):
             return features, None, None
         logits_BN, confidence_logits_B = self.head(features)
         logits_BN = logits_BN.float()
-        return features, logits_BN.softmax(1), self.score(logits_BN, confidence_logits_B.float())
+        score_B = self.score([logits_BN], [confidence_logits_B.float()])
+        return features, logits_BN.softmax(1), score_B

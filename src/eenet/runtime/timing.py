@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eenet.network import EENet
+from eenet.common import Result
+from eenet.networks import EENet
 from eenet.policies import ExitPolicy
-from eenet.runtime.engines import run_batch
-from eenet.runtime.exported import load_exported
-from eenet.runtime.predictor import create_backend
+from eenet.runtime.backends.choice import create_backend
+from eenet.runtime.backends.exported import load_exported
+from eenet.runtime.compacting import run_batch
 from eenet.runtime.segments import Segment, segments_of
 
 Pixels = NDArray[np.uint8]
@@ -34,7 +35,60 @@ class Contender:
     call: Callable[[Pixels], Any]
 
 
-def bench(
+@dataclass(frozen=True, kw_only=True)
+class BenchRow(Result):
+    """Early exit against the plain backbone on one backend. Times in ms are for a batch."""
+
+    backend: str
+    batch_size: int
+    plain_ms: float
+    """Of the plain backbone: median over runs of the mean."""
+    early_exit_ms: float
+    ideal_ms: float
+    """If each image cost only the backbone up to its exit, as measured."""
+    speedup: float
+    """plain / early exit, median over runs of the ratio."""
+    mac_speedup: float
+    """What MACs would say."""
+    realised: float
+    """speedup / mac_speedup."""
+    efficiency: float
+    """ideal / early exit."""
+    exit_shares: list[float]
+    plain_p50_ms: float
+    """Percentiles over single batches."""
+    plain_p95_ms: float
+    plain_p99_ms: float
+    plain_images_per_second: float
+    early_exit_p50_ms: float
+    early_exit_p95_ms: float
+    early_exit_p99_ms: float
+    early_exit_images_per_second: float
+    against_ms: float | None = None
+    """Of another network."""
+    against_speedup: float | None = None
+    """other network / early exit."""
+    exported_ms: float | None = None
+    """Of exported files."""
+    exported_speedup: float | None = None
+    """plain / exported."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTimes(Result):
+    """Milliseconds that the parts of a network take for a batch: medians, measured in turn."""
+
+    backend: str
+    batch_size: int
+    stage_ms: list[float]
+    """K."""
+    head_ms: list[float]
+    """K - 1."""
+    plain_ms: float
+    """Of the plain backbone."""
+
+
+def time_network(
     network: EENet,
     policy: ExitPolicy,
     pixels_BCHW: Pixels,
@@ -46,7 +100,7 @@ def bench(
     exported: str | Path | None = None,
     on_progress: Callable[[int], None] | None = None,
     **options: Any,
-) -> dict[str, Any]:
+) -> BenchRow:
     """Time early exit and the plain backbone in turn on the same batches.
 
     A run goes over some batches, in blocks of a twentieth of a second: a block by one, the same
@@ -63,15 +117,6 @@ def bench(
         exported: directory written by `eenet export`, run as its files say, whatever the backend.
         on_progress: called with 1 after every run.
         options: of the backend.
-
-    Returns:
-        `backend`, `batch_size`; `plain_ms` and `early_exit_ms`, a batch, median over runs of
-        the mean; for both the percentiles over single batches, `plain_p50_ms` and so on, and
-        images a second; `exit_shares`; `speedup` = plain / early exit, and `mac_speedup`, what
-        MACs would say, `realised` = speedup / mac_speedup; `ideal_ms`, in which each image costs
-        only the backbone up to its exit, measured, and `efficiency` = ideal / early exit;
-        `against_ms` and `against_speedup` if there is another network; `exported_ms` and
-        `exported_speedup` = plain / exported if there are exported files.
 
     Raises:
         ValueError: no images, or the backend can't be had.
@@ -122,12 +167,8 @@ def stage_times(
     batch_size: int,
     repeats: int = 30,
     **options: Any,
-) -> dict[str, Any]:
-    """Milliseconds that every stage and every head takes for a batch: medians, measured in turn.
-
-    Returns:
-        `backend`, `batch_size`, `stage_ms` (K), `head_ms` (K - 1), `plain_ms`.
-    """
+) -> StageTimes:
+    """Milliseconds that every stage and every head takes for a batch: medians, measured in turn."""
     final = network.num_exits
     policy = ExitPolicy("confidence", (2.0,) * final)
     segments = [*segments_of(policy, None), *(Segment(k, k, None) for k in range(final))]
@@ -150,13 +191,13 @@ def stage_times(
             features = clock(f"whole {k}", lambda k=k, x=features: fast.run(k, x)).features
         clock("last", lambda x=features: fast.run(final, x))
     ms = {name: median(values[WARM_UP:]) for name, values in seen.items()}
-    return {
-        "backend": backend,
-        "batch_size": batch_size,
-        "stage_ms": [*(ms[f"bare {k}"] for k in range(final)), ms["last"]],
-        "head_ms": [max(ms[f"whole {k}"] - ms[f"bare {k}"], 0.0) for k in range(final)],
-        "plain_ms": ms["plain"],
-    }
+    return StageTimes(
+        backend=backend,
+        batch_size=batch_size,
+        stage_ms=[*(ms[f"bare {k}"] for k in range(final)), ms["last"]],
+        head_ms=[max(ms[f"whole {k}"] - ms[f"bare {k}"], 0.0) for k in range(final)],
+        plain_ms=ms["plain"],
+    )
 
 
 def _plain(name: str, network: EENet, backend: str, **options: Any) -> Contender:
@@ -188,7 +229,7 @@ def _row(
     batch_size: int,
     shares: NDArray[np.float64],
     times: dict[str, NDArray[np.float64]],
-) -> dict[str, Any]:
+) -> BenchRow:
     def ms(name: str) -> float:
         return float(np.median(times[name].mean(1)))
 
@@ -200,7 +241,7 @@ def _row(
     for i, k in enumerate(on):
         ideal = ideal + shares[k] * times[f"part {i}"].mean(1)
     speedup, mac_speedup = ratio("plain", "early_exit"), 1 / float(shares @ network.costs(policy.enabled))
-    row = {
+    row: dict[str, Any] = {
         "backend": backend,
         "batch_size": batch_size,
         "plain_ms": ms("plain"),
@@ -220,4 +261,4 @@ def _row(
         row |= {"against_ms": ms("against"), "against_speedup": ratio("against", "early_exit")}
     if "exported" in times:
         row |= {"exported_ms": ms("exported"), "exported_speedup": ratio("plain", "exported")}
-    return row
+    return BenchRow(**row)

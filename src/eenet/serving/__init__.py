@@ -1,1 +1,10 @@
-"""A server on the queued engine: Open Inference Protocol, images as they are, metrics, a page."""
+"""Networks over HTTP."""
+
+from typing import TYPE_CHECKING
+
+from eenet.common.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from eenet.serving.run import serve
+
+__getattr__, __dir__ = lazy_names(__name__)

@@ -20,30 +20,25 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.formparsers import MultiPartException
 from starlette.routing import Match
 
-from eenet.images import open_image, to_pixels
-from eenet.runtime.engines import Answers
-from eenet.runtime.queued import EngineClosedError
+from eenet.data import open_image, to_pixels
+from eenet.runtime import Answers, EngineClosedError
 from eenet.serving.guard import INTERNAL_ERROR, App, Guard, Limits, Receive, Scope, Send
 from eenet.serving.metrics import Metrics
-from eenet.serving.model import VERSION, Models, ServedModel, Setting
-from eenet.serving.protocol import (
-    JSON_LENGTH,
-    decompress,
-    describe_model,
-    parse_request,
-    write_response,
-)
+from eenet.serving.model import VERSION, ServedModel, Setting
+from eenet.serving.models import Models
+from eenet.serving.protocol import JSON_LENGTH, decompress, describe_model, parse_request, write_response
 from eenet.serving.schemas import (
     ERRORS,
     INFER,
+    OUTPUT_VALUES,
     PIXELS,
     Budget,
     Classified,
     Deadline,
-    Found,
     Metadata,
     Policy,
     ServerMetadata,
+    found_by,
 )
 
 MOST_FILES = 64  # in one multipart request
@@ -181,7 +176,7 @@ def create_app(
             lambda model: model.setting(wishes.get("budget"), wishes.get("policy")),
             wishes.get("deadline_ms"),
         )
-        values = {output: _OUTPUTS[output](model, answers) for output in asked.outputs}
+        values = {output: OUTPUT_VALUES[output](model, answers) for output in asked.outputs}
         text, json_length = write_response(
             asked, values, model=name, version=VERSION, parameters={"policy": setting.name}
         )
@@ -210,7 +205,7 @@ def create_app(
         served, setting, answers = await answer(
             request, model, pixels, lambda served: served.setting(budget, policy), deadline_ms
         )
-        return Classified(model=served.name, policy=setting.name, predictions=_found(served, answers))
+        return Classified(model=served.name, policy=setting.name, predictions=found_by(served, answers))
 
     @app.post("/v2/repository/index")
     async def index() -> list[dict[str, str]]:
@@ -307,47 +302,6 @@ async def _images_of(request: Request) -> list[bytes]:
 
 def _pixels(image: bytes, input_size: Sequence[int], most: int) -> NDArray[np.uint8]:
     return to_pixels(open_image(image, most_pixels=most), input_size).numpy()
-
-
-def _confidences(model: ServedModel, answers: Answers) -> NDArray[np.float32]:
-    """At the exit that was taken; 1 at the final one."""
-    assert answers.scores_BK is not None
-    final = len(model.costs) - 1
-    padded = np.concatenate([answers.scores_BK, np.ones((len(answers.exits_B), 1), np.float32)], axis=1)
-    assert padded.shape[1] == final + 1
-    return padded[np.arange(len(padded)), answers.exits_B]
-
-
-def _labels(model: ServedModel, answers: Answers) -> list[str]:
-    names = model.config.class_names
-    return [names[best] if names else str(best) for best in answers.probabilities_BN.argmax(1).tolist()]
-
-
-_OUTPUTS: dict[str, Callable[[ServedModel, Answers], Any]] = {
-    "probabilities": lambda _, answers: answers.probabilities_BN,
-    "label": _labels,
-    "exit_index": lambda _, answers: answers.exits_B,
-    "confidence": _confidences,
-    "relative_cost": lambda model, answers: np.array(
-        [model.costs[k] for k in answers.exits_B.tolist()], np.float32
-    ),
-}
-
-
-def _found(model: ServedModel, answers: Answers) -> list[Found]:
-    assert answers.scores_BK is not None
-    return [
-        Found(
-            label=label,
-            probability=float(answers.probabilities_BN[i].max()),
-            exit=exit_index,
-            relative_cost=model.costs[exit_index],
-            confidences=[float(score) for score in answers.scores_BK[i] if not math.isnan(score)],
-        )
-        for i, (label, exit_index) in enumerate(
-            zip(_labels(model, answers), answers.exits_B.tolist(), strict=True)
-        )
-    ]
 
 
 async def _unreadable(_: Request, error: Exception) -> JSONResponse:

@@ -4,7 +4,7 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eenet import records as recording
-from eenet.checkpoint import checkpoint_directory
-from eenet.evaluation import evaluate
-from eenet.monitor import DriftMonitor, depth, depths_of
-from eenet.network import EENet
-from eenet.policies import ExitPolicy
-from eenet.records import RECORDS_FILE, Records
-from eenet.runtime.backends import cores
-from eenet.runtime.engines import Answers
-from eenet.runtime.predictor import create_backend, installed, options_of
-from eenet.runtime.queued import QueuedEngine
-from eenet.runtime.segments import segments_of
+from eenet.common import cores
+from eenet.evaluation import DriftMonitor, Evaluation, collect, depth, depths_of, measure
+from eenet.networks import EENet, checkpoint_directory
+from eenet.policies import RECORDS_FILE, ExitPolicy, Records
+from eenet.runtime import Answers, QueuedEngine, create_backend, installed, options_of, segments_of
 from eenet.serving.metrics import Metrics
 
 VERSION = "1"
@@ -101,8 +94,8 @@ class ServedModel:
         records = _held_out(network, Path(checkpoint_directory(checkpoint)), options.data)
         self._monitor = _monitor(records, own) if records is not None else None
         self._last_watched, self._watching = 0.0, threading.Lock()
-        measured = evaluate(records, own) if records is not None else {"relative_cost": math.nan}
-        self.own = Setting("own", own, measured["relative_cost"])
+        measured = measure(records, own) if records is not None else None
+        self.own = Setting("own", own, measured.relative_cost if measured else math.nan)
         self._load = _Load(self, records, measured, options.accuracy_floor)
         self._warm_up(options.batch_size)
         metrics.loaded(name)
@@ -233,27 +226,27 @@ class _Load:
         self,
         model: ServedModel,
         records: Records | None,
-        measured: Mapping[str, Any],
+        measured: Evaluation | None,
         floor: float | None,
     ) -> None:
         self._model, self._level, self._changed = model, 0, 0.0
         self._settings = [model.own]
         if floor is None:
             return
-        if records is None:
+        if records is None or measured is None:
             raise ValueError(
                 f"an accuracy floor for {model.name} needs its records of validation images; "
                 "give --data, or serve the directory that training wrote"
             )
-        if measured["accuracy"] < floor:
+        if measured.accuracy < floor:
             raise ValueError(
-                f"{model.name} has {measured['accuracy']:.2%} accuracy, below the floor of {floor:.2%}"
+                f"{model.name} has {measured.accuracy:.2%} accuracy, below the floor of {floor:.2%}"
             )
         cheaper = []
         for budget in model.config.budgets:
-            found = evaluate(records, model.config.exit_policy(float(budget)))
-            if found["accuracy"] >= floor and found["relative_cost"] < measured["relative_cost"]:
-                cheaper.append((found["relative_cost"], model.setting(budget=float(budget))))
+            found = measure(records, model.config.exit_policy(float(budget)))
+            if found.accuracy >= floor and found.relative_cost < measured.relative_cost:
+                cheaper.append((found.relative_cost, model.setting(budget=float(budget))))
         self._settings += [setting for _, setting in sorted(cheaper, key=lambda one: -one[0])]
 
     def setting(self) -> Setting:
@@ -275,77 +268,14 @@ class _Load:
 def _held_out(network: EENet, directory: Path, data_name: str | None) -> Records | None:
     """Records of validation images: collected from a data set, or those that training left."""
     if data_name is not None:
-        from eenet import data  # takes a second to import
+        from eenet import data
 
         images = data.load(data_name, "validation", size=network.config.input_size[1:])
-        return recording.collect(network, images)
+        return collect(network, images)
     path = directory / RECORDS_FILE.format(split="validation")
-    return recording.load(path) if path.exists() else None
+    return Records.load(path) if path.exists() else None
 
 
 def _monitor(records: Records, own: ExitPolicy) -> DriftMonitor | None:
     few = len(records) < 100 or not any(own.enabled)
     return None if few else DriftMonitor(depths_of(records, own).tolist())
-
-
-class Models:
-    """The models of a server by name; each can be loaded again from where it came from."""
-
-    def __init__(
-        self, checkpoints: Mapping[str, str | Path], options: ServeOptions, metrics: Metrics
-    ) -> None:
-        """Load all; see `ServedModel` for what may go wrong."""
-        self._checkpoints, self._options, self._metrics = dict(checkpoints), options, metrics
-        self._loading = threading.Lock()
-        self._models: dict[str, ServedModel] = {}
-        for name in self._checkpoints:
-            self.load(name)
-
-    def __getitem__(self, name: str) -> ServedModel:
-        return self._models[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._models
-
-    def __iter__(self) -> Any:
-        return iter(list(self._models))
-
-    @property
-    def names(self) -> list[str]:
-        return list(self._checkpoints)
-
-    def load(self, name: str) -> None:
-        """Load a model again; requests go on with the old one until the new one is ready.
-
-        Raises:
-            KeyError: no such name.
-            FileNotFoundError, ValueError: the checkpoint can't be loaded; the old one stays.
-        """
-        with self._loading:
-            fresh = ServedModel(name, self._checkpoints[name], self._options, self._metrics)
-            old, self._models[name] = self._models.get(name), fresh
-        if old is not None:
-            old.close()
-
-    def close(self) -> None:
-        """Finish everything."""
-        for model in self._models.values():
-            model.close()
-
-
-def named_checkpoints(given: list[str]) -> dict[str, str | Path]:
-    """Names for what is to be served: a checkpoint by its last part, a directory of checkpoints by theirs.
-
-    Raises:
-        ValueError: nothing given, or two of the same name.
-    """
-    found: list[tuple[str, str | Path]] = []
-    for one in given:
-        inside = sorted(Path(one).glob("*/config.json")) if not (Path(one) / "config.json").exists() else []
-        found += [(path.parent.name, path.parent) for path in inside] or [(Path(one).resolve().name, one)]
-    names = [name for name, _ in found]
-    if not names:
-        raise ValueError("give at least one checkpoint to serve")
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"two checkpoints are named {', '.join(sorted(twice))}; rename a directory")
-    return dict(found)

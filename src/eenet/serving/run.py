@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvicorn
@@ -12,7 +13,8 @@ import uvicorn
 from eenet.serving.app import create_app
 from eenet.serving.guard import Limits, impatient, log, log_as_json
 from eenet.serving.metrics import Metrics
-from eenet.serving.model import Models, ServeOptions, named_checkpoints
+from eenet.serving.model import ServeOptions
+from eenet.serving.models import Models, named_checkpoints
 
 TOKEN_VARIABLE = "EENET_TOKEN"
 DRAIN_SECONDS = 60
@@ -20,35 +22,57 @@ SWITCH_SECONDS = 1e-4  # in which a batch that is done gets Python's lock; by de
 
 
 def serve(
-    checkpoints: list[str],
+    checkpoints: str | Path | Sequence[str | Path],
     *,
-    options: ServeOptions,
-    limits: Limits,
     host: str = "127.0.0.1",
     port: int = 8000,
-    token_file: Path | None = None,
+    backend: str | None = None,
+    batch_size: int = 32,
+    most_waiting: int = 256,
+    data: str | None = None,
+    accuracy_floor: float | None = None,
+    timeout: float = 30.0,
+    max_megabytes: int = 32,
+    token_file: str | Path | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; then every request that was accepted is answered first.
 
     Args:
         checkpoints: directories or names, or directories of checkpoints.
-        options: of the models.
-        limits: of requests.
         host: address to listen on; 0.0.0.0 for all of this machine's.
         port: 0 for any that is free.
+        backend: see `eenet.Predictor`. Default: ONNX Runtime if it is installed, else torch.
+        batch_size: images that run together, at most.
+        most_waiting: images accepted and not answered yet; more get 503.
+        data: whose validation images tell accuracies and what images look like. Default: records that
+            training left.
+        accuracy_floor: while many wait, give way to cheaper budgets, down to this accuracy.
+        timeout: seconds for a request to arrive, and to be answered.
+        max_megabytes: of a request.
         token_file: holds the token that clients must bring. Default: the variable EENET_TOKEN, if it is set.
 
     Raises:
         FileNotFoundError, ValueError: a checkpoint can't be loaded; the token file is empty.
         OSError: the port is taken.
     """
+    if isinstance(checkpoints, str | Path):
+        checkpoints = [checkpoints]
+    options = ServeOptions(
+        backend=backend,
+        batch_size=batch_size,
+        most_waiting=most_waiting,
+        data=data,
+        accuracy_floor=accuracy_floor,
+    )
+    limits = Limits(body_bytes=max_megabytes * 2**20, body_seconds=timeout, answer_seconds=timeout)
+    token_file = Path(token_file) if token_file else None
     token = (token_file.read_text() if token_file else os.environ.get(TOKEN_VARIABLE, "")).strip() or None
     if token_file and not token:
         raise ValueError(f"{token_file} holds no token")
     sys.setswitchinterval(SWITCH_SECONDS)
     with _bound(host, port) as listening:
         metrics = Metrics()
-        models = Models(named_checkpoints(checkpoints), options, metrics)
+        models = Models(named_checkpoints(list(map(str, checkpoints))), options, metrics)
         log_as_json()
         config = uvicorn.Config(
             create_app(models, metrics, limits, token),

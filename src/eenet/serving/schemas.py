@@ -1,11 +1,20 @@
 """What requests and responses look like, for FastAPI and its OpenAPI page."""
 
+import math
+from collections.abc import Callable
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import Query
+from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from eenet.serving.protocol import INPUT, OUTPUTS
+from eenet.runtime import Answers
+from eenet.serving.model import ServedModel
+from eenet.serving.protocol import (
+    INPUT,
+    OUTPUTS,
+)
 
 
 class Problem(BaseModel):
@@ -135,3 +144,44 @@ INFER = {
         },
     }
 }
+
+
+def _confidences(model: ServedModel, answers: Answers) -> NDArray[np.float32]:
+    """At the exit that was taken; 1 at the final one."""
+    assert answers.scores_BK is not None
+    final = len(model.costs) - 1
+    padded = np.concatenate([answers.scores_BK, np.ones((len(answers.exits_B), 1), np.float32)], axis=1)
+    assert padded.shape[1] == final + 1
+    return padded[np.arange(len(padded)), answers.exits_B]
+
+
+def _labels(model: ServedModel, answers: Answers) -> list[str]:
+    names = model.config.class_names
+    return [names[best] if names else str(best) for best in answers.probabilities_BN.argmax(1).tolist()]
+
+
+OUTPUT_VALUES: dict[str, Callable[[ServedModel, Answers], Any]] = {
+    "probabilities": lambda _, answers: answers.probabilities_BN,
+    "label": _labels,
+    "exit_index": lambda _, answers: answers.exits_B,
+    "confidence": _confidences,
+    "relative_cost": lambda model, answers: np.array(
+        [model.costs[k] for k in answers.exits_B.tolist()], np.float32
+    ),
+}
+
+
+def found_by(model: ServedModel, answers: Answers) -> list[Found]:
+    assert answers.scores_BK is not None
+    return [
+        Found(
+            label=label,
+            probability=float(answers.probabilities_BN[i].max()),
+            exit=exit_index,
+            relative_cost=model.costs[exit_index],
+            confidences=[float(score) for score in answers.scores_BK[i] if not math.isnan(score)],
+        )
+        for i, (label, exit_index) in enumerate(
+            zip(_labels(model, answers), answers.exits_B.tolist(), strict=True)
+        )
+    ]

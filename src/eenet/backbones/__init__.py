@@ -1,0 +1,22 @@
+"""Any CNN: where it can be cut, what its parts cost, and its exact division into stages."""
+
+from typing import TYPE_CHECKING
+
+from eenet.common.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from eenet.backbones.cifar import BasicBlock
+    from eenet.backbones.cost import count_macs, eval_mode, example_tensor, seeded
+    from eenet.backbones.cuts import Cut, TracedBackbone, trace
+    from eenet.backbones.division import check_backbone, divide, mutates_input
+    from eenet.backbones.names import (
+        ALIASES,
+        BACKBONES,
+        CIFAR_RESNETS,
+        create_backbone,
+        default_input_size,
+        is_backbone,
+    )
+    from eenet.backbones.placement import PLACEMENTS, Placement, place
+
+__getattr__, __dir__ = lazy_names(__name__)

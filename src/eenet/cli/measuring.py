@@ -1,0 +1,114 @@
+"""`eenet eval`, `bench` and `report`: what a checkpoint is worth."""
+
+from pathlib import Path
+
+from eenet.cli.groups import Checkpoint, Checkpoints, Damage, Data, Flag, Json, WhichPolicy
+from eenet.cli.output import show
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    /,
+    *,
+    data: Data,
+    split: str = "test",
+    which: WhichPolicy,
+    damage: Damage,
+    as_json: Json = False,
+) -> int:
+    """Run a checkpoint's policy on a data set: accuracy, cost, and where images left.
+
+    Args:
+        split: train, validation or test.
+    """
+    import eenet
+
+    if damage.corruptions:
+        rows = eenet.evaluate_under_corruptions(
+            checkpoint,
+            which.policy,
+            data=data,
+            split=split,
+            budget=which.budget,
+            names=damage.corruptions,
+            severities=damage.severities,
+        )
+        return show(rows, as_json, text=lambda: eenet.shift_table(rows))
+    found = eenet.evaluate(checkpoint, which.policy, data=data, split=split, budget=which.budget)
+    return show(found, as_json)
+
+
+def bench(
+    checkpoint: Checkpoint,
+    /,
+    *,
+    data: str | None = None,
+    backends: tuple[str, ...] = (),
+    batch_sizes: tuple[int, ...] = (1, 64),
+    against: str | None = None,
+    exported: Path | None = None,
+    which: WhichPolicy,
+    repeats: int = 7,
+    threads: int | None = None,
+    as_json: Json = False,
+) -> int:
+    """Time early exit against the plain backbone on this machine, on the same backend, paired.
+
+    Args:
+        data: Data set whose test images are run. Default: the one it was trained on.
+        backends: torch, torch-compile, onnxruntime, openvino. Default: all that are there but torch-compile.
+        batch_sizes: Images that arrive together.
+        against: Another checkpoint, run without leaving early: a smaller network.
+        exported: Directory written by `eenet export`, timed beside each backend.
+        repeats: Runs; times are medians over them.
+        threads: Of ONNX Runtime and OpenVINO. Default: one per core.
+    """
+    import eenet
+
+    found = eenet.bench(
+        checkpoint,
+        which.policy,
+        data=data,
+        backends=backends,
+        batch_sizes=batch_sizes,
+        against=against,
+        exported=exported,
+        budget=which.budget,
+        repeats=repeats,
+        threads=threads,
+    )
+    return show(found, as_json)
+
+
+def report(
+    checkpoints: Checkpoints,
+    /,
+    *,
+    data: Data,
+    out: Path,
+    split: str = "test",
+    damage: Damage,
+    bench: Flag = False,
+    as_json: Json = False,
+) -> int:
+    """One HTML page, interactive and self-contained, about a checkpoint or comparing several.
+
+    A checkpoint without early exits is shown as a static network.
+
+    Args:
+        out: The file to write.
+        split: train, validation or test.
+        bench: Also time them on this machine.
+    """
+    import eenet
+
+    found = eenet.report(
+        checkpoints,
+        out,
+        data=data,
+        split=split,
+        corruptions=damage.corruptions,
+        severities=damage.severities,
+        timed=bench,
+    )
+    return show(found, as_json)

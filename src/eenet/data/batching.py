@@ -1,0 +1,170 @@
+"""Shuffled batches and their random variations, all decided by seed, epoch and step alone."""
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from eenet.data.image_sets import Images, ImageSet
+from eenet.data.sources import Augmentation
+
+
+class Batch(NamedTuple):
+    """Images, labels, and how each is to be varied."""
+
+    pixels_BCHW: Tensor
+    """uint8."""
+    labels_B: Tensor
+    flips_B: Tensor
+    """Whether to mirror; counts only where the augmentation says so."""
+    shifts_B2: Tensor
+    """Rows and columns to move by, in 0 … 2 × the largest shift."""
+    erased_B2: Tensor
+    """Where the middle of what is erased lies, in 0 … 1 of height and width."""
+
+
+def batches(
+    images: Images,
+    batch_size: int,
+    augmentation: Augmentation,
+    *,
+    seed: int,
+    epoch: int,
+    start: int = 0,
+    part: tuple[int, int] = (0, 1),
+    workers: int | None = None,
+) -> Iterator[Batch]:
+    """The shuffled batches of one epoch from step `start` on; the last, smaller one is left out.
+
+    Order and variation of every image depend on seed, epoch and step alone: a run can be
+    taken up anywhere, and processes that share a batch see together what one would see.
+
+    Args:
+        images: in memory or not.
+        batch_size: of all parts together.
+        augmentation: its `crop` is done here, the rest by `augment`.
+        seed, epoch, start: which batches.
+        part: (i, n): the i-th of n equal parts of every batch.
+        workers: processes that decode images ahead. Default: one per core, at most 8, and
+            none for images in memory.
+    """
+    steps = _Steps(images, batch_size, augmentation, seed, epoch, part)
+    yield from _loader(steps, range(start, len(images) // batch_size), images, workers)
+
+
+def in_order(images: Images, batch_size: int) -> Iterator[Tensor]:
+    """All images in order: uint8 [B, C, H, W], the last batch possibly smaller."""
+    chunks = _Chunks(images, batch_size)
+    yield from _loader(chunks, range(-(-len(images) // batch_size)), images, None)
+
+
+def augment(batch: Batch, augmentation: Augmentation) -> Tensor:
+    """Shift, mirror and erase in every image as its batch says, on whatever device the images are.
+
+    torchvision's transforms draw once per call, so a batch would share one shift;
+    calling them per image costs more than a training step on a GPU.
+    """
+    pixels_BCHW, device = batch.pixels_BCHW, batch.pixels_BCHW.device
+    if not augmentation.shift and not augmentation.flip and not augmentation.erase:
+        return pixels_BCHW
+    count, channels, height, width = pixels_BCHW.shape
+    up, left = _largest_shift(augmentation, height), _largest_shift(augmentation, width)
+    columns = torch.arange(width).expand(count, width)
+    if augmentation.flip:
+        columns = torch.where(batch.flips_B[:, None], columns.flip(1), columns)
+    rows = (torch.arange(height) + batch.shifts_B2[:, :1]).to(device)
+    columns = (columns + batch.shifts_B2[:, 1:]).to(device)
+    padded = F.pad(pixels_BCHW, (left, left, up, up))
+    image = torch.arange(count, device=device)[:, None, None, None]
+    channel = torch.arange(channels, device=device)[None, :, None, None]
+    varied_BCHW = padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    if not augmentation.erase:
+        return varied_BCHW
+    return _erase(varied_BCHW, batch.erased_B2.to(device), augmentation.erase)
+
+
+def _erase(pixels_BCHW: Tensor, middles_B2: Tensor, share: float) -> Tensor:
+    rows_BH, columns_BW = (
+        ((torch.arange(side, device=pixels_BCHW.device) + 0.5) / side - middle_B[:, None]).abs() < share / 2
+        for side, middle_B in zip(pixels_BCHW.shape[2:], middles_B2.T, strict=True)
+    )
+    erased_B1HW = (rows_BH[:, :, None] & columns_BW[:, None, :])[:, None]
+    means_BC11 = pixels_BCHW.float().mean((2, 3), keepdim=True).to(pixels_BCHW.dtype)
+    return torch.where(erased_B1HW, means_BC11, pixels_BCHW)
+
+
+def derived_seed(*numbers: int) -> int:
+    """One seed from several numbers, such as seed, epoch and step."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _loader(items: Dataset[Any], order: range, images: Images, workers: int | None) -> DataLoader[Any]:
+    if workers is None:
+        workers = 0 if isinstance(images, ImageSet) else min(os.cpu_count() or 1, 8)
+    generator = torch.Generator().manual_seed(0)  # else the loader draws from the global one
+    return DataLoader(
+        items,
+        batch_size=None,
+        sampler=order,
+        num_workers=min(workers, len(order)),
+        worker_init_fn=_ignore_ctrl_c,
+        generator=generator,
+    )
+
+
+@dataclass
+class _Chunks(Dataset[Tensor]):
+    images: Images
+    batch_size: int
+
+    def __getitem__(self, index: int) -> Tensor:
+        end = min((index + 1) * self.batch_size, len(self.images))
+        return self.images.pixels(torch.arange(index * self.batch_size, end))
+
+
+@dataclass
+class _Steps(Dataset[Batch]):
+    images: Images
+    batch_size: int
+    augmentation: Augmentation
+    seed: int
+    epoch: int
+    part: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, self.epoch))
+        self.order = torch.randperm(len(self.images), generator=generator)
+
+    def __getitem__(self, step: int) -> Batch:
+        size, (i, n) = self.batch_size, self.part
+        assert size % n == 0
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, self.epoch, step + 1))
+        flips_B = torch.rand(size, generator=generator) < 0.5
+        tops = [_largest_shift(self.augmentation, side) for side in self.images.image_size[1:]]
+        shifts_B2 = torch.stack(
+            [torch.randint(0, 2 * top + 1, (size,), generator=generator) for top in tops], 1
+        )
+        erased_B2 = torch.rand((size, 2), generator=generator)
+        mine = slice(i * size // n, (i + 1) * size // n)
+        chosen = self.order[step * size : (step + 1) * size][mine]
+        seeds = None
+        if self.augmentation.crop:
+            seeds = torch.randint(2**31, (size,), generator=generator)[mine].tolist()
+        pixels = self.images.pixels(chosen, seeds)
+        return Batch(pixels, self.images.labels_B[chosen], flips_B[mine], shifts_B2[mine], erased_B2[mine])
+
+
+def _largest_shift(augmentation: Augmentation, side: int) -> int:
+    return round(augmentation.shift * side)
+
+
+def _ignore_ctrl_c(worker: int) -> None:  # noqa: ARG001
+    """The training process finishes its step and saves; it needs its batch for that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,122 @@
+"""Data sets by name, folder or hub id, and their train, validation and test splits."""
+
+import difflib
+import math
+import os
+import re
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from eenet.common import progress
+from eenet.data import readers
+from eenet.data.image_sets import Images, LazyImageSet
+from eenet.data.sources import SOURCES, source_of
+
+SPLITS = ("train", "validation", "test")
+IN_MEMORY = 2 * 2**30  # bytes: larger splits stay on disk
+
+
+def load(name: str, split: str, *, size: tuple[int, int] | None = None, in_memory: int = IN_MEMORY) -> Images:
+    """Load one split of a data set.
+
+    A data set's own test split is the test split; if it has none, its validation split
+    is, and if it has neither, a fixed part of its images. Validation images are the data
+    set's own if they aren't needed for that, else a fixed part of the training images.
+    Splits are disjoint, parts are stratified by class and the same in every run.
+
+    Args:
+        name: one of `SOURCES`; a folder under `$EENET_DATA`, or any other, with parquet files
+            in the Hugging Face layout, class folders, IDX or MAT files; or the id of a data set
+            on the Hugging Face hub (`owner/name` or `owner/name:configuration`).
+        split: `train`, `validation` or `test`.
+        size: (height, width) that images are brought to. Default: their own.
+        in_memory: bytes of pixels up to which a split is held in memory; a larger one is
+            decoded from disk batch by batch.
+
+    Raises:
+        FileNotFoundError: no such data set here, and the hub can't be reached.
+        ValueError: unknown split or name, images of different sizes without `size`, labels
+            outside the classes, or splits with different classes.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
+    return _load(name, split, size, in_memory, os.environ.get("EENET_DATA"))
+
+
+@lru_cache(maxsize=4)
+def _load(name: str, split: str, size: readers.Size, in_memory: int, root: str | None) -> Images:
+    images = _split(name, split, size, root)
+    if names := source_of(name).class_names:
+        images = replace(images, class_names=list(names))
+    channels, height, width = images.image_size
+    if len(images) * channels * height * width > in_memory:
+        return images
+    with progress(f"decoding {name}, {split}", len(images)) as advance:
+        return images.in_memory(advance)
+
+
+def _split(name: str, split: str, size: readers.Size, root: str | None) -> LazyImageSet:
+    official = _official_splits(name, size, root)
+    if source_of(name).unlabelled_test:
+        official.pop("test", None)
+    own_test = next((word for word in ("test", "validation") if word in official), None)
+    if split == "test" and own_test:
+        return official[own_test]()
+    if split == "validation" and "validation" in official and own_test == "test":
+        return official["validation"]()
+    if "train" not in official:
+        raise FileNotFoundError(f"data set {name!r} has no training images, only {', '.join(official)}")
+    images = official["train"]()
+    if own_test is None:
+        rest, test = _parts(images, source_of(name).held_out)
+        if split == "test":
+            return test
+        images = rest
+    if split == "train" and "validation" in official and own_test == "test":
+        return images
+    train, validation = _parts(images, source_of(name).held_out)
+    return train if split == "train" else validation
+
+
+def _official_splits(name: str, size: readers.Size, root: str | None) -> readers.Splits:
+    if name == "digits":
+        return readers.digits(size)
+    source = source_of(name)
+    directory = local_folder(name, root)
+    if directory is not None:
+        return readers.folder(directory, source.hub_config, source.label_column, size)
+    if source.hub_id is not None:
+        try:
+            return readers.hub(source.hub_id, source.hub_config, source.label_column, size)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"data set {name!r} is not under $EENET_DATA ({root or 'not set'}), and {error}"
+            ) from error
+    if re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name) and not name.startswith("."):
+        hub_id, _, config = name.partition(":")
+        return readers.hub(hub_id, config or None, None, size)
+    near = difflib.get_close_matches(name, SOURCES, n=2)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known names: {', '.join(SOURCES)}"
+    raise ValueError(f"unknown data set {name!r}, neither a known name nor a folder nor a hub id; {hint}")
+
+
+def local_folder(name: str, root: str | None) -> Path | None:
+    """A directory of this name under `root`, which `$EENET_DATA` gives, or anywhere."""
+    candidates = [Path(root) / name] if root else []
+    return next((path for path in [*candidates, Path(name)] if path.is_dir()), None)
+
+
+def _parts(images: LazyImageSet, held_out: float) -> tuple[LazyImageSet, LazyImageSet]:
+    labels_B = images.labels_B.numpy()
+    count = max(math.ceil(held_out * len(images)), len(np.unique(labels_B)))  # one of every class at least
+    try:
+        kept, out = train_test_split(
+            np.arange(len(images)), test_size=count, stratify=labels_B, random_state=0
+        )
+    except ValueError as error:
+        raise ValueError(f"{images.name}: {len(images)} images can't be split by class: {error}") from error
+    return images.subset(np.sort(kept)), images.subset(np.sort(out))

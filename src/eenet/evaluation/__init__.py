@@ -1,0 +1,17 @@
+"""A network on a data set: records, metrics, diagnosis, shift, drift, times, the report."""
+
+from typing import TYPE_CHECKING
+
+from eenet.common.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from eenet.evaluation.benching import Bench, bench
+    from eenet.evaluation.diagnostics import DiagnosedEvaluation, Diagnosis, diagnose
+    from eenet.evaluation.drift import DriftMonitor, depth, depths_of
+    from eenet.evaluation.evaluating import as_images, check_fit, collect, evaluate
+    from eenet.evaluation.metrics import Evaluation, accuracy_cost_curve, measure
+    from eenet.evaluation.page import EXIT_COLOURS, build_report
+    from eenet.evaluation.reporting import Report, about_run, report, report_entry
+    from eenet.evaluation.shift import ShiftRow, evaluate_under_corruptions, shift_table
+
+__getattr__, __dir__ = lazy_names(__name__)

@@ -1,0 +1,211 @@
+"""A self-contained HTML report, interactive: accuracy against cost, exits, confusions, images, time."""
+
+import base64
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+import torch
+from PIL import Image
+from plotly.offline import get_plotlyjs
+from scipy.stats import binomtest
+from torch import Tensor
+
+from eenet.data import Images
+from eenet.evaluation.benching import Bench
+from eenet.evaluation.diagnostics import diagnose, reliability
+from eenet.evaluation.metrics import measure
+from eenet.evaluation.shift import ShiftRow
+from eenet.policies import ExitPolicy, Records, decide, recorded_scores
+
+IMAGES_PER_STRIP = 8
+MOST_IMAGES = 200  # on a page
+PAPER_DATA = {"cifar10", "svhn", "mnist", "tiny-imagenet"}
+PAPER_COST = 0.2  # Demir & Akbas 2024, abstract: "similar accuracy ... computational cost to 20%"
+MATRIX_UP_TO = 25  # classes; a list of the most frequent confusions above
+EXIT_COLOURS = ("#1b7f5c", "#4d7a12", "#8a6100", "#b34700", "#a3286f", "#5b539f", "#2c6596", "#6b5426")
+LINE_COLOURS = ("#2f7fc1", "#d9701a", "#2a9d6f", "#b04fa0", "#8a7a1f", "#6f6fd0")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One network on the page."""
+
+    name: str
+    records: Records
+    """Of the page's images, in the same order, not used for training or calibration."""
+    policy: ExitPolicy
+    """The network's own."""
+    about: str = ""
+    command: str = ""
+    """How to make the network again."""
+    backbone: str = "the plain backbone"
+    budgets: Mapping[str, ExitPolicy] = field(default_factory=dict)
+    """Wanted mean relative cost → policy, for the slider."""
+    exits: Sequence[str] = ()
+    """Behind which blocks the early exits sit."""
+    corruptions: Sequence[ShiftRow] = ()
+    """How it does on damaged images."""
+    timings: Bench | None = None
+    """How fast it is."""
+
+
+def build_report(entries: Sequence[Entry], images: Images, *, title: str, data_name: str = "") -> str:
+    """The page as one string of HTML, scripts and pictures included; it needs no network access.
+
+    Args:
+        entries: one network, or several to be compared.
+        images: shown by exit.
+        title: of the page.
+        data_name: of the images, to say what the paper reports on them.
+
+    Raises:
+        ValueError: no entries, or records that aren't of these images.
+    """
+    if not entries:
+        raise ValueError("give at least one network to report on")
+    for entry in entries:
+        if len(entry.records) != len(images):
+            raise ValueError(f"{len(entry.records)} records of {entry.name}, but {len(images)} images")
+    first = entries[0].records.backbone_macs
+    page = {
+        "networks": [_network(entry, images, first, len(entries)) for entry in entries],
+        "budgets": sorted({budget for entry in entries for budget in entry.budgets}, key=float),
+        "images": len(images),
+        "classes": list(images.class_names),
+        "matrix_up_to": MATRIX_UP_TO,
+        "colours": EXIT_COLOURS,
+        "lines": LINE_COLOURS,
+        "claim": PAPER_COST if data_name in PAPER_DATA and entries[0].records.head_macs else None,
+    }
+    data = json.dumps(page, allow_nan=False).replace("<", "\\u003c")
+    style, script = (files("eenet").joinpath(f"assets/report.{kind}").read_text() for kind in ("css", "js"))
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{style}</style></head>"
+        f"<body><main><h1>{html.escape(title)}</h1></main>"
+        f'<script type="application/json" id="data">{data}</script>'
+        f"<script>{get_plotlyjs()}</script><script>{script}</script></body></html>\n"
+    )
+
+
+def _network(entry: Entry, images: Images, first_macs: int, entries: int) -> dict[str, Any]:
+    records, found = entry.records, diagnose(entry.records, entry.policy)
+    early = len(records.head_macs)
+    behind = [f", {block}" for block in entry.exits] or [""] * early
+    own = _setting(records, entry.policy, None)
+    return {
+        "name": entry.name,
+        "about": entry.about,
+        "command": entry.command,
+        "backbone": entry.backbone,
+        "scale": records.backbone_macs / first_macs,
+        "exits": [*(f"exit {k}{block}" for k, block in enumerate(behind)), "final exit"],
+        "full": records.full_accuracy,
+        "full_cost": records.costs()[-1],
+        "exit_accuracy": records.correct().double().mean(1).tolist(),
+        "auroc": [*found.auroc, None],
+        "oracle": found.oracle,
+        "calibration_error": found.calibration_error,
+        "reliability": [
+            dict(zip(("probability", "accuracy", "count"), reliability(logits_BN, right_B), strict=True))
+            for logits_BN, right_B in zip(records.answers(), records.correct(), strict=True)
+        ],
+        "settings": [
+            own,
+            *(
+                _setting(records, policy, float(budget))
+                for budget, policy in sorted(entry.budgets.items(), key=lambda item: float(item[0]))
+            ),
+        ],
+        "strips": _strips(entry, images, entries),
+        "corruptions": [row.to_dict() for row in entry.corruptions],
+        "timings": entry.timings.to_dict() if entry.timings else None,
+    }
+
+
+def _setting(records: Records, policy: ExitPolicy, budget: float | None) -> dict[str, Any]:
+    """What a policy does, for a position of the slider."""
+    measured, exits_B = measure(records, policy), decide(records, policy)
+    right, count = round(measured.accuracy * len(records)), len(records)
+    interval = binomtest(right, count).proportion_ci(method="wilson")
+    pairs = torch.stack([records.labels_B, _answers(records, policy, exits_B)])
+    kinds, counts = pairs.unique(dim=1, return_counts=True)
+    return {
+        "budget": budget,
+        "accuracy": measured.accuracy,
+        "interval": [float(interval.low), float(interval.high)],
+        "cost": measured.relative_cost,
+        "costs": measured.costs,
+        "counts": measured.exit_counts,
+        "leaving": measured.leaving_accuracy,
+        "off": measured.switched_off,
+        "dead": measured.dead_exits,
+        "confusion": torch.cat([kinds, counts[None]]).T.tolist(),
+    }
+
+
+def _answers(records: Records, policy: ExitPolicy, exits_B: Tensor) -> Tensor:
+    return records.answers(policy.enabled).argmax(2).gather(0, exits_B[None])[0]
+
+
+def _strips(entry: Entry, images: Images, entries: int) -> list[dict[str, Any]]:
+    """Per exit the images it is surest of and those it is least sure of, then wrong early exits."""
+    records, policy = entry.records, entry.policy
+    exits_B = decide(records, policy)
+    answers_B, on = _answers(records, policy, exits_B), [k for k, on in enumerate(policy.enabled) if on]
+    final = len(policy.thresholds)
+    room = MOST_IMAGES // (entries * (2 * len(on) + 3))
+    number = max(2, min(IMAGES_PER_STRIP, room))
+    if on:
+        score_KB = recorded_scores(records, policy.score)
+        score_B = score_KB.gather(0, exits_B.clamp(max=on[-1])[None])[0]
+    else:
+        score_B = records.answers()[-1].softmax(1).amax(1)
+    chosen: list[tuple[str, Tensor]] = []
+    for k in [*on, final]:
+        members = (exits_B == k).nonzero()[:, 0]
+        ranked = members[score_B[members].argsort(descending=True, stable=True)]
+        name = f"Exit {k}" if k < final else "Final exit"
+        sure = "surest" if k < final or not on else f"nearly left at exit {on[-1]}"
+        unsure = "just sure enough" if k < final else "least sure"
+        many = f"{name}, {len(members)} image{'' if len(members) == 1 else 's'}"
+        chosen.append((f"{many}: {sure}", ranked[:number]))
+        if len(ranked) > number:
+            chosen.append((f"{name}: {unsure}", ranked[number:].flip(0)[:number]))
+    if on:
+        full_B = records.correct()[-1]
+        lost = ((exits_B < final) & (answers_B != records.labels_B) & full_B).nonzero()[:, 0]
+        ranked = lost[score_B[lost].argsort(descending=True, stable=True)]
+        title = f"Left too early: wrong, and the final exit is right ({len(lost)})"
+        chosen.append((title, ranked[: 2 * number]))
+    return [{"title": title, "figures": _figures(members, answers_B, images)} for title, members in chosen]
+
+
+def _figures(members: Tensor, answers_B: Tensor, images: Images) -> list[dict[str, str]]:
+    names = images.class_names
+    pixels = images.pixels(members) if len(members) else []
+    return [
+        {
+            "src": _data_uri(pixels_CHW),
+            "said": names[int(answers_B[i])],
+            "is": names[int(images.labels_B[i])],
+        }
+        for i, pixels_CHW in zip(members.tolist(), pixels, strict=True)
+    ]
+
+
+def _data_uri(pixels_CHW: Tensor) -> str:
+    """Small images as they are, large ones as small ones."""
+    array = pixels_CHW[0] if len(pixels_CHW) == 1 else pixels_CHW.permute(1, 2, 0)
+    picture, buffer, kind = Image.fromarray(array.to(torch.uint8).numpy()), io.BytesIO(), "png"
+    if max(picture.size) > 32:
+        picture.thumbnail((96, 96))
+        kind = "jpeg"
+    picture.save(buffer, kind, **({"quality": 80} if kind == "jpeg" else {}))
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,140 @@
+"""The report: a page about a checkpoint, or comparing several, from data to file."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eenet.common import Result, lines, write_atomically
+from eenet.data import Images
+from eenet.evaluation.benching import bench
+from eenet.evaluation.evaluating import as_images, collect
+from eenet.evaluation.page import Entry, build_report
+from eenet.evaluation.shift import evaluate_under_corruptions
+from eenet.networks import Config, EENet, as_network, checkpoint_directory, name_of
+from eenet.policies import RECORDS_FILE, ExitPolicy, Records
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Result):
+    """A page that was written."""
+
+    report: str
+    """The file."""
+    bytes: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return lines(self.to_dict())
+
+
+def report(
+    checkpoints: EENet | str | Path | Sequence[EENet | str | Path],
+    out: str | Path,
+    *,
+    data: str,
+    split: str = "test",
+    corruptions: Sequence[str] = (),
+    severities: Sequence[int] = (1, 3, 5),
+    timed: bool = False,
+) -> Report:
+    """Write one HTML page about a checkpoint, or comparing several; see `eenet.evaluation.page`.
+
+    Args:
+        checkpoints: one or several of: networks, directories, shipped names, hub ids; those without early
+            exits are shown as static networks.
+        out: the file to write.
+        data: whose images to measure on. Records that training left are used if they are of these.
+        split: train, validation or test.
+        corruptions: also measure on damaged images: names, or `all`.
+        severities: 1 to 5.
+        timed: also run `eenet.bench` on each.
+
+    Raises:
+        FileNotFoundError, ValueError: as `eenet.evaluate`; the file can't be written.
+    """
+    start, out = time.perf_counter(), Path(out)
+    if out.is_dir() or not out.parent.is_dir():
+        raise ValueError(f"can't write to {out}: {'a directory' if out.is_dir() else 'no such directory'}")
+    if isinstance(checkpoints, EENet | str | Path):
+        checkpoints = [checkpoints]
+    known = [name_of(checkpoint) for checkpoint in checkpoints]
+    names = [Path(name).name for name in known]
+    labels = names if len(set(names)) == len(names) else known
+    entries, shown = [], None
+    for label, checkpoint in zip(labels, checkpoints, strict=True):
+        network = as_network(checkpoint)
+        images = as_images(data, network.config, split)
+        shown = images if shown is None else shown
+        if images.class_names != shown.class_names:
+            raise ValueError(f"{label} has other classes than {labels[0]}")
+        measured: dict[str, Any] = {}
+        if corruptions:
+            measured["corruptions"] = evaluate_under_corruptions(
+                network, data=data, names=corruptions, severities=severities, split=split
+            )
+        if timed:
+            measured["timings"] = bench(network, data=data)
+        records = _records(network, checkpoint, images, split)
+        entries.append(report_entry(label, network.config, records, network.config.exit_policy(), **measured))
+    if shown is None:
+        raise ValueError("give at least one checkpoint to report on")
+    title = f"{' and '.join([', '.join(labels[:-1]), labels[-1]] if labels[1:] else labels)} on {data}"
+    page = build_report(entries, shown, title=title, data_name=data).encode()
+    write_atomically(out, page)
+    return Report(report=str(out), bytes=len(page), seconds=round(time.perf_counter() - start, 1))
+
+
+def _records(network: EENet, checkpoint: EENet | str | Path, images: Images, split: str) -> Records:
+    """Those that training left, if they are of these images and this network, else collected now."""
+    if not isinstance(checkpoint, EENet):
+        path = checkpoint_directory(checkpoint) / RECORDS_FILE.format(split=split)
+        if path.exists() and len(kept := Records.load(path)) == len(images):
+            some = torch.linspace(0, len(images) - 1, min(len(images), 64)).long()
+            fresh, same = collect(network, images.subset(some.tolist())), kept.subset(some)
+            if (
+                torch.equal(kept.labels_B, images.labels_B)
+                and fresh.ensemble == same.ensemble
+                and fresh.logits_KBN.shape == same.logits_KBN.shape
+                and torch.allclose(fresh.logits_KBN, same.logits_KBN, atol=1e-3)
+            ):
+                return kept
+    return collect(network, images, show_progress=True)
+
+
+def report_entry(name: str, config: Config, records: Records, policy: ExitPolicy, **measured: Any) -> Entry:
+    """A trained network for `build_report`; `measured`: its `corruptions` and `timings`."""
+    return Entry(
+        name,
+        records,
+        policy,
+        about=about_run(config),
+        command=config.provenance.get("command", ""),
+        backbone=config.backbone or "the plain backbone",
+        budgets={b: ExitPolicy.from_dict(p, len(config.exits)) for b, p in config.budgets.items()},
+        exits=config.exits,
+        **measured,
+    )
+
+
+def about_run(config: Config) -> str:
+    """How a network was made, as a sentence."""
+    made = config.provenance
+    trained = made.get("train_config", {})
+    if not trained:
+        return ""
+    text = (
+        f"{'Exit heads trained' if trained['freeze_backbone'] else 'Trained'} for {trained['epochs']} epochs "
+        f"in {_duration(made['train_seconds'])} on {made['hardware']}, seed {trained['seed']}"
+    )
+    if config.exits:
+        text += f", objective {trained['objective']}, budget {trained['budget']}"
+        text += "; thresholds set on the validation split"
+    return text + "."
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"

@@ -1,0 +1,309 @@
+"""A checkpoint as files that other programs run, and that really stop: checked against the network itself."""
+
+import importlib.util
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from eenet.common import Result, lines, working, write_atomically
+from eenet.data import ImageSet, load, sample
+from eenet.evaluation import collect, measure
+from eenet.exporting.formats import FORMATS, PRECISIONS, Job
+from eenet.networks import EENet, as_network, name_of
+from eenet.policies import (
+    ExitPolicy,
+    Records,
+    decide,
+    looks_back,
+    policies_for_budgets,
+    policy_for_budget,
+    recorded_scores,
+)
+from eenet.runtime import FORMAT_VERSION, MANIFEST_FILE, load_exported, read_manifest, run_batch
+
+COMPARED_IMAGES = 256
+COMPARED_PIXELS = 4_000_000  # of all images together: fewer where they are large
+GUARD = {"fp32": 1e-4, "fp16": 1e-2, "int8": 5e-2}  # around a threshold: there rounding may decide
+AGREEMENT = 0.9  # images that leave at the same exit, at least
+TOLERANCE = {"fp32": 1e-3, "fp16": 5e-2, "int8": 0.2}  # of a probability
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Result):
+    """Files that were written, and how they compare with the network, or with the graph that was
+    quantised."""
+
+    files: list[str]
+    compared: int
+    """Images."""
+    max_difference: float
+    """Of their probabilities."""
+    accuracy: float | None = None
+    """Of int8, on the test split."""
+    relative_cost: float | None = None
+    fp32_accuracy: float | None = None
+    """What it was."""
+    fp32_relative_cost: float | None = None
+
+    def __str__(self) -> str:
+        return lines({**self.to_dict(), "files": "\n                 ".join(self.files)})
+
+
+def export(
+    checkpoint: EENet | str | Path,
+    out: str | Path,
+    *,
+    format: str = "onnx",
+    precision: str = "fp32",
+    budget: float | None = None,
+    policy: ExitPolicy | str | None = None,
+    data: str | None = None,
+    force: bool = False,
+) -> Export:
+    """Write a checkpoint in a form that other programs run, read it back, and compare.
+
+    The network is divided at the exits that the policy has switched on. `eenet.json` says how to
+    run the files; its schema is in `docs/eenet.schema.json`.
+
+    Args:
+        checkpoint: a network, directory, shipped name or hub id.
+        out: directory, empty unless `force` is given.
+        format: see `eenet.exporting.FORMATS`.
+        precision: `fp32`; `fp16` for stages, while exit heads stay in float32; `int8` for the
+            convolutions of stages, quantised on images of the validation split, with thresholds set
+            anew there for the mean cost that they had before.
+        budget: wanted mean relative cost. Default: the policy of the checkpoint.
+        policy: or the name of one that the checkpoint has.
+        data: data set on whose test images both are compared. Default: the one it was trained on;
+            random images if that can't be had.
+        force: write into a directory that isn't empty; files of an export in it are replaced.
+
+    Raises:
+        FileExistsError: `out` is not empty.
+        FileNotFoundError, ValueError: checkpoint or arguments are unusable, a library is missing,
+            the format lacks an operation, or what was written answers differently.
+    """
+    out = Path(out)
+    _check(format, precision, out, force)
+    network = as_network(checkpoint)
+    config = network.config
+    chosen = policy if isinstance(policy, ExitPolicy) else config.exit_policy(budget, policy)
+    if looks_back(chosen.score):
+        raise ValueError(
+            f"the score {chosen.score!r} looks back at earlier exits, and exported files compare the "
+            "score of one exit at a time; calibrate a policy with another score"
+        )
+    budgets = {key: ExitPolicy.from_dict(p, network.num_exits) for key, p in config.budgets.items()}
+    data_name = data or config.provenance.get("train_config", {}).get("data")
+    graph, measured = None, {}
+    if FORMATS[format].from_onnx:
+        from eenet.runtime import network_graph
+
+        graph = network_graph(network)
+    images = _images(network, data_name)
+    if precision == "int8":
+        from eenet.exporting.quantize import graph_records
+
+        if data_name is None:
+            raise ValueError(
+                f"int8 needs images to quantise on; name the data set of {name_of(checkpoint)} with --data"
+            )
+        graph, chosen, budgets, measured = _quantized(network, graph, chosen, data_name)
+        expected = graph_records(graph, network, images)
+    else:
+        expected = collect(network, images)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
+        job = Job(network, chosen, precision, Path(temporary), graph)
+        manifest = _manifest(job, budgets, format, Path(name_of(checkpoint)).name)
+        with working(f"writing {format}"):
+            written = _written(job, format)
+        for stage, more in zip(manifest["stages"], written.get("stages", []), strict=False):
+            stage |= more
+        manifest |= {"single": written.get("single"), "measured": measured}
+        manifest["files"] = sorted(path.name for path in job.target.iterdir())
+        write_atomically(job.target / MANIFEST_FILE, (json.dumps(manifest, indent=2) + "\n").encode())
+        found = _compare(job, images, expected)
+        _move(job.target, out, [*manifest["files"], MANIFEST_FILE])
+    files = [str(out / name) for name in (*manifest["files"], MANIFEST_FILE)]
+    return Export(files=files, **found, **measured)
+
+
+def _check(format: str, precision: str, out: Path, force: bool) -> None:
+    if format not in FORMATS:
+        raise ValueError(f"unknown format {format!r}; choose from {', '.join(FORMATS)}")
+    wanted = FORMATS[format]
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
+    if precision not in wanted.precisions:
+        raise ValueError(f"format {format} is written in {', '.join(wanted.precisions)}, not in {precision}")
+    missing = [name for name in wanted.needs if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"format {format} needs {', '.join(missing)}; pip install 'eenet[{wanted.extra}]'")
+    if out.is_file():
+        raise FileExistsError(f"{out} is a file; give a directory")
+    if out.is_dir() and any(out.iterdir()) and not force:
+        raise FileExistsError(f"{out} is not empty; give another directory, or --force")
+
+
+def _images(network: EENet, data_name: str | None) -> ImageSet:
+    """Test images, or random ones."""
+    channels, height, width = network.config.input_size
+    count = min(COMPARED_IMAGES, max(8, COMPARED_PIXELS // (height * width)))
+    names = network.config.class_names or [str(n) for n in range(network.config.num_classes)]
+    try:
+        if data_name is None:
+            raise FileNotFoundError
+        images = load(data_name, "test", size=(height, width))
+        pixels_BCHW = torch.from_numpy(sample(images, count))
+    except (FileNotFoundError, ValueError):
+        generator = torch.Generator().manual_seed(0)
+        pixels_BCHW = torch.randint(
+            256, (count, channels, height, width), dtype=torch.uint8, generator=generator
+        )
+    return ImageSet(pixels_BCHW, torch.zeros(len(pixels_BCHW), dtype=torch.int64), names)
+
+
+def _quantized(
+    network: EENet, graph: Any, policy: ExitPolicy, data_name: str
+) -> tuple[Any, ExitPolicy, dict[str, ExitPolicy], dict[str, Any]]:
+    """The graph in int8, thresholds set anew for it, and what that does on test images."""
+    from eenet.exporting.quantize import graph_records, to_int8
+
+    size = network.config.input_size[1:]
+    held_out, test = (load(data_name, split, size=size) for split in ("validation", "test"))
+    with working("quantising"):
+        graph = to_int8(graph, held_out)
+        fitted, tested = (graph_records(graph, network, images) for images in (held_out, test))
+    before, tested_before = (collect(network, images, show_progress=True) for images in (held_out, test))
+    was = measure(tested_before, policy)
+    budget = measure(before, policy).relative_cost
+    if network.num_exits:
+        policy = policy_for_budget(fitted, max(budget, fitted.costs()[0]), scores=(policy.score,))
+    became = measure(tested, policy)
+    measured = {
+        "accuracy": became.accuracy,
+        "relative_cost": became.relative_cost,
+        "fp32_accuracy": was.accuracy,
+        "fp32_relative_cost": was.relative_cost,
+    }
+    return graph, policy, policies_for_budgets(fitted), measured
+
+
+def _manifest(job: Job, budgets: dict[str, ExitPolicy], format: str, checkpoint: str) -> dict[str, Any]:
+    """What `eenet.json` says, but for the files."""
+    config, policy = job.network.config, job.policy
+    channels, height, width = config.input_size
+    costs, final = job.network.costs(policy.enabled), job.network.num_exits
+    stages: list[dict[str, Any]] = []
+    for segment in job.segments:
+        k = segment.exit or 0
+        stages.append({"exit": k, "relative_cost": costs[k]})
+        if k < final:
+            stages[-1]["threshold"] = policy.thresholds[k]
+        if segment.weights is not None:
+            stages[-1]["weights"] = list(segment.weights)
+    exits = [stage["exit"] for stage in stages]
+    return {
+        "format": format,
+        "format_version": FORMAT_VERSION,
+        "precision": job.precision,
+        "checkpoint": checkpoint,
+        "backbone": config.backbone,
+        "versions": {name: version(name) for name in ("eenet", "torch")},
+        "input": {
+            "type": "uint8",
+            "layout": "NCHW",
+            "channels": channels,
+            "height": height,
+            "width": width,
+            "colours": "RGB" if channels == 3 else "grey",
+            "resize": "scale until height and width are covered, antialiased; take the centre",
+        },
+        "class_names": config.class_names or [str(n) for n in range(config.num_classes)],
+        "score": policy.score,
+        "stages": stages,
+        "budgets": {
+            budget: [other.thresholds[k] for k in exits[:-1]]
+            for budget, other in budgets.items()
+            if (other.score, other.enabled) == (policy.score, policy.enabled)
+        },
+    }
+
+
+def _written(job: Job, format: str) -> dict[str, Any]:
+    try:
+        return FORMATS[format].write(job)
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # whatever converters may raise; they name the operation
+        raise ValueError(f"this network can't be written as {format}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _compare(job: Job, images: ImageSet, expected: Records) -> dict[str, Any]:
+    """Load what was written and run it; `expected` holds what the network says.
+
+    Raises:
+        ValueError: an exit differs though no score is near its threshold, or a probability does.
+    """
+    pixels_BCHW = images.pixels_BCHW.numpy()
+    try:
+        backend, policy = load_exported(job.target)
+        answers = [run_batch(backend, policy, pixels_BCHW[i : i + 32]) for i in range(0, len(images), 32)]
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # whatever the runtime may raise
+        raise ValueError(f"what was written doesn't run: {_reason(error)}") from error
+    exits_B = np.concatenate([answer.exits_B for answer in answers])
+    probabilities_BN = np.concatenate([answer.probabilities_BN for answer in answers])
+    wanted_B = decide(expected, policy)
+    near_B = _near_a_threshold(expected, policy, GUARD[job.precision])
+    same_B = exits_B == wanted_B.numpy()
+    if (wrong := int((~same_B & ~near_B).sum())) > 0 or same_B.mean() < AGREEMENT:
+        raise ValueError(
+            f"{wrong or int((~same_B).sum())} of {len(images)} images leave at another exit than "
+            "in the network"
+        )
+    rows = torch.arange(len(images))
+    wanted_BN = expected.answers(policy.enabled)[wanted_B, rows].softmax(1).numpy()
+    differences = np.abs(probabilities_BN - wanted_BN)[same_B]
+    difference = float(differences.max(initial=0))
+    if not difference <= TOLERANCE[job.precision]:
+        raise ValueError(
+            f"probabilities differ by up to {difference:.2g} from the network's; "
+            f"{TOLERANCE[job.precision]} is tolerated in {job.precision}"
+        )
+    return {"compared": int(same_B.sum()), "max_difference": difference}
+
+
+def _near_a_threshold(records: Records, policy: ExitPolicy, guard: float) -> NDArray[np.bool_]:
+    """Images with a score, at an exit that is on, so close to its threshold that rounding may decide."""
+    near_B = np.zeros(len(records), bool)
+    if policy.thresholds:
+        scores_KB = recorded_scores(records, policy.score).numpy()
+        for k, threshold in enumerate(policy.thresholds):
+            if policy.enabled[k]:
+                near_B |= np.abs(scores_KB[k] - threshold) <= guard
+    return near_B
+
+
+def _move(source: Path, out: Path, files: list[str]) -> None:
+    """Into their place, instead of those of an export that may be there."""
+    if (out / MANIFEST_FILE).exists():
+        for name in read_manifest(out).get("files", []):
+            (out / Path(name).name).unlink(missing_ok=True)
+    out.mkdir(exist_ok=True)
+    for name in files:
+        shutil.move(source / name, out / name)

@@ -1,0 +1,173 @@
+"""How an early-exit network is made: a backbone, its cuts, a head at each."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from eenet.backbones import (
+    ALIASES,
+    BACKBONES,
+    Placement,
+    TracedBackbone,
+    count_macs,
+    create_backbone,
+    default_input_size,
+    divide,
+    example_tensor,
+    mutates_input,
+    place,
+    trace,
+)
+from eenet.networks.config import Config, versions
+from eenet.networks.heads import HEADS, create_head
+from eenet.networks.network import EENet
+from eenet.policies import GATES
+
+
+def create_model(
+    backbone: str,
+    *,
+    num_exits: int | None = None,
+    placement: Placement = "linear",
+    head: str = "deep",
+    gate: str = "answer",
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    input_size: Sequence[int] | None = None,
+    pretrained: bool = False,
+    **backbone_args: Any,
+) -> EENet:
+    """Build an early-exit network on a timm backbone.
+
+    Args:
+        backbone: any timm name; `eenet` adds `resnet{8,14,20,32,44,56,110}_cifar` and
+            `resnet8_w{2,4}_cifar`, and the paper's names `eenet8`, `eenet18` … `eenet152`,
+            `eenet20` … `eenet110` for the ResNets of that depth.
+        num_exits: number of early exits, without the final one.
+        placement: `linear`, `pareto`, `golden`, `fine` (Demir & Akbas 2024), a list of
+            fractions of the backbone's MACs, or a list of block names.
+        head: the kind of exit head, see `eenet.networks.HEADS`.
+        gate: what the confidence is computed from, see `eenet.policies.gates`.
+        num_classes: default: as the backbone's own configuration says.
+        in_chans: channels of the images. Default: as `input_size` says, else 3.
+        input_size: (channels, height, width), or (height, width). Default: the backbone's own.
+        pretrained: load the backbone's pretrained weights.
+        backbone_args: passed on to `timm.create_model`.
+
+    Raises:
+        ValueError: unknown name, or the backbone can't take these exits.
+    """
+    backbone, args = ALIASES.get(backbone, backbone), dict(backbone_args)
+    size = tuple(input_size) if input_size is not None else None
+    if in_chans is None and size is not None and len(size) == 3:
+        in_chans = size[0]
+    if num_classes is not None:
+        args["num_classes"] = num_classes
+    if in_chans is not None:
+        args["in_chans"] = in_chans
+    module = create_backbone(backbone, args, pretrained=pretrained)
+    if size is None:
+        size = default_input_size(module)[1:]
+    if len(size) == 2:
+        size = (in_chans or 3, *size)
+    if in_chans is not None and size[0] != in_chans:
+        raise ValueError(f"in_chans is {in_chans}, but input_size {size} has {size[0]} channels")
+    traced = trace(module, size)
+    network = assemble(traced, choose_cuts(traced, num_exits, placement), head, gate)
+    name_backbone(network, backbone, args)
+    if pretrained:
+        configured: Any = module.pretrained_cfg
+        network.config.mean, network.config.std = (
+            list(v) if len(v) == size[0] else [sum(v) / len(v)] * size[0]
+            for v in (configured["mean"], configured["std"])
+        )
+    return network
+
+
+def convert(
+    backbone: nn.Module | Sequence[nn.Module],
+    input_size: Sequence[int],
+    *,
+    num_exits: int | None = None,
+    placement: Placement = "linear",
+    head: str = "deep",
+    gate: str = "answer",
+) -> EENet:
+    """Give a network of your own early exits. Its modules and weights are used, not copied.
+
+    Args:
+        backbone: maps images [B, C, H, W] to logits [B, N]. If it can't be traced, a list of
+            its stages `[stage0, stage1, ..., classifier]`: nothing inside them is traced,
+            and exits can go between them, named "0", "1", ... `DataParallel` and
+            `torch.compile` around the network are taken off.
+        input_size: (channels, height, width).
+        num_exits: number of early exits, without the final one.
+        placement: see `create_model`.
+        head: the kind of exit head, see `eenet.networks.HEADS`.
+        gate: what the confidence is computed from, see `eenet.policies.gates`.
+
+    Raises:
+        ValueError: the network can't be cut, with the reason and a way out.
+    """
+    traced = trace(backbone, input_size)
+    return assemble(traced, choose_cuts(traced, num_exits, placement), head, gate)
+
+
+def name_backbone(network: EENet, name: str, args: Mapping[str, Any]) -> None:
+    """Note in a network's configuration by which name its backbone is built again."""
+    config = network.config
+    config.backbone, config.backbone_args = name, dict(args)
+    if origin := BACKBONES.origin(name):
+        config.plugins = sorted({*config.plugins, origin})
+
+
+def without_exits(backbone: nn.Module, input_size: Sequence[int]) -> EENet:
+    """The plain backbone as an `EENet` of one stage, to be trained and measured in the same way."""
+    return assemble(trace(backbone, input_size), [], "pool", "answer")
+
+
+def assemble(
+    traced: TracedBackbone, chosen: Sequence[int], head: str, gate: str, *, prove: bool = True
+) -> EENet:
+    """A network from a traced backbone, exits behind the chosen cuts.
+
+    Args:
+        traced: see `eenet.backbones.trace`.
+        chosen: increasing indices into its cuts.
+        head: name of the kind of exit head.
+        gate: name of the kind of gate.
+        prove: that the division is exact. Left out where that is known.
+    """
+    stages = divide(traced, chosen, prove=prove)
+    sizes = [traced.cuts[i].feature_size for i in chosen]
+    example = example_tensor(traced.backbone)
+    heads = [create_head(head, size, traced.num_classes, gate).to(example) for size in sizes]
+    copies = [
+        mutates_input(stage, torch.zeros(2, *size).to(example))
+        for stage, size in zip(stages[1:], sizes, strict=True)
+    ]
+    ends = [*(traced.cuts[i].macs for i in chosen), traced.macs]
+    config = Config(
+        backbone=None,
+        backbone_args={},
+        exits=[traced.cuts[i].name for i in chosen],
+        head=head,
+        gate=gate,
+        num_classes=traced.num_classes,
+        input_size=traced.input_size,
+        backbone_macs=traced.macs,
+        stage_macs=[end - start for start, end in zip([0, *ends], ends, strict=False)],
+        head_macs=[count_macs(h, (1, *size)) for h, size in zip(heads, sizes, strict=True)],
+        proved_with=versions(),
+        plugins=sorted({module for module in (HEADS.origin(head), GATES.origin(gate)) if module}),
+    )
+    network = EENet(stages, heads, config, copies=copies)
+    network.training = network.stages.training = traced.backbone.training
+    network.heads.train(network.training)
+    return network
+
+
+def choose_cuts(traced: TracedBackbone, num_exits: int | None, placement: Placement) -> list[int]:
+    return place([(cut.name, cut.fraction) for cut in traced.cuts], num_exits, placement)

@@ -1,0 +1,121 @@
+"""What a checkpoint holds, or where a backbone can be cut, and what that costs."""
+
+import difflib
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from eenet.backbones import Cut, create_backbone, default_input_size, is_backbone, trace
+from eenet.common import Result, format_table, lines
+from eenet.networks.checkpoint import name_of
+from eenet.networks.config import Config, read_config
+from eenet.networks.directories import checkpoint_directory, shipped_checkpoints
+from eenet.networks.network import EENet
+from eenet.policies import ExitPolicy, relative_costs
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneInfo(Result):
+    """Where a backbone can be cut."""
+
+    backbone: str
+    input_size: list[int]
+    num_classes: int
+    macs: int
+    parameters: int
+    cuts: list[Cut]
+
+    def __str__(self) -> str:
+        told = {key: value for key, value in self.to_dict().items() if key != "cuts"}
+        rows = [[c.name, f"{c.fraction:.3f}", "×".join(map(str, c.feature_size))] for c in self.cuts]
+        return f"{lines(told)}\n\n{format_table(['cut', 'relative cost', 'features'], rows)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInfo(Result):
+    """What a checkpoint says of itself, see `eenet.networks.Config`, and what leaving at each exit costs."""
+
+    checkpoint: str
+    costs: list[float]
+    """Relative cost of leaving at each exit, under the checkpoint's policy."""
+    config: Config
+    policy: ExitPolicy
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of the configuration, flat."""
+        own = {"checkpoint": self.checkpoint, "costs": self.costs}
+        return {**own, **asdict(self.config), "policy": asdict(self.policy)}
+
+    def __str__(self) -> str:
+        config, policy, classes = self.config, self.policy, str(self.config.num_classes)
+        exits = zip(
+            config.exits, config.head_macs, self.costs[:-1], policy.thresholds, policy.enabled, strict=True
+        )
+        rows = [
+            [str(k), place, f"{macs:,}", f"{cost:.3f}", f"{threshold:.4g}" if on else "off"]
+            for k, (place, macs, cost, threshold, on) in enumerate(exits)
+        ]
+        rows.append(["final", "–", "–", f"{self.costs[-1]:.3f}", "–"])
+        if config.class_names:
+            classes += f": {textwrap.shorten(', '.join(config.class_names), 150, placeholder=' …')}"
+        budgets, made = sorted(config.budgets, key=float), config.provenance
+        told = {
+            "backbone": f"{config.backbone or 'its own class'}, {config.backbone_macs:,} MACs",
+            "heads": f"{config.head}, gate {config.gate}",
+            "images": " × ".join(map(str, config.input_size)),
+            "classes": classes,
+            "score": policy.score,
+            "budgets": budgets and f"{budgets[0]} to {budgets[-1]}, {len(budgets)} policies",
+            "policies": list(config.policies),
+            "timed on": [f"{t.get('backend')} at batch {t.get('batch_size')}" for t in config.timings],
+            "plugins": config.plugins,
+            "made by": made.get("command"),
+            "made": [made[key] for key in ("date", "hardware") if key in made],
+            "versions": made.get("versions"),
+        }
+        header = ["exit", "behind", "MACs of its head", "cost", "threshold"]
+        shown = {key: value for key, value in told.items() if value}
+        return f"{format_table(header, rows)}\n\n{lines(shown)}"
+
+
+def info(
+    name: EENet | str | Path, *, input_size: Sequence[int] | None = None
+) -> CheckpointInfo | BackboneInfo:
+    """What a checkpoint holds and the costs of leaving at each exit, or where a backbone can be cut.
+
+    Args:
+        name: a network, a checkpoint, or the name of a backbone.
+        input_size: (channels, height, width) at which to look at a backbone.
+
+    Raises:
+        FileNotFoundError, ValueError: neither a checkpoint nor a backbone.
+    """
+    if isinstance(name, EENet):
+        return _of_config(name_of(name), name.config)
+    name = str(name)
+    shipped = shipped_checkpoints()
+    may_be_one = not Path(name).exists() and "/" not in name and name not in shipped
+    if may_be_one and (is_backbone(name) or not difflib.get_close_matches(name, shipped)):
+        return _of_backbone(name, input_size)
+    return _of_config(name, read_config(checkpoint_directory(name)))
+
+
+def _of_backbone(name: str, input_size: Sequence[int] | None) -> BackboneInfo:
+    module = create_backbone(name, {"in_chans": input_size[0]} if input_size else {})
+    traced = trace(module, input_size or default_input_size(module))
+    return BackboneInfo(
+        backbone=name,
+        input_size=list(traced.input_size),
+        num_classes=traced.num_classes,
+        macs=traced.macs,
+        parameters=sum(p.numel() for p in module.parameters()),
+        cuts=traced.cuts,
+    )
+
+
+def _of_config(name: str, config: Config) -> CheckpointInfo:
+    policy = config.exit_policy()
+    costs = relative_costs(config.stage_macs, config.head_macs, config.backbone_macs, policy.enabled)
+    return CheckpointInfo(checkpoint=name, costs=costs, config=config, policy=policy)

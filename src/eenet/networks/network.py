@@ -1,0 +1,151 @@
+"""The early-exit network: stages and exit heads, how it is made, saved and loaded."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors.torch
+import torch
+from huggingface_hub import HfApi
+from torch import Tensor, nn
+
+from eenet.common import write_atomically
+from eenet.networks.config import Config
+from eenet.networks.directories import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from eenet.policies import Fitted, relative_costs
+
+
+class ExitOutputs(NamedTuple):
+    """What every exit says, in train and in eval mode alike."""
+
+    logits_KBN: list[Tensor]
+    """K tensors [B, N]: the classification branches, the final exit last."""
+    confidence_logits_KB: list[Tensor]
+    """K - 1 tensors [B]: the confidence branches of the early exits, before the sigmoid."""
+
+
+class EENet(nn.Module):
+    """A backbone divided into K stages, with an exit head after each stage but the last.
+
+    Made by `create_model`, `convert` or `EENet.from_pretrained`.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[nn.Module],
+        heads: Sequence[nn.Module],
+        config: Config,
+        *,
+        copies: Sequence[bool] | None = None,
+    ) -> None:
+        """`copies[k]`: the stage after exit k writes into its input and must be given a copy."""
+        super().__init__()
+        assert len(stages) == len(heads) + 1
+        self.stages = nn.ModuleList(stages)
+        self.heads = nn.ModuleList(heads)
+        self.config = config
+        self._copies = list(copies) if copies is not None else [False] * len(heads)
+
+    @property
+    def num_exits(self) -> int:
+        """Number of early exits, K - 1."""
+        return len(self.heads)
+
+    @property
+    def costs_K(self) -> list[float]:
+        """Relative cost of leaving at each exit, heads included; the final exit is above 1."""
+        return self.costs()
+
+    def costs(self, enabled: Sequence[bool] | None = None) -> list[float]:
+        """Relative cost of leaving at each exit when only the `enabled` early exits are on."""
+        c = self.config
+        return relative_costs(c.stage_macs, c.head_macs, c.backbone_macs, enabled)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The faster layout of images and weights: channels last, where that is safe.
+
+        On a CPU, oneDNN's backward pass writes past its buffers for strided 1×1 convolutions
+        of fewer than 8 channels in channels-last layout (seen with torch 2.14.1 on AVX2).
+        """
+        convolutions = [m for m in self.modules() if isinstance(m, nn.Conv2d)]
+        narrow = (
+            max(c.kernel_size) == 1 and max(c.stride) > 1 and c.in_channels // c.groups < 8
+            for c in convolutions
+            if c.weight.device.type == "cpu"
+        )
+        return torch.contiguous_format if any(narrow) else torch.channels_last
+
+    def forward(self, images_BCHW: Tensor) -> ExitOutputs:
+        """Run every stage and every head; leaving early is the runtime's work."""
+        features = images_BCHW
+        logits: list[Tensor] = []
+        confidence_logits: list[Tensor] = []
+        for k, head in enumerate(self.heads):
+            features = self.stages[k](features)
+            exit_logits, confidence_logit = head(features)
+            logits.append(exit_logits)
+            confidence_logits.append(confidence_logit)
+            if self._copies[k]:
+                features = features.clone()
+        logits.append(self.stages[-1](features))
+        return ExitOutputs(logits, confidence_logits)
+
+    def adopt(self, fitted: Fitted) -> None:
+        """Leave from now on as `eenet.policies.fit` found best: gates, joined answers and policies."""
+        for head, gate in zip(self.heads, fitted.gates, strict=bool(fitted.gates)):
+            head.get_submodule("confidence").load_state_dict(gate.state_dict())
+        self.config.ensemble = fitted.ensemble
+        self.config.policy = fitted.policy.to_dict()
+        self.config.budgets = {budget: policy.to_dict() for budget, policy in fitted.budgets.items()}
+
+    # Checkpoints ---------------------------------------------------------------------
+
+    def save_pretrained(self, directory: str | Path, *, card: str = "") -> Path:
+        """Write `config.json`, `model.safetensors` and, if given, the model card `README.md`."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        weights, written = {}, set()
+        for name, tensor in self.state_dict().items():
+            storage = tensor.untyped_storage().data_ptr()
+            # A block that two stages share is written for each: safetensors holds no aliases.
+            shared = storage in written
+            weights[name] = tensor.detach().clone() if shared else tensor.detach().contiguous()
+            written.add(storage)
+        config = json.dumps(asdict(self.config), indent=2) + "\n"
+        write_atomically(directory / WEIGHTS_FILE, safetensors.torch.save(weights))
+        write_atomically(directory / CONFIG_FILE, config.encode())
+        if card:
+            write_atomically(directory / CARD_FILE, card.encode())
+        return directory
+
+    @staticmethod
+    def from_pretrained(
+        name: str | Path, *, backbone: nn.Module | Sequence[nn.Module] | None = None
+    ) -> "EENet":
+        """Load a checkpoint.
+
+        Args:
+            name: a checkpoint directory, a shipped name such as `digits-eenet8`, or the id of a model
+                on the Hugging Face hub.
+            backbone: for a network made by `convert` from a class of your own: an instance
+                of that class, or the same list of stages; its weights are overwritten.
+
+        Raises:
+            FileNotFoundError: no such directory, or a file is missing in it.
+            ValueError: the checkpoint is damaged or of an unknown format version; the
+                message names the file and the key.
+        """
+        from eenet.networks.checkpoint import load_checkpoint  # which makes networks of this class
+
+        return load_checkpoint(name, backbone)
+
+    def push_to_hub(self, repo_id: str, directory: str | Path, *, private: bool = False) -> str:
+        """Save to `directory`, upload that directory to the Hugging Face hub, return its address."""
+        self.save_pretrained(directory)
+        api = HfApi()
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        allowed = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
+        return str(api.upload_folder(repo_id=repo_id, folder_path=directory, allow_patterns=allowed))

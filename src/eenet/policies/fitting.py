@@ -1,0 +1,76 @@
+"""The one door to deciding: records of held-out images → everything a checkpoint keeps about leaving."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from eenet.policies.budget import policies_for_budgets, policy_by_rule
+from eenet.policies.ensemble import fit_ensemble
+from eenet.policies.gates import AnswerGate, accuracy_kept
+from eenet.policies.policy import ExitPolicy
+from eenet.policies.records import Records
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a network is to know about leaving, see `EENet.adopt`."""
+
+    policy: ExitPolicy
+    """For the budget that was asked for."""
+    budgets: dict[str, ExitPolicy]
+    """For others, such as "0.500"."""
+    ensemble: list[list[list[float]]] | None
+    """How exits answer together; none: each alone."""
+    gates: list[AnswerGate]
+    """One for each early exit; none where the gates are not fitted but trained."""
+    records: Records
+    """Those it was fitted on, with the joined answers and the confidences that follow."""
+
+
+def fit(records: Records, budget: float | None, *, gate: str = "answer", rule: str = "confidence") -> Fitted:
+    """Fit joined answers, then gates to these answers, then a policy for every budget.
+
+    Args:
+        records: of held-out inputs with labels.
+        budget: wanted mean relative cost. None: confidences were trained to be compared with 0.5, and
+            exits answer alone, as in Demir & Akbas 2024.
+        gate: the network's kind of gate; `answer` gates are fitted, others were trained.
+        rule: how thresholds are set for the budget, see `policy_by_rule`.
+
+    Raises:
+        ValueError: there are no inputs to fit on, or the budget is below the cheapest exit.
+    """
+    if not len(records):
+        raise ValueError("there are no inputs to fit on")
+    if not records.head_macs:
+        return Fitted(ExitPolicy("confidence", ()), {}, None, [], records)
+    gates: list[AnswerGate] = []
+    ensemble = None
+    if budget is None:
+        policy = ExitPolicy("confidence", (0.5,) * len(records.head_macs))
+    else:
+        ensemble = _ensemble(records)
+        records = replace(records, ensemble=ensemble)
+        if gate == "answer":
+            gates, records = _with_gates(records)
+        policy = policy_by_rule(records, budget, rule)
+    return Fitted(policy, policies_for_budgets(records), ensemble, gates, records)
+
+
+def _ensemble(records: Records) -> list[list[list[float]]]:
+    """The weights by which exits best answer together, see `eenet.policies.ensemble`."""
+    own_KBN = records.logits_KBN.double().softmax(2).numpy()
+    return fit_ensemble(list(own_KBN), records.labels_B.numpy())
+
+
+def _with_gates(records: Records) -> tuple[list[AnswerGate], Records]:
+    """Gates fitted to the joined answers, and the confidences they give. Labels are not used."""
+    gates, confidences, answers_KBN = [], [], records.answers().double()
+    for k in range(len(records.head_macs)):
+        logits_BN = records.logits_KBN[k]
+        gate = AnswerGate(0, logits_BN.shape[1])
+        gate.fit(logits_BN, accuracy_kept(answers_KBN[k], answers_KBN[-1]))
+        with torch.no_grad():
+            confidences.append(gate.judge(logits_BN.to(gate.hidden.weight)))
+        gates.append(gate)
+    return gates, replace(records, confidence_logits_KB=torch.stack(confidences))

@@ -1,0 +1,85 @@
+"""When an input leaves: scores, thresholds and the decision, on the outputs of every exit."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eenet.policies.scores import SCORES, score_of
+
+
+@dataclass(frozen=True)
+class ExitPolicy:
+    """Leave at the first exit, switched on, whose score is above its threshold.
+
+    Raises:
+        ValueError: unknown score, or thresholds and flags that don't match.
+    """
+
+    score: str
+    thresholds: tuple[float, ...]
+    """One per early exit."""
+    enabled: tuple[bool, ...] = ()
+    """One per early exit. Default: all on."""
+
+    def __post_init__(self) -> None:
+        SCORES[self.score]
+        if any(t != t for t in self.thresholds):
+            raise ValueError(f"thresholds {self.thresholds} hold a NaN")
+        if not self.enabled:
+            object.__setattr__(self, "enabled", (True,) * len(self.thresholds))
+        if len(self.enabled) != len(self.thresholds):
+            raise ValueError(f"{len(self.thresholds)} thresholds, but {len(self.enabled)} on/off flags")
+
+    def leaves(self, logits_KBN: Sequence[Tensor], confidence_logits_KB: Sequence[Tensor]) -> Tensor:
+        """Which inputs leave at an early exit that is on, if they get there: bool [B].
+
+        Args:
+            logits_KBN: of the exits up to this one; those that are off are not looked at.
+            confidence_logits_KB: of the same exits.
+        """
+        exit_index = len(logits_KBN) - 1
+        on = [k for k in range(exit_index + 1) if self.enabled[k]]
+        logits, confidences = ([part[k].float() for k in on] for part in (logits_KBN, confidence_logits_KB))
+        return score_of(self.score, logits, confidences) > self.thresholds[exit_index]
+
+    def decide(self, logits_KBN: Sequence[Tensor], confidence_logits_KB: Sequence[Tensor]) -> Tensor:
+        """The exit at which each input leaves, from the outputs of all exits: int64 [B]."""
+        final = len(logits_KBN) - 1
+        if final != len(self.thresholds):
+            raise ValueError(f"the policy is for {len(self.thresholds)} early exits, the network has {final}")
+        exits_B = torch.full((len(logits_KBN[0]),), final, device=logits_KBN[0].device)
+        for k in reversed(range(final)):
+            if self.enabled[k]:
+                exits_B[self.leaves(logits_KBN[: k + 1], confidence_logits_KB[: k + 1])] = k
+        return exits_B
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `config.json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any] | None, num_exits: int) -> "ExitPolicy":
+        """From `config.json`; without one, the paper's: learned confidence above 0.5.
+
+        Raises:
+            ValueError: the policy is damaged or for another number of exits.
+        """
+        if values is None:
+            return cls("confidence", (0.5,) * num_exits)
+        try:
+            policy = cls(values["score"], tuple(values["thresholds"]), tuple(values["enabled"]))
+            if not all(isinstance(t, float | int) for t in policy.thresholds):
+                raise TypeError("thresholds must be numbers")
+            if not all(isinstance(on, bool) for on in policy.enabled):
+                raise TypeError("enabled must hold true or false")
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the policy in the checkpoint is damaged: {error!r}") from error
+        if len(policy.thresholds) != num_exits:
+            raise ValueError(
+                f"the policy in the checkpoint has {len(policy.thresholds)} thresholds, "
+                f"the network {num_exits} early exits"
+            )
+        return policy

@@ -1,0 +1,196 @@
+"""Records: what every exit said about every image, and where each image leaves under a policy."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eenet.common import write_atomically
+from eenet.policies.ensemble import Ensemble, chain, join
+from eenet.policies.policy import ExitPolicy
+from eenet.policies.scores import score_of
+
+RECORDS_FILE = "records-{split}.safetensors"
+"""What training leaves beside a checkpoint, of the validation and the test split."""
+_TENSORS = ("logits_KBN", "confidence_logits_KB", "labels_B")
+_COSTS = ("stage_macs", "head_macs", "backbone_macs")
+
+
+@dataclass(frozen=True)
+class Records:
+    """The outputs of K exits on B labelled images, with what each exit costs."""
+
+    logits_KBN: Tensor
+    confidence_logits_KB: Tensor
+    """K - 1 rows."""
+    labels_B: Tensor
+    stage_macs: list[int]
+    head_macs: list[int]
+    backbone_macs: int
+    ensemble: Ensemble | None = None
+    """How answers are joined, see `eenet.policies.ensemble`."""
+
+    def __len__(self) -> int:
+        return len(self.labels_B)
+
+    def answers(self, enabled: Sequence[bool] | None = None) -> Tensor:
+        """What is answered at each exit, joined with those of the exits before that are on: logits [K, B, N].
+
+        At an exit that is switched off: its own answer.
+
+        Args:
+            enabled: for each early exit. Default: all on.
+        """
+        return self.logits_KBN if self.ensemble is None else torch.stack(list(self._answers(enabled)))
+
+    def correct(self, enabled: Sequence[bool] | None = None) -> Tensor:
+        """Whether the answer at each exit is right, see `answers`: bool [K, B]."""
+        return torch.stack([logits_BN.argmax(1) == self.labels_B for logits_BN in self._answers(enabled)])
+
+    def _answers(self, enabled: Sequence[bool] | None) -> Iterator[Tensor]:
+        """One exit after the other, since all at once may need much memory."""
+        joined_BN = None
+        weights_K = chain(self.ensemble, enabled or [True] * len(self.head_macs))
+        for logits_BN, weights in zip(self.logits_KBN, weights_K, strict=True):
+            if weights is None:
+                yield logits_BN
+            else:
+                joined_BN = join(logits_BN.softmax(1).numpy(), joined_BN, weights)
+                yield torch.from_numpy(joined_BN)
+
+    @cached_property
+    def full_accuracy(self) -> float:
+        """Of the final exit on all inputs, with all exits on."""
+        return self.correct()[-1].double().mean().item()
+
+    def subset(self, rows: Tensor) -> "Records":
+        """Those of some inputs, by index."""
+        return replace(
+            self,
+            logits_KBN=self.logits_KBN[:, rows],
+            confidence_logits_KB=self.confidence_logits_KB[:, rows],
+            labels_B=self.labels_B[rows],
+        )
+
+    def to_numpy(self) -> dict[str, NDArray[Any]]:
+        """`logits` [K, B, N], `answers` [K, B, N] joined over exits, `confidences` [K - 1, B] in (0, 1),
+        `labels` [B], `costs` [K] relative.
+        """
+        return {
+            "logits": self.logits_KBN.numpy(),
+            "answers": self.answers().numpy(),
+            "confidences": self.confidence_logits_KB.sigmoid().numpy(),
+            "labels": self.labels_B.numpy(),
+            "costs": np.array(self.costs()),
+        }
+
+    def to_pandas(self) -> Any:
+        """A table with a row for each input: `label`, and for every exit `answer_K`, `probability_K` of it,
+        `right_K`, and for early exits `confidence_K`.
+        """
+        import pandas
+
+        columns: dict[str, Any] = {"label": self.labels_B.numpy()}
+        for k, answers_BN in enumerate(self.answers()):
+            columns[f"answer_{k}"] = answers_BN.argmax(1).numpy()
+            columns[f"probability_{k}"] = answers_BN.softmax(1).amax(1).numpy()
+            columns[f"right_{k}"] = (answers_BN.argmax(1) == self.labels_B).numpy()
+            if k < len(self.head_macs):
+                columns[f"confidence_{k}"] = self.confidence_logits_KB[k].sigmoid().numpy()
+        return pandas.DataFrame(columns)
+
+    def save(self, path: str | Path) -> None:
+        """Write them as one safetensors file."""
+        tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
+        costs = {name: getattr(self, name) for name in _COSTS}
+        about = {"costs": json.dumps(costs), "ensemble": json.dumps(self.ensemble)}
+        write_atomically(Path(path), safetensors.torch.save(tensors, about))
+
+    @staticmethod
+    def load(path: str | Path) -> "Records":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a file of records.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no records file {path}")
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+                about = file.metadata()
+                ensemble = json.loads(about.get("ensemble", "null"))
+                return Records(**tensors, **json.loads(about["costs"]), ensemble=ensemble)
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a file of records: {error}") from error
+
+    def costs(self, enabled: tuple[bool, ...] | None = None) -> list[float]:
+        """Relative cost of leaving at each exit."""
+        return relative_costs(self.stage_macs, self.head_macs, self.backbone_macs, enabled)
+
+
+def relative_costs(
+    stage_macs: Sequence[int],
+    head_macs: Sequence[int],
+    backbone_macs: int,
+    enabled: Sequence[bool] | None = None,
+) -> list[float]:
+    """Cost of leaving at each exit, relative to the plain backbone.
+
+    Args:
+        stage_macs: K entries, in running order.
+        head_macs: K - 1 entries, one per early exit.
+        backbone_macs: the plain backbone's MACs.
+        enabled: K - 1 flags; the head of an exit that is switched off is never run
+            and costs nothing. Default: all on.
+    """
+    switched_on = [True] * len(head_macs) if enabled is None else list(enabled)
+    spent, costs = 0, []
+    for k, macs in enumerate(stage_macs):
+        spent += macs
+        if k < len(head_macs) and switched_on[k]:
+            spent += head_macs[k]
+        costs.append(spent / backbone_macs)
+    return costs
+
+
+def decide(records: Records, policy: ExitPolicy) -> Tensor:
+    """The exit at which each recorded input leaves: int64 [B]."""
+    return policy.decide(list(records.logits_KBN), list(records.confidence_logits_KB))
+
+
+def recorded_scores(records: Records, score: str, enabled: Sequence[bool] | None = None) -> Tensor:
+    """Score of every early exit and input: float32 [K - 1, B].
+
+    Args:
+        records: of inputs.
+        score: see `eenet.policies.scores`.
+        enabled: the exits that a score may look back at; one that is off sees the others before it too.
+            Default: all.
+    """
+    on = list(enabled) if enabled is not None else [True] * len(records.head_macs)
+    rows = []
+    for k in range(len(on)):
+        seen = [i for i in range(k) if on[i]] + [k]
+        outputs = (list(of[seen]) for of in (records.logits_KBN, records.confidence_logits_KB))
+        rows.append(score_of(score, *outputs))
+    return torch.stack(rows)
+
+
+def first_above(scores_KB: Tensor, threshold: float | Tensor) -> Tensor:
+    """The first exit at which each input's score is above the threshold, else the final one: int64 [B].
+
+    `threshold` is shared, or one per exit: [K - 1, 1].
+    """
+    above_KB = torch.cat([scores_KB > threshold, torch.ones(1, scores_KB.shape[1], dtype=torch.bool)])
+    return above_KB.int().argmax(0)

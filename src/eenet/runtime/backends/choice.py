@@ -1,0 +1,59 @@
+"""Backends by name: which there are, which are installed, what options they take."""
+
+import importlib.util
+from importlib import import_module
+from typing import Any, cast
+
+from eenet.networks import EENet
+from eenet.policies import looks_back
+from eenet.runtime.backends.backend import Backend
+from eenet.runtime.segments import Segment
+
+BACKENDS = {  # module, class, extra, options
+    "torch": ("torch_backend", "TorchBackend", "", ("precision",)),
+    "torch-compile": ("compile_backend", "TorchCompileBackend", "", ("precision",)),
+    "onnxruntime": ("onnx_backend", "OnnxRuntimeBackend", "onnx", ("threads",)),
+    "openvino": ("openvino_backend", "OpenVINOBackend", "openvino", ("threads", "precision")),
+}
+PRECISIONS = ("f32", "bf16")
+
+
+def create_backend(
+    name: str,
+    network: EENet,
+    segments: list[Segment],
+    score: str,
+    **options: Any,
+) -> Backend:
+    """A backend by name, see `Predictor`; options that are None count as not given.
+
+    Raises:
+        ValueError: unknown name or option, not installed, or it can't take this network.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}; choose from {', '.join(BACKENDS)}")
+    module, kind, extra, known = BACKENDS[name]
+    if not installed(name):
+        raise ValueError(f"backend {name!r} is not installed; pip install 'eenet[{extra}]'")
+    if extra and next(network.parameters()).device.type != "cpu":
+        raise ValueError(f"backend {name!r} runs on the CPU, the network is on another device")
+    given = {option: value for option, value in options.items() if value is not None}
+    for option, value in given.items():
+        if option not in known:
+            raise ValueError(f"backend {name!r} has no option {option!r}")
+        if option == "precision" and value not in PRECISIONS:
+            raise ValueError(f"unknown precision {value!r}; choose from {', '.join(PRECISIONS)}")
+    score = "confidence" if looks_back(score) else score  # from which engines compute it
+    create = getattr(import_module(f"eenet.runtime.backends.{module}"), kind)
+    return cast(Backend, create(network, segments, score, **given))
+
+
+def options_of(name: str) -> tuple[str, ...]:
+    """The options that a backend takes; none for an unknown one."""
+    return BACKENDS[name][3] if name in BACKENDS else ()
+
+
+def installed(name: str) -> bool:
+    """Whether a backend's libraries are."""
+    needed = [name, "onnx", "onnxscript"] if BACKENDS[name][2] else ["torch"]
+    return all(importlib.util.find_spec(package) is not None for package in needed)

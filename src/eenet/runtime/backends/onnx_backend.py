@@ -1,0 +1,125 @@
+"""ONNX Runtime as a backend, on the CPU.
+
+The network is optimised as a whole and then cut where it is in the runtime's own blocked
+layout: nothing is converted at a cut, and operations are fused as in the plain backbone.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from eenet.common import cores
+from eenet.networks import EENet
+from eenet.runtime.backends.backend import Backend, Outputs, ThroughAll, packed
+from eenet.runtime.graphs.cutting import PIXELS, Cutter, inputs_and_outputs
+from eenet.runtime.graphs.nesting import nest_all, thresholds_given
+from eenet.runtime.graphs.whole import network_graph
+from eenet.runtime.segments import Segment
+
+
+class OnnxRuntimeBackend(Backend):
+    """Features are numpy arrays, in blocks of channels where the runtime wants that."""
+
+    name = "onnxruntime"
+
+    def __init__(
+        self, network: EENet, segments: Sequence[Segment], score: str, *, threads: int | None = None
+    ) -> None:
+        """`threads`: with 1, all is computed in the calling thread. Default: one per core."""
+        self.segments = list(segments)
+        graph, final = network_graph(network), network.num_exits
+        names = [inputs_and_outputs(segment, score, final) for segment in self.segments]
+        ends = list(dict.fromkeys(name for _, outputs in names for name in outputs))
+        fast, blocked = _optimized(Cutter(graph).cut([PIXELS], ends), threads)
+        self._weights = {  # one copy for all sessions, which it has to outlive
+            tensor.name: ort.OrtValue.ortvalue_from_numpy(onnx.numpy_helper.to_array(tensor))
+            for tensor in fast.graph.initializer
+        }
+        cutter, parts = Cutter(fast), []
+        self._sessions: list[tuple[ort.InferenceSession, str]] = []
+        shapes: dict[str, Sequence[int | str | None]] = {}
+        for inputs, outputs in names:
+            inputs, outputs = ([blocked.get(name, name) for name in side] for side in (inputs, outputs))
+            part = cutter.cut(inputs, outputs)
+            if inputs[0] in shapes:
+                # with the shape known, a residual block adds its shortcut in place instead of copying it
+                part.graph.input[0].CopyFrom(_value(inputs[0], shapes[inputs[0]]))
+            session = session_of(part, threads, optimize=False, weights=self._weights)
+            shapes |= {output.name: output.shape for output in session.get_outputs()}
+            parts.append(part)
+            self._sessions.append((session, inputs[0]))
+        self._through = [  # one image, several
+            graph and session_of(graph, threads, optimize=False, weights=self._weights)
+            for graph in (nest_all(parts, self.segments, final, images) for images in ("one", "several"))
+        ]
+
+    def run(self, index: int, features: Any) -> Outputs:
+        session, name = self._sessions[index]
+        return packed(self.segments[index], session.run(None, {name: features}))
+
+    def run_through(self, pixels_BCHW: NDArray[np.uint8], thresholds: Sequence[float]) -> ThroughAll | None:
+        session = self._through[len(pixels_BCHW) > 1]
+        if session is None:
+            return None
+        given: dict[str, Any] = {PIXELS: pixels_BCHW, **thresholds_given(tuple(thresholds))}
+        found: Sequence[Any] = session.run(None, given)
+        return found[0], found[1]
+
+
+def _optimized(graph: onnx.ModelProto, threads: int | None) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """The graph as the runtime would run it, and the names that outputs have in its blocked layout."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "optimized.onnx"
+        session_of(graph, threads, path=path)
+        fast = onnx.load(path)
+    ends = {output.name for output in fast.graph.output}
+    blocked = {
+        node.output[0]: node.input[0]
+        for node in fast.graph.node
+        if node.op_type == "ReorderOutput" and node.output[0] in ends
+    }
+    fast.graph.value_info.extend(_value(name, ["batch", None, None, None]) for name in blocked.values())
+    return fast, blocked
+
+
+def _value(name: str, shape: Sequence[int | str | None]) -> onnx.ValueInfoProto:
+    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+
+
+def session_of(
+    graph: onnx.ModelProto | Path,
+    threads: int | None,
+    *,
+    optimize: bool = True,
+    path: Path | None = None,
+    weights: Mapping[str, ort.OrtValue] | None = None,
+) -> ort.InferenceSession:
+    """A graph, or a file, to be run on the CPU.
+
+    Args:
+        graph: ONNX.
+        threads: that it may take. Default: one per core.
+        optimize: leave it on, unless the graph is optimised already.
+        path: the optimised graph is written there.
+        weights: by name, to be used instead of copies of the graph's own.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # saving an optimised graph warns that it is for this machine only
+    options.intra_op_num_threads = threads or cores()
+    # Threads that go on spinning after a run would take the cores from the next segment's session.
+    # One pool for the process is as fast, but ONNX Runtime then refuses a user's ordinary sessions.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    for name, value in (weights or {}).items():
+        options.add_initializer(name, value)
+    if path:
+        options.optimized_model_filepath = str(path)
+    model = str(graph) if isinstance(graph, Path) else graph.SerializeToString()
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

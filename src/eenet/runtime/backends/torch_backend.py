@@ -1,0 +1,103 @@
+"""PyTorch as a backend: eager, with BatchNorm folded."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+
+from eenet.backbones import seeded
+from eenet.networks import EENet
+from eenet.runtime.backends.backend import Backend, Outputs
+from eenet.runtime.segments import Segment, SegmentModule
+
+FOLDING_ERROR = 1e-3  # relative to the largest value: rounding, not another function
+
+
+class TorchBackend(Backend):
+    """Eager PyTorch on the network's device, in its faster layout. Features are tensors there."""
+
+    name = "torch"
+
+    def __init__(
+        self, network: EENet, segments: Sequence[Segment], score: str, *, precision: str = "f32"
+    ) -> None:
+        self.segments = list(segments)
+        self._device = next(network.parameters()).device
+        self._layout = network.memory_format  # not always channels last: see there
+        self._bf16 = precision == "bf16"
+        self._modules = folded_segments(network, segments, score)
+
+    def run(self, index: int, features: Any) -> Outputs:
+        features = self._tensor(features).contiguous(memory_format=self._layout)
+        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, self._bf16):
+            features, probabilities_BN, score_B = self._call(index, features)
+        if probabilities_BN is None:
+            return Outputs(features, None, None)
+        if score_B is None:
+            return Outputs(None, probabilities_BN.cpu().numpy(), None)
+        # one transfer, so one wait for the device
+        answers = torch.cat([probabilities_BN, score_B[:, None]], 1).cpu().numpy()
+        return Outputs(features, answers[:, :-1], answers[:, -1])
+
+    def _call(self, index: int, features: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        return self._modules[index](features)
+
+    def shrink(self, features: Tensor, rows: NDArray[np.intp]) -> Tensor:
+        return self.take(features, rows)
+
+    def take(self, features: Any, rows: NDArray[np.intp]) -> Tensor:
+        return self._tensor(features)[torch.from_numpy(rows).to(self._device)]
+
+    def join(self, parts: Sequence[Any]) -> Tensor:
+        return torch.cat([self._tensor(part) for part in parts])
+
+    def _tensor(self, features: Any) -> Tensor:
+        return torch.from_numpy(features).to(self._device) if isinstance(features, np.ndarray) else features
+
+
+def folded_segments(network: EENet, segments: Sequence[Segment], score: str) -> list[SegmentModule]:
+    """Segments as modules with BatchNorm folded; the network stays as it is."""
+    return [
+        _with_folded_norms(SegmentModule(network, segment, score), example)
+        for segment, example in zip(segments, examples(network, segments), strict=True)
+    ]
+
+
+def examples(network: EENet, segments: Sequence[Segment], batch_size: int = 2) -> list[Tensor]:
+    """Something for each segment to run on: random pixels, and the features they give."""
+    found: list[Tensor] = []
+    with torch.no_grad(), seeded(network):
+        size = (batch_size, *network.config.input_size)
+        pixels = torch.randint(256, size, dtype=torch.uint8, device=next(network.parameters()).device)
+        for segment in segments:
+            before = SegmentModule(network, Segment(0, segment.first - 1, None), "max_softmax")
+            found.append(before(pixels)[0].clone() if segment.first else pixels)
+    return found
+
+
+def _with_folded_norms(module: SegmentModule, example: Tensor) -> SegmentModule:
+    """The segment's stages and its head's trunk folded; what lies behind may be hard to trace."""
+    with torch.no_grad():  # inference tensors as weights couldn't be exported
+        features = module.stages(example.clone())
+        module.stages = _folded(module.stages, example)
+        if module.head is not None:
+            head = copy.copy(module.head)  # the network's own stays as it is
+            head._modules = {**head._modules, "trunk": _folded(head.get_submodule("trunk"), features)}
+            module.head = head
+    return module
+
+
+def _folded(module: nn.Module, example: Tensor) -> nn.Module:
+    """With BatchNorm folded into convolutions; as it is, where it can't be traced through."""
+    wanted = module(example.clone())
+    try:
+        fast = fuse(module)
+        given = fast(example.clone())
+    except Exception:  # whatever tracing may raise
+        return module
+    return fast if (given - wanted).abs().max() <= FOLDING_ERROR * wanted.abs().max() else module

@@ -1,0 +1,238 @@
+"""Segments as one ONNX graph that stops by itself: each lies in an `If` behind the one before."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from eenet.policies import FLOOR
+from eenet.runtime.segments import Segment
+
+Level = tuple[list[onnx.NodeProto], list[str]]
+"""Nodes, and the names of the probabilities and exits they give."""
+Images = Literal["one", "several", "any"]
+ENDS = ["probabilities", "exit_index"]
+node: Any = onnx.helper.make_node  # its annotations know no graphs as attributes
+
+
+def threshold_name(segment: int) -> str:
+    """What a nested graph compares the scores at the end of a segment with."""
+    return f"threshold_{segment}"
+
+
+@lru_cache(maxsize=64)
+def thresholds_given(thresholds: tuple[float, ...]) -> dict[str, NDArray[np.float32]]:
+    """What a nested graph takes beside the pixels; the same every time, to be left as it is."""
+    return {threshold_name(k): np.array([value], np.float32) for k, value in enumerate(thresholds)}
+
+
+def nest_all(
+    parts: Sequence[onnx.ModelProto], segments: Sequence[Segment], final: int, images: Images = "any"
+) -> onnx.ModelProto | None:
+    """The segments from the first to the final exit as one model.
+
+    None if no early exit is on; or if a weight is NaN or infinite, since nobody sees the scores
+    inside of one model.
+    """
+    count = next((i for i, segment in enumerate(segments) if segment.exit == final), 0)
+    chosen = segments[: count + 1]
+    whole = count and all(segment.exit is not None for segment in chosen) and all(map(_is_finite, parts))
+    return nest(parts[: count + 1], chosen, images) if whole else None
+
+
+def nest(
+    parts: Sequence[onnx.ModelProto], segments: Sequence[Segment], images: Images = "any"
+) -> onnx.ModelProto:
+    """Segments as one model.
+
+    Args:
+        parts: each gives features, probabilities and scores, the last one probabilities.
+        segments: what they are; all with an exit.
+        images: how many it is to take at a time. For `one`, fewer operations do; `any` has both ways.
+
+    Returns:
+        A model that also takes `threshold_0`, `threshold_1`, ..., one for each segment but the last, and
+        gives `probabilities` [B, N] and `exit_index` [B].
+    """
+    nodes, found = _level(parts, segments, images)
+    ends = dict(zip(found, ENDS, strict=True))
+    for each in nodes:
+        each.input[:] = [ends.get(name, name) for name in each.input]
+        each.output[:] = [ends.get(name, name) for name in each.output]
+    model = onnx.ModelProto()
+    model.CopyFrom(parts[0])
+    graph = model.graph
+    del graph.node[:], graph.output[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    held = {tensor.name: tensor for part in parts for tensor in part.graph.initializer}
+    graph.initializer.extend(held.values())  # above all branches, since they share them
+    thresholds = [threshold_name(k) for k in range(len(parts) - 1)]
+    graph.input.extend(onnx.helper.make_tensor_value_info(t, onnx.TensorProto.FLOAT, [1]) for t in thresholds)
+    graph.output.extend(_values(ENDS))
+    return model
+
+
+def _level(parts: Sequence[onnx.ModelProto], segments: Sequence[Segment], images: Images) -> Level:
+    given = parts[0].graph.input[0].name
+    if images == "one":
+        return _Nest(parts, segments).alone(0, given)
+    if images == "several":
+        return _Nest(parts, segments).together(0, given)
+    alone, together = (_branch(*_level(parts, segments, way)) for way in ("one", "several"))
+    either = [
+        node("Shape", [given], ["count"], end=1),
+        _constant("one", [1]),
+        node("Equal", ["count", "one"], ["is_one"]),
+        node("If", ["is_one"], ENDS, then_branch=alone, else_branch=together),
+    ]
+    return either, ENDS
+
+
+def _is_finite(part: onnx.ModelProto) -> bool:
+    weights = map(onnx.numpy_helper.to_array, part.graph.initializer)
+    return all(np.isfinite(values).all() for values in weights if values.dtype.kind == "f")
+
+
+class _Nest:
+    """Builds the levels of a nested graph, each a segment and those behind it."""
+
+    def __init__(self, parts: Sequence[onnx.ModelProto], segments: Sequence[Segment]) -> None:
+        self.parts, self.segments = parts, segments
+        self.made: set[str] = set()
+
+    def alone(self, k: int, given: str, joined: str | None = None) -> Level:
+        """Segment k and those behind it, for one image; `joined` is what the exits before said."""
+        nodes, outputs = self._segment(k, given)
+        number, last = f"number_{k}", k == len(self.parts) - 1
+        nodes.append(_constant(number, [self.segments[k].exit]))
+        probabilities = outputs[0] if last else outputs[1]
+        joining, joined, answering, answer = _joined(self.segments[k], k, probabilities, joined)
+        if last:
+            return [*nodes, *joining, *answering], [answer, number]
+        features, _, score = outputs
+        behind, answers = self.alone(k + 1, features, joined)
+        if answering:
+            nodes += joining
+        else:  # only those who stay need it
+            behind = [*joining, *behind]
+        nodes.append(node("LessOrEqual", [score, threshold_name(k)], [f"stays_{k}"]))
+        found = [f"probabilities_from_{k}", f"number_from_{k}"]
+        nodes.append(_if(f"stays_{k}", found, _branch(behind, answers), [answer, number], answering))
+        return nodes, found
+
+    def together(self, k: int, given: str, joined: str | None = None) -> Level:
+        """Segment k and those behind it, each for the images that stay; `joined` as for one."""
+        nodes, outputs = self._segment(k, given)
+        number, last = f"number_{k}", k == len(self.parts) - 1
+        probabilities = outputs[0] if last else outputs[1]
+        joining, joined, answering, probabilities = _joined(self.segments[k], k, probabilities, joined)
+        nodes += [*joining, *answering]
+        value = onnx.numpy_helper.from_array(np.array([self.segments[k].exit], np.int64))
+        nodes += [
+            node("Shape", [probabilities], [f"count_{k}"], end=1),
+            node("ConstantOfShape", [f"count_{k}"], [number], value=value),
+        ]
+        if last:
+            return nodes, [probabilities, number]
+        features, _, score = outputs
+        nodes += [
+            node("LessOrEqual", [score, threshold_name(k)], [f"stays_{k}"]),
+            node("NonZero", [f"stays_{k}"], [f"row_{k}"]),
+            node("Shape", [f"row_{k}"], [f"staying_{k}"], start=1),
+            node("Cast", [f"staying_{k}"], [f"some_stay_{k}"], to=onnx.TensorProto.BOOL),
+        ]
+        rows, kept, merged = f"rows_{k}", f"kept_{k}", [f"probabilities_on_{k}", f"number_on_{k}"]
+        kept_joined = None if joined is None else f"kept_joined_{k}"
+        behind, answers = self.together(k + 1, kept, kept_joined)
+        onward = [
+            node("Transpose", [f"row_{k}"], [rows], perm=[1, 0]),
+            node("GatherND", [features, rows], [kept]),
+            *([node("GatherND", [joined, rows], [kept_joined])] if joined is not None else []),
+            *behind,
+            node("ScatterND", [probabilities, rows, answers[0]], [merged[0]]),
+            node("ScatterND", [number, rows, answers[1]], [merged[1]]),
+        ]
+        # with the shape known in the branch, ONNX Runtime adds a shortcut in place
+        dims = self.parts[k + 1].graph.input[0].type.tensor_type.shape.dim
+        shape = [kept, *(dim.dim_value or None for dim in dims[1:])]
+        info = onnx.helper.make_tensor_value_info(kept, onnx.TensorProto.FLOAT, shape)
+        found = [f"probabilities_from_{k}", f"number_from_{k}"]
+        nodes.append(_if(f"some_stay_{k}", found, _branch(onward, merged, info), [probabilities, number]))
+        return nodes, found
+
+    def _segment(self, k: int, given: str) -> tuple[list[onnx.NodeProto], list[str]]:
+        """A segment's nodes on another input, and its outputs; names that are made already get a suffix."""
+        graph = self.parts[k].graph
+        names = {graph.input[0].name: given}
+        names |= {name: f"{name}_in_{k}" for old in graph.node for name in old.output if name in self.made}
+        nodes = []
+        for old in graph.node:
+            new = onnx.NodeProto()
+            new.CopyFrom(old)
+            new.input[:] = [names.get(name, name) for name in old.input]
+            new.output[:] = [names.get(name, name) for name in old.output]
+            nodes.append(new)
+        self.made.update(name for new in nodes for name in new.output)
+        return nodes, [names.get(output.name, output.name) for output in graph.output]
+
+
+def _joined(
+    segment: Segment, k: int, probabilities: str, before: str | None
+) -> tuple[list[onnx.NodeProto], str | None, list[onnx.NodeProto], str]:
+    """Nodes for `eenet.policies.join` and what they give, nodes for the exit's answer and its name."""
+    if segment.weights is None:
+        return [], None, [], probabilities
+    log_own, joined, answer = (f"ensemble_{kind}_{k}" for kind in ("log", "joined", "answer"))
+    nodes = [
+        _constant(f"ensemble_floor_{k}", [FLOOR]),
+        node("Max", [probabilities, f"ensemble_floor_{k}"], [f"ensemble_floored_{k}"]),
+        node("Log", [f"ensemble_floored_{k}"], [log_own]),
+    ]
+    if before is None:
+        return nodes, log_own, [], probabilities
+    nodes += [
+        _constant(f"ensemble_weight_own_{k}", [segment.weights.own]),
+        _constant(f"ensemble_weight_before_{k}", [segment.weights.before]),
+        node("Mul", [log_own, f"ensemble_weight_own_{k}"], [f"ensemble_own_{k}"]),
+        node("Mul", [before, f"ensemble_weight_before_{k}"], [f"ensemble_before_{k}"]),
+        node("Add", [f"ensemble_own_{k}", f"ensemble_before_{k}"], [joined]),
+    ]
+    return nodes, joined, [node("Softmax", [joined], [answer], axis=1)], answer
+
+
+def _if(
+    condition: str,
+    found: Sequence[str],
+    onward: onnx.GraphProto,
+    here: Sequence[str],
+    before: Sequence[onnx.NodeProto] = (),
+) -> onnx.NodeProto:
+    """Go on, or keep what is there; what only those need who leave is done `before`."""
+    names = [f"{name}_here" for name in found]
+    copies = [*before, *(node("Identity", [a], [b]) for a, b in zip(here, names, strict=True))]
+    return node("If", [condition], found, then_branch=onward, else_branch=_branch(copies, names))
+
+
+def _branch(
+    nodes: Sequence[onnx.NodeProto], found: Sequence[str], *infos: onnx.ValueInfoProto
+) -> onnx.GraphProto:
+    return onnx.helper.make_graph(nodes, "branch", [], _values(found), value_info=infos)
+
+
+def _values(names: Sequence[str]) -> list[onnx.ValueInfoProto]:
+    """Probabilities [B, N] and exits [B]."""
+    probabilities, number = names
+    return [
+        onnx.helper.make_tensor_value_info(probabilities, onnx.TensorProto.FLOAT, [None, None]),
+        onnx.helper.make_tensor_value_info(number, onnx.TensorProto.INT64, [None]),
+    ]
+
+
+def _constant(name: str, value: Any) -> onnx.NodeProto:
+    """Whole numbers as int64, others as float32."""
+    array = np.array(value)
+    tensor = onnx.numpy_helper.from_array(array.astype(np.float32) if array.dtype.kind == "f" else array)
+    return node("Constant", [], [name], value=tensor)

@@ -1,0 +1,72 @@
+"""The models of a server by name."""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from eenet.serving.metrics import Metrics
+from eenet.serving.model import ServedModel, ServeOptions
+
+
+class Models:
+    """The models of a server by name; each can be loaded again from where it came from."""
+
+    def __init__(
+        self, checkpoints: Mapping[str, str | Path], options: ServeOptions, metrics: Metrics
+    ) -> None:
+        """Load all; see `ServedModel` for what may go wrong."""
+        self._checkpoints, self._options, self._metrics = dict(checkpoints), options, metrics
+        self._loading = threading.Lock()
+        self._models: dict[str, ServedModel] = {}
+        for name in self._checkpoints:
+            self.load(name)
+
+    def __getitem__(self, name: str) -> ServedModel:
+        return self._models[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._models
+
+    def __iter__(self) -> Any:
+        return iter(list(self._models))
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._checkpoints)
+
+    def load(self, name: str) -> None:
+        """Load a model again; requests go on with the old one until the new one is ready.
+
+        Raises:
+            KeyError: no such name.
+            FileNotFoundError, ValueError: the checkpoint can't be loaded; the old one stays.
+        """
+        with self._loading:
+            fresh = ServedModel(name, self._checkpoints[name], self._options, self._metrics)
+            old, self._models[name] = self._models.get(name), fresh
+        if old is not None:
+            old.close()
+
+    def close(self) -> None:
+        """Finish everything."""
+        for model in self._models.values():
+            model.close()
+
+
+def named_checkpoints(given: list[str]) -> dict[str, str | Path]:
+    """Names for what is to be served: a checkpoint by its last part, a directory of checkpoints by theirs.
+
+    Raises:
+        ValueError: nothing given, or two of the same name.
+    """
+    found: list[tuple[str, str | Path]] = []
+    for one in given:
+        inside = sorted(Path(one).glob("*/config.json")) if not (Path(one) / "config.json").exists() else []
+        found += [(path.parent.name, path.parent) for path in inside] or [(Path(one).resolve().name, one)]
+    names = [name for name, _ in found]
+    if not names:
+        raise ValueError("give at least one checkpoint to serve")
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"two checkpoints are named {', '.join(sorted(twice))}; rename a directory")
+    return dict(found)

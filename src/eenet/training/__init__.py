@@ -1,0 +1,15 @@
+"""From a recipe to a checkpoint: objectives, the loop, its state, the run, sweeps, calibration."""
+
+from typing import TYPE_CHECKING
+
+from eenet.common.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from eenet.training.calibrating import Calibration, calibrate
+    from eenet.training.objectives import OBJECTIVES
+    from eenet.training.recipes import Names, TrainConfig, get_recipe, list_names, retrofit
+    from eenet.training.run import TrainResult, train
+    from eenet.training.sweeping import PICTURE_FILE, TABLE_FILE, Space, SweepRow, sweep, sweep_table
+    from eenet.training.trainer import process_state
+
+__getattr__, __dir__ = lazy_names(__name__)

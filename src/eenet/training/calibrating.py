@@ -1,0 +1,220 @@
+"""Images that a network wasn't trained on → thresholds → the checkpoint with a new policy."""
+
+import os
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from eenet.common import Result, hardware, lines, write_atomically
+from eenet.data import SOURCES, Images, local_folder, sample, unlabelled
+from eenet.evaluation import as_images, collect, measure
+from eenet.networks import CARD_FILE, SHIPPED, EENet, as_network, checkpoint_directory, name_of
+from eenet.policies import (
+    SCORES,
+    Guarantee,
+    policy_by_rule,
+    policy_for_budget,
+    policy_for_drop,
+    policy_for_risk,
+)
+from eenet.runtime import StageTimes, installed, stage_times
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration(Result):
+    """The new policy, and what it does on the half of the images that it was not set on."""
+
+    checkpoint: str | None
+    """Where it was saved; none for a network in memory."""
+    thresholds: list[float]
+    enabled: list[bool]
+    num_examples: int
+    """In that half."""
+    relative_cost: float
+    """Mean, in MACs."""
+    dead_exits: list[int]
+    accuracy: float | None = None
+    full_accuracy: float | None = None
+    """Of the full network."""
+    agreement: float | None = None
+    """With the full network, where images have no labels."""
+    guarantee: Guarantee | None = None
+    """If a risk was asked for."""
+    relative_time: float | None = None
+    """Mean, of the plain backbone's, if the budget was in time."""
+    timings: StageTimes | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Without `checkpoint` where nothing was saved."""
+        return {key: value for key, value in super().to_dict().items() if value is not None}
+
+    def __str__(self) -> str:
+        return lines({key: value for key, value in self.to_dict().items() if key != "timings"})
+
+
+def calibrate(
+    checkpoint: EENet | str | Path,
+    *,
+    data: str,
+    budget: float | None = None,
+    max_drop: float | None = None,
+    risk: float | None = None,
+    delta: float | None = 0.1,
+    risk_of: str = "excess_error",
+    rule: str = "confidence",
+    split: str = "validation",
+    objective: str = "macs",
+    backend: str | None = None,
+    batch_size: int = 1,
+    name: str | None = None,
+    out: str | Path | None = None,
+) -> Calibration:
+    """Set a network's thresholds on one half of a split, and report on the other half.
+
+    One of three things is asked for: a budget, or the least cost that keeps a drop or a risk.
+
+    Args:
+        checkpoint: a network, which is changed in memory, or a directory, shipped name or hub id.
+        data: images that the network wasn't trained on; a directory of images without labels
+            will do for a budget and for disagreement.
+        budget: wanted mean cost, relative to the plain backbone.
+        max_drop: how much accuracy may be lost against the full network: 0.01 is one point.
+        risk: what must be kept on new images as well, with a guarantee; see `policy_for_risk`.
+        delta: how likely the guarantee may fail; none: it holds on average.
+        risk_of: `excess_error` or `disagreement`.
+        rule: for a budget in MACs, how thresholds are set: the name of a score, or a way of your own.
+        split: of the data.
+        objective: `macs`, or `latency`: cost is time measured here, and exits that don't pay
+            for their heads are switched off. For a budget.
+        backend: to be timed. Default: the fastest that is installed, in the order ONNX Runtime, torch.
+        batch_size: to be timed with.
+        name: keep the policy beside the checkpoint's own under this name. Default: instead of it.
+        out: directory for the checkpoint with its new policy. Default: it is changed in place.
+
+    Raises:
+        FileNotFoundError, ValueError: checkpoint or data can't be read or don't fit each other,
+            or what is asked for is impossible, or can't be shown on these images.
+    """
+    if sum(asked is not None for asked in (budget, max_drop, risk)) != 1:
+        raise ValueError("ask for one of budget, max drop and risk")
+    if objective not in ("macs", "latency"):
+        raise ValueError(f"unknown objective {objective!r}; choose from macs, latency")
+    if objective == "latency" and budget is None:
+        raise ValueError("objective latency is for a budget")
+    directory = None if isinstance(checkpoint, EENet) else checkpoint_directory(checkpoint)
+    if directory is not None and out is None and directory.is_relative_to(SHIPPED):
+        raise ValueError(f"{checkpoint} came with eenet and is not changed; give --out for a copy")
+    network = as_network(checkpoint)
+    if not network.num_exits:
+        raise ValueError(f"{name_of(checkpoint)} has no early exits to calibrate")
+    known = network.config.provenance.get("train_config", {}).get("data")
+    if risk is not None and data == known and split != "test":
+        raise ValueError(
+            f"the gates of {name_of(checkpoint)} were fitted on the validation images of {known}, and a "
+            "guarantee needs images that were not used before; give other data, or --split test"
+        )
+    images = _without_labels(data, network)
+    labelled = images is None
+    if not labelled and (max_drop is not None or (risk is not None and risk_of != "disagreement")):
+        raise ValueError(
+            f"{data} holds images without labels (no class folders); a budget and --risk-of "
+            "disagreement need none, what is asked for does"
+        )
+    if images is None:
+        images = as_images(data, network.config, split)
+    records = collect(network, images, show_progress=True)
+    if not labelled:  # what is right is then what the full network says
+        records = replace(records, labels_B=records.answers()[-1].argmax(1))
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    fitted, held_out = (records.subset(half) for half in (order[::2], order[1::2]))
+    more: dict[str, Any] = {}
+    if risk is not None:
+        policy, more["guarantee"] = policy_for_risk(fitted, risk, delta=delta, risk=risk_of)
+        within = f"delta {delta}" if delta else "no delta (on average)"
+        asked_for = f"{risk_of} at most {risk} with {within}"
+    elif max_drop is not None:
+        policy = policy_for_drop(fitted, max_drop)
+        asked_for = f"a drop of accuracy of at most {max_drop}"
+    elif objective == "latency":
+        measured = stage_times(
+            network, sample(images, 64), backend=backend or default_backend(), batch_size=batch_size
+        )
+        costs = time_as_cost(measured)
+        policy = policy_for_budget(replace(fitted, **costs), cast(float, budget), any_exits=True)
+        _keep_times(network, measured)
+        more["relative_time"] = measure(replace(held_out, **costs), policy).relative_cost
+        more["timings"] = measured
+        asked_for = f"budget {budget} in time"
+    else:
+        policy = policy_by_rule(fitted, cast(float, budget), rule)
+        asked_for = f"budget {budget} in MACs"
+    found = measure(held_out, policy)
+    if labelled:
+        more |= {"accuracy": found.accuracy, "full_accuracy": found.full_accuracy}
+        quality = f"accuracy {found.accuracy:.2%} (full network {found.full_accuracy:.2%})"
+    else:
+        more["agreement"] = found.accuracy
+        quality = f"the full network's answer for {found.accuracy:.2%}"
+    if name is None:
+        network.config.policy = policy.to_dict()
+    else:
+        network.config.policies[name] = policy.to_dict()
+    if origin := SCORES.origin(policy.score):
+        network.config.plugins = sorted({*network.config.plugins, origin})
+    target = out or directory
+    if target is not None:
+        heading = f"Policy {name!r} set" if name else "Policy set again"
+        note = (
+            f"\n## {heading}, {datetime.now(UTC).date().isoformat()}\n\n"
+            f"For {asked_for}, on one half of {f'the {split} split of ' * labelled}{data}; on the other "
+            f"half {quality} at relative cost {found.relative_cost:.3f}.\n"
+        )
+        _save(network, Path(target), directory, note)
+    return Calibration(
+        checkpoint=str(target) if target is not None else None,
+        thresholds=list(policy.thresholds),
+        enabled=list(policy.enabled),
+        num_examples=found.num_examples,
+        relative_cost=found.relative_cost,
+        dead_exits=found.dead_exits,
+        **more,
+    )
+
+
+def _save(network: EENet, target: Path, source: Path | None, note: str) -> None:
+    """The checkpoint, and its card with a note."""
+    card = source / CARD_FILE if source else None
+    before = card.read_text() if card and card.exists() else ""
+    network.save_pretrained(target)
+    write_atomically(target / CARD_FILE, (before + note).encode())
+
+
+def _keep_times(network: EENet, measured: StageTimes) -> None:
+    """In the checkpoint, instead of others for the same backend and batch size."""
+    same = (measured.backend, measured.batch_size)
+    others = [t for t in network.config.timings if (t["backend"], t["batch_size"]) != same]
+    network.config.timings = [*others, {**measured.to_dict(), "hardware": hardware()}]
+
+
+def _without_labels(data: str, network: EENet) -> Images | None:
+    """The images of a directory that has no labels; none if it has, or is no directory."""
+    if data in SOURCES:
+        return None
+    directory = local_folder(data, os.environ.get("EENET_DATA"))
+    config = network.config
+    names = config.class_names or [str(n) for n in range(config.num_classes)]
+    return unlabelled(directory, names, config.input_size) if directory else None
+
+
+def time_as_cost(measured: StageTimes) -> dict[str, Any]:
+    """Stage times as costs for `Records`, in nanoseconds instead of MACs."""
+    stages, heads = ([round(1e6 * ms) for ms in times] for times in (measured.stage_ms, measured.head_ms))
+    return {"stage_macs": stages, "head_macs": heads, "backbone_macs": round(1e6 * measured.plain_ms)}
+
+
+def default_backend() -> str:
+    """The fastest that is installed."""
+    return "onnxruntime" if installed("onnxruntime") else "torch"

@@ -1,0 +1,140 @@
+"""Where a training run is, its state on disk, and the signals that ask it to stop."""
+
+import io
+import json
+import pickle
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from eenet.common import write_atomically
+from eenet.policies import ExitPolicy
+
+STATE_FILE, METRICS_FILE = "training_state.pt", "metrics.jsonl"
+_MAY_CHANGE = {"save_every", "workers"}  # settings that don't touch the weights
+
+
+class TrainingState:
+    """Epoch, step and all that has to survive: weights, optimiser, metrics so far.
+
+    Nothing random is kept: every step draws from its own seed.
+    """
+
+    def __init__(
+        self, parts: Mapping[str, Any], settings: dict[str, Any], out: Path, *, writes: bool
+    ) -> None:
+        """`parts`: what has a `state_dict()`, by name. Only one process `writes`."""
+        self.parts, self.out, self.writes = parts, out, writes
+        self.settings = json.loads(json.dumps(settings))
+        self.epoch = self.step = 0
+        self.seconds = 0.0
+        self.policy: ExitPolicy | None = None
+        self.lines: list[dict[str, Any]] = []
+        self.clock = self.saved = time.perf_counter()
+
+    def advance(self) -> None:
+        """A step is done."""
+        now = time.perf_counter()
+        self.seconds, self.clock = self.seconds + now - self.clock, now
+        self.step += 1
+
+    def end_epoch(self, policy: ExitPolicy | None, line: dict[str, Any]) -> None:
+        """An epoch is done: save, with its line in `metrics.jsonl`."""
+        self.policy = policy
+        self.lines.append(line)
+        self.epoch, self.step = self.epoch + 1, 0
+        if self.writes:
+            text = "".join(json.dumps(entry) + "\n" for entry in self.lines)
+            write_atomically(self.out / METRICS_FILE, text.encode())
+        self.save()  # after the metrics: a run killed in between writes them again
+        self.clock = time.perf_counter()
+
+    def save_if_due(self) -> None:
+        """Save if the last time is longer ago than `save_every` seconds."""
+        if time.perf_counter() - self.saved > self.settings["save_every"]:
+            self.save()
+
+    def save(self) -> None:
+        """Write everything under a temporary name and rename it, so that a kill leaves a whole state."""
+        self.saved = time.perf_counter()
+        if not self.writes:
+            return
+        buffer = io.BytesIO()
+        progress = {
+            "settings": json.dumps(self.settings),
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+            "policy": json.dumps(self.policy.to_dict() if self.policy else None),
+            "lines": json.dumps(self.lines),
+        }
+        torch.save(progress | {name: part.state_dict() for name, part in self.parts.items()}, buffer)
+        write_atomically(self.out / STATE_FILE, buffer.getvalue())
+
+    def load(self, num_exits: int) -> None:
+        """Go on from the state on disk.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is damaged, or of a run with other settings.
+        """
+        path = self.out / STATE_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"nothing to resume: {path} does not exist")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what is refused or read below
+                state = torch.load(path, weights_only=True, map_location="cpu")
+            before = dict(json.loads(state["settings"]))
+        except pickle.UnpicklingError as error:  # torch's own message says how to run it anyway
+            raise ValueError(
+                f"{path} is not a training state: damaged, or it pickles more than tensors and numbers, "
+                "which is not loaded because it can run any code"
+            ) from error
+        except Exception as error:  # a damaged file makes torch.load raise errors of many kinds
+            raise ValueError(f"{path} is not a training state: {error!r}") from error
+        changed = [k for k in self.settings if k not in _MAY_CHANGE and before.get(k) != self.settings[k]]
+        if changed:
+            told = ", ".join(f"{k} was {before.get(k)}, is {self.settings[k]}" for k in changed)
+            raise ValueError(f"can't resume {path} with another configuration: {told}")
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        policy = json.loads(state["policy"])
+        self.policy = ExitPolicy.from_dict(policy, num_exits) if policy else None
+        self.lines = json.loads(state["lines"])
+        self.clock = time.perf_counter()
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C or SIGTERM came: a step is finished first, so that the state is whole.
+
+    Asked again after two seconds, it stops at once; sooner, a launcher only passes on
+    what the terminal has sent already.
+    """
+    asked: float | None = None
+
+    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        nonlocal asked
+        if asked is not None and time.monotonic() - asked > 2:
+            raise KeyboardInterrupt
+        asked = asked or time.monotonic()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked is not None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

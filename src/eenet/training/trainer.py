@@ -1,0 +1,140 @@
+"""One training step: model, optimiser, schedule, and how processes share the work."""
+
+import os
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor
+
+from eenet.data import Augmentation, Batch, augment, derived_seed, normalize
+from eenet.networks import EENet
+from eenet.training.objectives import get_objective
+from eenet.training.recipes import TrainConfig
+
+
+class Trainer:
+    """What a step needs: model, optimiser, schedule, and how processes share the work."""
+
+    def __init__(self, network: EENet, config: TrainConfig, augmentation: Augmentation, steps: int) -> None:
+        # confidence branches that an objective doesn't use get no gradient: don't wait for it
+        parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.accelerator = accelerator = Accelerator(cpu=_on_cpu(), kwargs_handlers=[parallel])
+        processes = accelerator.num_processes
+        if config.batch_size % (processes * config.accumulate):
+            raise ValueError(
+                f"batch_size {config.batch_size} can't be shared evenly by {processes} processes "
+                f"× {config.accumulate} accumulated parts"
+            )
+        self.network, self.config, self.augmentation, self.steps = network, config, augmentation, steps
+        self.part = (accelerator.process_index, processes)
+        self.first = accelerator.is_main_process
+        self.use_bf16 = _use_bf16(config.precision)
+        network.to(accelerator.device)
+        self.layout = network.memory_format
+        network.to(memory_format=self.layout)  # type: ignore[call-overload]
+        optimizer = create_optimizer_v2(
+            network,
+            opt="sgd",
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+        )
+        self.average = ModelEmaV3(network, decay=config.ema, use_warmup=True) if config.ema else None
+        self.judged = self.average.module if self.average else network
+        self.model, self.optimizer = accelerator.prepare(network, optimizer)
+        self.schedule = CosineLRScheduler(
+            self.optimizer.optimizer,
+            t_initial=config.epochs * steps,
+            warmup_t=round(config.warmup_epochs * steps),
+            warmup_lr_init=0.0,
+            t_in_epochs=False,
+        )
+        self.objective = get_objective(
+            config.objective,
+            early_weight=config.early_weight,
+            distillation=config.distillation,
+            cost_weight=config.cost_weight,
+        )
+        self.costs_K = network.costs_K
+        self.mean, self.std = network.config.mean or [], network.config.std or []
+
+    def parts(self) -> dict[str, Any]:
+        """What a resumed run needs back."""
+        parts = {"network": self.network, "optimizer": self.optimizer.optimizer}
+        return parts | ({"average": self.average.module} if self.average else {})
+
+    def to_train_mode(self) -> None:
+        self.network.train()
+        if self.config.freeze_backbone:
+            self.network.stages.eval()
+
+    def step(self, whole: Batch, epoch: int, step: int) -> tuple[Any, Tensor, Tensor]:
+        """One update; returns outputs and labels of its last part, and the loss over all parts."""
+        device, count = self.accelerator.device, self.config.accumulate
+        rank, update = self.part[0], epoch * self.steps + step
+        torch.manual_seed(derived_seed(self.config.seed, epoch, step, 1 + rank))  # dropout and the like
+        losses, outputs, labels_B = [], None, whole.labels_B
+        for i, share in enumerate(zip(*(tensor.chunk(count) for tensor in whole), strict=True)):
+            batch = Batch(*share)
+            batch = batch._replace(pixels_BCHW=batch.pixels_BCHW.to(device, non_blocking=True))
+            labels_B = batch.labels_B.to(device, non_blocking=True)
+            images = normalize(augment(batch, self.augmentation), self.mean, self.std)
+            with nullcontext() if i + 1 == count else self.accelerator.no_sync(self.model):
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.use_bf16):
+                    outputs = self.model(images.contiguous(memory_format=self.layout))
+                loss = self.objective(outputs, labels_B, self.costs_K) / count
+                self.accelerator.backward(loss)
+            losses.append(loss.detach())
+        self.schedule.step_update(update)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average:
+            self.average.update(self.network, step=update + 1)
+        return outputs, labels_B, torch.stack(losses).sum()
+
+    def mean_of_processes(self, value: Tensor) -> float:
+        reduced: Any = self.accelerator.reduce(value, "mean")
+        return reduced.item()
+
+    def all_stop(self, asked: bool, may_ask: bool) -> bool:
+        """All processes must stop after the same step, or they would wait for each other."""
+        if self.part[1] == 1:
+            return asked
+        return (
+            may_ask and self.mean_of_processes(torch.tensor(float(asked), device=self.accelerator.device)) > 0
+        )
+
+    def wait(self) -> None:
+        self.accelerator.wait_for_everyone()
+
+    def finish(self) -> None:
+        if self.average:
+            self.network.load_state_dict(self.average.module.state_dict())
+        self.network.eval()
+
+
+def process_state() -> PartialState:
+    """This process among those that a launcher started, joined with them on the first call."""
+    return PartialState(cpu=_on_cpu())
+
+
+def _on_cpu() -> bool:
+    """accelerate joins processes on a CPU only if told so; torchrun doesn't tell it."""
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    return parse_flag_from_env("ACCELERATE_USE_CPU") or not (alone or torch.cuda.is_available())
+
+
+def _use_bf16(precision: str) -> bool:
+    """bf16 pays only where the hardware has it: elsewhere it is emulated, ten times slower."""
+    if precision != "auto":
+        return precision == "bf16"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))

@@ -1,0 +1,95 @@
+"""Images as users have them: odd modes work, damaged ones are refused in a line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from eenet.data.pixels import normalize, open_image, to_pixels
+
+RED = (200, 10, 30)
+
+
+@pytest.mark.parametrize(
+    "mode", ["RGB", "RGBA", "P", "CMYK", "L", "LA", "1", "I;16", "I", "F", "YCbCr", "HSV"]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_mode_works(mode: str, channels: int) -> None:
+    image = Image.new("RGB", (5, 7), RED)
+    if mode == "I;16":
+        image = Image.fromarray(np.full((7, 5), 40000, np.uint16))
+    else:
+        image = image.quantize() if mode == "P" else image.convert(mode)
+    pixels = to_pixels(image, (channels, 7, 5))
+    assert pixels.shape == (channels, 7, 5)
+    assert pixels.dtype == torch.uint8
+    if mode in ("RGB", "RGBA", "P", "YCbCr", "HSV") and channels == 3:
+        assert (pixels[:, 3, 2].int() - torch.tensor(RED)).abs().max() <= 4
+    if mode == "I;16":
+        assert pixels[0, 0, 0] == round(40000 * 255 / 65535)
+
+
+def test_one_pixel_and_resizing() -> None:
+    assert torch.equal(
+        to_pixels(Image.new("L", (1, 1), 77), (1, 8, 8)), torch.full((1, 8, 8), 77, dtype=torch.uint8)
+    )
+
+
+def test_transparency_is_laid_on_white() -> None:
+    assert to_pixels(Image.new("RGBA", (2, 2), (0, 0, 0, 0)), (3, 2, 2)).min() == 255
+
+
+def test_exif_orientation(tmp_path: Path) -> None:
+    image = Image.new("RGB", (4, 2))
+    image.paste(RED, (0, 0, 2, 2))  # left half red
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90° clockwise: red on top
+    image.save(tmp_path / "a.png", exif=exif)
+    pixels = to_pixels(tmp_path / "a.png", (3, 4, 2))
+    assert pixels[0].tolist() == [[200, 200], [200, 200], [0, 0], [0, 0]]
+
+
+def test_arrays_and_tensors_agree() -> None:
+    array = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    expected = torch.from_numpy(array).permute(2, 0, 1)
+    for given in (array, expected, expected / 255, array / 255, Image.fromarray(array)):
+        assert torch.equal(to_pixels(given, (3, 6, 5)), expected)
+    grey = array[:, :, 0]
+    assert torch.equal(to_pixels(grey, (3, 6, 5)), torch.from_numpy(grey).expand(3, -1, -1))
+
+
+def test_normalize_by_hand() -> None:
+    pixels = torch.tensor([[[[0, 255]], [[51, 102]]]], dtype=torch.uint8)
+    images = normalize(pixels, [0.5, 0.2], [0.25, 0.1])
+    torch.testing.assert_close(images, torch.tensor([[[[-2.0, 2.0]], [[0.0, 2.0]]]]))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4, 2), np.uint8), "expected tensors"),
+        (np.zeros((0, 4), np.uint8), "expected tensors"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), "must be uint8"),
+        (torch.full((3, 4, 4), torch.nan), "finite values"),
+        (torch.full((3, 4, 4), 7.0), "from 0 to 1"),
+        (42, "not int"),
+    ],
+)
+def test_unusable_arrays(image: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        to_pixels(image, (3, 4, 4))
+
+
+def test_unusable_files(tmp_path: Path) -> None:
+    text, cut, bomb = tmp_path / "text.png", tmp_path / "cut.jpg", tmp_path / "bomb.png"
+    text.write_text("not an image")
+    Image.effect_noise((64, 64), 50).save(cut)
+    cut.write_bytes(cut.read_bytes()[:900])
+    Image.new("1", (15000, 15000)).save(bomb)
+    for path, message in ((text, "not an image"), (cut, "damaged"), (bomb, "too many pixels")):
+        with pytest.raises(ValueError, match=message):
+            open_image(path)
+    with pytest.raises(FileNotFoundError, match="no image file"):
+        open_image(tmp_path / "none.png")

@@ -1,0 +1,296 @@
+"""Exported files, run without this library, do what the network does, and stop where it stops."""
+
+import importlib.util
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import onnxruntime as ort
+import pytest
+import timm
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from eenet import Predictor, data
+from eenet.backbones.names import create_backbone
+from eenet.cli import main
+from eenet.evaluation.evaluating import collect, evaluate
+from eenet.exporting.formats import FORMATS
+from eenet.exporting.writing import export
+from eenet.networks.building import create_model, without_exits
+from eenet.networks.network import EENet
+from eenet.policies.budget import policies_for_budgets
+from eenet.runtime.backends.choice import installed
+from eenet.runtime.backends.exported import MANIFEST_FILE, load_exported
+from eenet.runtime.compacting import run_batch
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs/eenet.schema.json").read_text())
+CHECKPOINT = "digits-eenet8"
+ONNX = [name for name in FORMATS if name.startswith("onnx")]
+
+
+@pytest.fixture(scope="module")
+def pixels() -> NDArray[np.uint8]:
+    images = data.load("digits", "test")
+    return images.pixels(list(range(len(images)))).numpy()
+
+
+@pytest.fixture(scope="module")
+def expected(pixels: NDArray[np.uint8]) -> Any:
+    return Predictor(CHECKPOINT, backend="torch").run(pixels)
+
+
+def manifest_in(directory: Path) -> dict[str, Any]:
+    return json.loads((directory / MANIFEST_FILE).read_text())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("format", [*ONNX, "openvino", "openvino-single"])
+def test_every_format_is_described_and_runs(
+    format: str, precision: str, tmp_path: Path, pixels: NDArray[np.uint8], expected: Any
+) -> None:
+    if not installed("openvino") and format.startswith("openvino"):
+        pytest.skip("OpenVINO isn't installed")
+    found = export(CHECKPOINT, tmp_path / "out", format=format, precision=precision)
+    manifest = manifest_in(tmp_path / "out")
+    jsonschema.validate(manifest, SCHEMA)
+    assert sorted(found.files) == sorted(str(path) for path in (tmp_path / "out").iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    backend, policy = load_exported(tmp_path / "out")
+    answers = run_batch(backend, policy, pixels)
+    same_exit = (answers.exits_B == expected.exits_B).mean()
+    same_label = (answers.probabilities_BN.argmax(1) == expected.probabilities_BN.argmax(1)).mean()
+    if precision == "fp32":
+        assert same_exit == 1
+        assert np.abs(answers.probabilities_BN - expected.probabilities_BN).max() < 1e-5
+    else:
+        assert same_label > 0.98
+        assert same_exit > 0.85
+
+
+def test_stages_are_run_by_a_dozen_lines_of_any_program(
+    tmp_path: Path, pixels: NDArray[np.uint8], expected: Any
+) -> None:
+    export(CHECKPOINT, tmp_path, format="onnx")
+    manifest = manifest_in(tmp_path)
+    sessions = [ort.InferenceSession(tmp_path / stage["file"]) for stage in manifest["stages"]]
+    for i, image in enumerate(pixels[:100]):
+        given: Any = image[None]
+        joined: Any = 0
+        stage: dict[str, Any] = {}
+        found: dict[str, Any] = {}
+        for stage, session in zip(manifest["stages"], sessions, strict=True):
+            found = dict(zip(stage["outputs"], session.run(None, {stage["inputs"][0]: given}), strict=True))
+            own, before = stage["weights"]
+            joined = own * np.log(found["probabilities"].clip(1e-12)) + before * joined
+            if "threshold" not in stage or found["score"][0] > stage["threshold"]:
+                break
+            given = found["features"]
+        assert stage["exit"] == expected.exits_B[i]
+        assert np.allclose(
+            np.exp(joined[0]) / np.exp(joined[0]).sum(), expected.probabilities_BN[i], atol=1e-5
+        )
+
+
+def test_a_single_file_does_not_run_what_lies_behind_the_exit(
+    tmp_path: Path, pixels: NDArray[np.uint8]
+) -> None:
+    export(CHECKPOINT, tmp_path / "out", format="onnx-single")
+    names: list[set[str]] = []
+    for threshold, taken in ((-1.0, 0), (2.0, 2)):
+        options = ort.SessionOptions()
+        options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / f"profile{taken}")
+        session = ort.InferenceSession(tmp_path / "out/network.onnx", options)
+        wanted = np.array([threshold], np.float32)
+        given = {"pixels": pixels[:1], "threshold_0": wanted, "threshold_1": wanted}
+        exit_index: Any = session.run(["exit_index"], given)[0]
+        assert exit_index[0] == taken
+        events = json.loads(Path(session.end_profiling()).read_text())
+        names.append({event["name"] for event in events if event.get("cat") == "Node"})
+    left, stayed = (sum("onv" in name and "kernel_time" in name for name in group) for group in names)
+    assert 0 < left < stayed
+
+
+def test_a_single_file_has_thresholds_that_can_be_changed(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    export(CHECKPOINT, tmp_path, format="onnx-single")
+    manifest = manifest_in(tmp_path)
+    session = ort.InferenceSession(tmp_path / "network.onnx")
+    for budget in ("0.500", "0.900"):
+        predictor = Predictor(CHECKPOINT, budget=float(budget), backend="torch")
+        thresholds = manifest["budgets"][budget]
+        given = {
+            name: np.array([t], np.float32)
+            for name, t in zip(manifest["single"]["inputs"][1:], thresholds, strict=True)
+        }
+        for images in (pixels[:50], pixels[7:8]):  # of any number
+            exits_B: Any = session.run(["exit_index"], {"pixels": images, **given})[0]
+            assert exits_B.tolist() == predictor.run(images).exits_B.tolist()
+    default: Any = session.run(["exit_index"], {"pixels": pixels[:1]})[0]
+    assert default[0] == Predictor(CHECKPOINT, backend="torch").run(pixels[:1]).exits_B[0]
+
+
+def test_int8_says_what_became_of_accuracy_and_cost(tmp_path: Path, expected: Any) -> None:
+    found = export(CHECKPOINT, tmp_path, precision="int8")
+    labels = data.load("digits", "test").labels_B.numpy()
+    assert found.fp32_accuracy == (expected.probabilities_BN.argmax(1) == labels).mean()
+    assert found.accuracy is not None
+    assert found.relative_cost is not None
+    assert found.fp32_relative_cost is not None
+    assert found.fp32_accuracy is not None
+    assert abs(found.accuracy - found.fp32_accuracy) <= 0.01
+    assert abs(found.relative_cost - found.fp32_relative_cost) <= 0.03
+    for key, value in manifest_in(tmp_path)["measured"].items():
+        assert getattr(found, key) == value
+
+
+def test_exits_that_are_off_are_not_exported(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    network = EENet.from_pretrained(CHECKPOINT)
+    network.config.policies["last"] = {"score": "margin", "thresholds": [0.5, 0.9], "enabled": [False, True]}
+    network.save_pretrained(tmp_path / "network")
+    export(tmp_path / "network", tmp_path / "out", policy="last")
+    manifest = manifest_in(tmp_path / "out")
+    assert [stage["exit"] for stage in manifest["stages"]] == [1, 2]
+    assert manifest["score"] == "margin"
+    backend, policy = load_exported(tmp_path / "out")
+    wanted = Predictor(network, policy="last").run(pixels)
+    answers = run_batch(backend, policy, pixels)
+    assert (answers.exits_B == wanted.exits_B).all()
+
+
+def test_a_library_compiled_by_torch(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    network = create_model("resnet8_w2_cifar", num_exits=1, num_classes=10, input_size=(1, 8, 8))
+    digits = data.load("digits", "validation")
+    network.config.mean, network.config.std = digits.mean_std()
+    records = collect(network.eval(), digits)
+    network.config.budgets = {k: v.to_dict() for k, v in policies_for_budgets(records).items()}
+    network.config.policy = network.config.budgets["0.900"]
+    network.save_pretrained(tmp_path / "network")
+    found = export(tmp_path / "network", tmp_path / "out", format="aoti", data="digits")
+    assert found.max_difference < 1e-4
+    backend, policy = load_exported(tmp_path / "out")
+    share = np.bincount(run_batch(backend, policy, pixels).exits_B) / len(pixels)
+    counts = evaluate(collect(network, data.load("digits", "test")), policy).exit_counts
+    assert np.allclose(share, np.array(counts) / len(pixels), atol=0.01)
+
+
+def test_force_replaces_an_export_and_leaves_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["export", CHECKPOINT, "--out", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["max_difference"] < 1e-4
+    (out / "notes.txt").write_text("mine")
+    assert main(["export", CHECKPOINT, "--out", str(out)]) == 2
+    assert "not empty" in capsys.readouterr().err
+    assert main(["export", CHECKPOINT, "--out", str(out), "--force", "--format", "onnx-single"]) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["eenet.json", "network.onnx", "notes.txt"]
+
+
+class Bessel(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.bessel_j0(x)
+
+
+class WithBessel(nn.Module):
+    """ONNX has no Bessel functions."""
+
+    def __init__(self, num_classes: int = 10, in_chans: int = 1) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        widths = [in_chans, 4, 4, 4]
+        self.blocks = nn.Sequential(
+            *(nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.ReLU()) for a, b in pairwise(widths))
+        )
+        self.bessel, self.fc = Bessel(), nn.Linear(4, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.bessel(self.blocks(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino-single"])
+def test_an_operator_that_is_missing_is_named(
+    format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_bessel(num_classes: int, in_chans: int, **_: Any) -> nn.Module:
+        return WithBessel(num_classes, in_chans)
+
+    monkeypatch.setitem(timm.models._registry._model_entrypoints, "with_bessel", with_bessel)
+    digits = data.load("digits", "test")
+    network = create_model("with_bessel", num_classes=10, in_chans=1, input_size=(1, 8, 8), num_exits=1)
+    network.config.mean, network.config.std = digits.mean_std()
+    network.config.class_names = digits.class_names
+    network.save_pretrained(tmp_path / "network")
+    with pytest.raises(ValueError, match=r"ONNX has no operator for prims\.bessel_j0"):
+        export(tmp_path / "network", tmp_path / "out", format=format, data="digits")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("format", [name for name in FORMATS if name.startswith(("onnx", "openvino"))])
+def test_a_network_without_exits(format: str, tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    digits, arguments = data.load("digits", "test"), {"num_classes": 10, "in_chans": 1}
+    network = without_exits(create_backbone("resnet8_w4_cifar", arguments), digits.image_size)
+    network.config.backbone, network.config.backbone_args = "resnet8_w4_cifar", arguments
+    network.config.mean, network.config.std = digits.mean_std()
+    network.config.class_names = digits.class_names
+    network.save_pretrained(tmp_path / "plain")
+    export(tmp_path / "plain", tmp_path / "out", format=format, data="digits")
+    backend, policy = load_exported(tmp_path / "out")
+    found = run_batch(backend, policy, pixels[:20])
+    wanted = Predictor(tmp_path / "plain", backend="torch").run(pixels[:20])
+    assert found.exits_B.tolist() == [0] * 20
+    assert np.allclose(found.probabilities_BN, wanted.probabilities_BN, atol=1e-5)
+
+
+def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "executorch" else object())
+    with pytest.raises(ValueError, match=r"pip install 'eenet\[executorch\]'"):
+        export(CHECKPOINT, tmp_path / "out", format="executorch")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"format": "tflite"}, "unknown format 'tflite'"),
+        ({"precision": "int4"}, "unknown precision"),
+        ({"format": "aoti", "precision": "fp16"}, "fp32, not in fp16"),
+        ({"budget": 0.1}, "no policy for budget"),
+    ],
+)
+def test_mistakes_are_named(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        export(CHECKPOINT, tmp_path / "out", **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_answers_differently_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from eenet.runtime.graphs import whole as graph
+
+    other = EENet.from_pretrained(CHECKPOINT)
+    for parameter in other.parameters():
+        parameter.data += 0.05
+    wrong = graph.network_graph(other)
+    monkeypatch.setattr("eenet.runtime.network_graph", lambda _: wrong)
+    with pytest.raises(ValueError, match=r"differ by|another exit"):
+        export(CHECKPOINT, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: (d / MANIFEST_FILE).unlink(), "was not written by"),
+        (lambda d: (d / MANIFEST_FILE).write_text("{"), "not valid JSON"),
+        (lambda d: (d / MANIFEST_FILE).write_text('{"format_version": 9}'), "format_version"),
+        (lambda d: (d / MANIFEST_FILE).write_text('{"format_version": 1, "stages": []}'), "damaged"),
+        (lambda d: (d / "stage_1.onnx").unlink(), "not complete"),
+    ],
+)
+def test_a_damaged_export_is_refused(damage: Any, message: str, tmp_path: Path) -> None:
+    export(CHECKPOINT, tmp_path)
+    damage(tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_exported(tmp_path)

@@ -1,0 +1,221 @@
+"""Whole runs: exits for a trained backbone, data of one's own, what is found out before hours are spent."""
+
+import json
+import shutil
+from collections import namedtuple
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import timm
+import torch
+from conftest import in_memory
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from eenet.cli import main
+from eenet.data.readers import from_dataset
+from eenet.networks.building import convert
+from eenet.networks.network import EENet
+from eenet.training import run as pipeline
+from eenet.training.recipes import RECIPES, TrainConfig, retrofit
+
+TINY = TrainConfig("digits", "resnet8_w4_cifar", num_exits=1, epochs=1, budget=0.9, batch_size=64)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier without exits, as a user has one."""
+    out = tmp_path_factory.mktemp("plain") / "run"
+    command = [
+        "train",
+        "digits",
+        "--model",
+        "resnet8_w4_cifar",
+        "--epochs",
+        "3",
+        "--plain",
+        "--out",
+        str(out),
+    ]
+    assert main(command) == 0
+    return out
+
+
+def test_exits_for_a_trained_backbone(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The final exit's weights, statistics and accuracy stay to the bit; early exits are new."""
+    capsys.readouterr()
+    out = tmp_path / "out"
+    command = ["train", "digits", "--model", str(plain), "--freeze-backbone", "--epochs", "2"]
+    assert main([*command, "--budget", "0.95", "--out", str(out), "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    before, after = load_file(plain / "model.safetensors"), load_file(out / "model.safetensors")
+    stages = {key.split(".", 2)[2]: value for key, value in after.items() if key.startswith("stages")}
+    assert stages.keys() == {key.split(".", 2)[2] for key in before}
+    assert all(torch.equal(value, stages[key.split(".", 2)[2]]) for key, value in before.items())
+    images = torch.rand(64, 1, 8, 8)
+    networks = [EENet.from_pretrained(path) for path in (plain, out)]
+    assert torch.equal(*(network(images).logits_KBN[-1] for network in networks))
+    assert networks[0].config.mean == networks[1].config.mean
+    assert main(["eval", str(plain), "--data", "digits", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["full_accuracy"] == measured["full_accuracy"]
+    assert len(measured["costs"]) == 3
+    assert "--freeze-backbone" in (out / "README.md").read_text()
+
+
+def test_a_trained_backbone_can_be_trained_on(plain: Path, tmp_path: Path) -> None:
+    config = replace(TINY, model=str(plain))
+    network = pipeline.build(config, in_memory("digits", "train"))
+    assert torch.equal(
+        network.state_dict()["stages.0.conv1.weight"],
+        load_file(plain / "model.safetensors")["stages.0.conv1.weight"],
+    )
+    pipeline.train(config, tmp_path)
+    assert not torch.equal(
+        load_file(tmp_path / "model.safetensors")["stages.0.conv1.weight"],
+        load_file(plain / "model.safetensors")["stages.0.conv1.weight"],
+    )
+
+
+def test_exits_for_pretrained_weights(tmp_path: Path) -> None:
+    """timm's own way to name a file of pretrained weights; normalised as these were."""
+    trained: Any = timm.create_model("test_resnet", num_classes=10)
+    save_file(trained.state_dict(), tmp_path / "trained.safetensors")
+    overlay = {"file": str(tmp_path / "trained.safetensors"), "num_classes": 10}
+    config = replace(TINY, model="test_resnet", pretrained=True, freeze_backbone=True)
+    config = replace(config, model_args={"pretrained_cfg_overlay": overlay})
+    rows = [(Image.new("RGB", (32, 32), (9 * i, 0, 0)), i % 10) for i in range(20)]
+    network = pipeline.build(config, from_dataset(rows))
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(network.eval()(images).logits_KBN[-1], trained.eval()(images))
+    assert network.config.mean == list(trained.pretrained_cfg["mean"])
+    with pytest.raises(ValueError, match="knows 10 classes; the data set has 2"):
+        pipeline.build(config, from_dataset([(row[0], row[1] % 2) for row in rows]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "resnet8_w4_cifar"}, "starts from random weights"),
+        ({"model": "PLAIN", "image_size": 16}, r"takes images of size \(1, 8, 8\)"),
+        ({"model": "EMPTY"}, "config.json is missing"),
+    ],
+)
+def test_what_cannot_be_frozen(change: dict, message: str, plain: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    paths = {"PLAIN": str(plain), "EMPTY": str(tmp_path / "empty")}
+    change["model"] = paths.get(change["model"], change["model"])
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        pipeline.train(replace(TINY, freeze_backbone=True, **change), tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.pt"))
+
+
+class OwnNetwork(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = torch.nn.Sequential(*(torch.nn.Conv2d(i, 4, 3) for i in (1, 4, 4)))
+        self.classifier = torch.nn.Linear(4, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.blocks(x).mean((2, 3)))
+
+
+def test_own_network_and_own_data(tmp_path: Path) -> None:
+    """A user's own class, trained already, on a user's own `Dataset`, from end to end in Python."""
+    rows = [(Image.new("L", (9, 12), 25 * (i % 10)), i % 10) for i in range(300)]
+    images, backbone = from_dataset(rows), OwnNetwork()
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    network = convert(backbone, images.image_size, num_exits=1, head="pool")
+    splits = {"train": range(200), "validation": range(200, 250), "test": range(250, 300)}
+    pipeline.train(
+        replace(TINY, data="mine", model="OwnNetwork", freeze_backbone=True),
+        tmp_path,
+        network=network,
+        images={split: images.subset(members) for split, members in splits.items()},
+    )
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+    loaded = EENet.from_pretrained(tmp_path, backbone=OwnNetwork())
+    pixels = torch.rand(2, 1, 12, 9)
+    backbone.eval().to(memory_format=torch.contiguous_format)  # as loaded; kernels round differently
+    assert torch.equal(loaded(pixels).logits_KBN[-1], backbone(pixels))
+    assert loaded.config.policy is not None
+    assert "OwnNetwork with 1 early exits on mine" in (tmp_path / "README.md").read_text()
+
+
+def test_whole_run_on_own_data(tmp_path: Path) -> None:
+    rows = [(Image.new("L", (8, 8), 80 * (i % 3)), i % 3) for i in range(128)]
+    images = from_dataset(rows, class_names=["dark", "grey", "light"])
+    splits = {"train": images, "validation": images.subset(range(64)), "test": images.subset(range(64, 128))}
+    measured = pipeline.train(replace(TINY, data="mine"), tmp_path, images=splits)
+    assert measured.num_examples == 64
+    assert EENet.from_pretrained(tmp_path).config.class_names == ["dark", "grey", "light"]
+    assert "light" in (tmp_path / "report.html").read_text()
+
+
+def test_a_folder_of_photos_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(160):
+        place = tmp_path / "photos" / ("train" if i % 4 else "test") / ("cat", "dog")[i // 4 % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((20 + i % 7, 24), 30 + 60 * (i // 4 % 2)).save(place / f"{i}.png")
+    run = ["train", "digits", "--data", str(tmp_path / "photos"), "--model", "resnet8_w4_cifar"]
+    run += ["--num-exits", "1", "--budget", "0.9", "--epochs", "1", "--batch-size", "16"]
+    assert main([*run, "--out", str(tmp_path / "out")]) == 2
+    assert "differ in size" in capsys.readouterr().err
+    run += ["--image-size", "16", "--augmentation", "crop-flip", "--accumulate", "2"]
+    assert main([*run, "--out", str(tmp_path / "out"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_examples"] == 40
+    assert main(["predict", str(tmp_path / "out"), str(tmp_path / "photos/test/cat"), "--json"]) == 0
+    assert {row["label"] for row in json.loads(capsys.readouterr().out)} <= {"cat", "dog"}
+    assert main(["eval", str(tmp_path / "out"), "--data", str(tmp_path / "photos")]) == 0
+
+
+def test_mistakes_in_data_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for place in ("folders/train/cat", "folders/train/dog", "folders/test/cat"):
+        (tmp_path / place).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / place / "0.png")
+    (tmp_path / "labels").mkdir()
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    rows = [{"image": Image.new("L", (8, 8)), "label": i % 2 if i else -1} for i in range(40)]
+    datasets.Dataset.from_list(rows, features).to_parquet(tmp_path / "labels" / "train.parquet")
+    (tmp_path / "empty").mkdir()
+    capsys.readouterr()  # datasets shows how it writes
+    for name, message in (
+        ("folders", "the class folders in train and test of"),
+        ("labels", "label -1 is outside the 2 classes"),
+        ("empty", "holds no data set"),
+        ("cifra10", "did you mean cifar10"),
+    ):
+        where = name if name == "cifra10" else str(tmp_path / name)
+        assert main(["train", "digits", "--data", where, "--out", str(tmp_path / "out")]) == 2
+        said = capsys.readouterr()
+        assert not said.out
+        assert said.err.startswith("eenet: ")
+        assert said.err.count("\n") == 1
+        assert message in said.err
+
+
+def test_a_full_disk_is_found_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 10**6))
+    with pytest.raises(OSError, match=r"has 1 MB left; this run needs up to \d+ MB"):
+        pipeline.train(TINY, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_possible(name: str) -> None:
+    """Every recipe's network can be built and its budget be kept; retrofitted too, where it is small."""
+    config = RECIPES[name].config
+    size = {"digits": 8, "mnist": 28, "fashion-mnist": 28}.get(config.data, config.image_size or 64)
+    if "resnet" in config.model and "cifar" in config.model and size == 64:
+        size = 32
+    mode = "L" if size in (8, 28) else "RGB"
+    images = from_dataset([(Image.new(mode, (size, size)), i) for i in range(10)])
+    network = pipeline.build(config, images)
+    assert network.num_exits == config.num_exits
+    assert network.costs_K[0] < config.budget < network.costs_K[-1]
+    assert retrofit(config).freeze_backbone
