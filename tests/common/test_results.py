@@ -17,3 +17,14 @@ def test_optional_fields_are_left_out() -> None:
     row = Row(name="a", values=[None, 1.0], nothing=None)
     assert row.to_dict() == {"name": "a", "values": [None, 1.0], "nothing": None}
     assert Row(name="a", values=[], nothing=1.0, optional=0.0).to_dict()["optional"] == 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(Result):
+    rows: list[Row]
+    best: Row
+
+
+def test_results_inside_results_do_the_same() -> None:
+    row = Row(name="a", values=[], nothing=None)
+    assert Table(rows=[row], best=row).to_dict() == {"rows": [row.to_dict()], "best": row.to_dict()}

@@ -1,6 +1,6 @@
 """What verbs return: frozen dataclasses that print as tables and turn into JSON."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 
@@ -9,9 +9,19 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; optional fields that don't apply are left out."""
-        left_out = {
-            field.name
-            for field in fields(self)  # type: ignore[arg-type]
-            if field.default is None and getattr(self, field.name) is None
-        }
-        return {key: value for key, value in asdict(self).items() if key not in left_out}  # type: ignore[call-overload]
+        found = {}
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if value is not None or field.default is not None:
+                found[field.name] = _plain(value)
+        return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Result):
+        return value.to_dict()
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return value
