@@ -179,8 +179,8 @@ def agreement(checkpoint: str) -> Iterator[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as directory:
             out = Path(directory) / "out"
             found = export(checkpoint, out, format=format, precision=precision).to_dict()
-        del found["files"]
-        yield {"checkpoint": checkpoint, "format": format, "precision": precision, **found}
+        figures = {key: value for key, value in found.items() if isinstance(value, int | float)}
+        yield {"checkpoint": checkpoint, "format": format, "precision": precision, **figures}
 
 
 def write_page(rows: list[dict[str, Any]]) -> None:

@@ -24,6 +24,7 @@ SLOW = (
     "backbones/test_backbone_contract.py",
     "cli/test_cli.py",
     "cli/test_verbs.py",
+    "data/test_batching.py",
     "exporting/test_export.py",
     "networks/test_fuzz.py",
     "runtime/test_backends.py",
@@ -31,8 +32,11 @@ SLOW = (
     "serving/test_serving.py",
     "test_examples.py",
     "test_extending.py",
+    "test_readme.py",
     "test_wheel.py",
     "training/test_interruption.py",
+    "training/test_loop.py",
+    "training/test_run.py",
 )
 """They run last, so that a mistake shows early, and not at all in `make quick`."""
 

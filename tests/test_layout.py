@@ -44,7 +44,9 @@ def test_nothing_lies_beside_the_packages() -> None:
     assert found == {"__init__.py", "__main__.py", "py.typed", "assets", "pretrained", *ORDER}
 
 
-@pytest.mark.parametrize("package", [*ORDER, "runtime/backends", "runtime/graphs"])
+@pytest.mark.parametrize(
+    "package", [*ORDER, "data/readers", "runtime/backends", "runtime/graphs", "serving/protocol"]
+)
 def test_a_package_is_a_handful_of_files_that_tests_mirror(package: str) -> None:
     files = [path for path in (SOURCE / package).glob("*.py") if path.name != "__init__.py"]
     assert 3 <= len(files) <= MOST_FILES

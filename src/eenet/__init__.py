@@ -54,7 +54,7 @@ if TYPE_CHECKING:  # imported on first use: torch and timm take seconds, and `ee
         policy_for_drop,
         policy_for_risk,
     )
-    from eenet.runtime import BenchRow, FilePrediction, Prediction, Predictor, predict
+    from eenet.runtime import BenchRow, FilePrediction, Prediction, Predictor, predict, predict_each
     from eenet.serving import serve
     from eenet.training import (
         Calibration,
@@ -79,6 +79,7 @@ __all__ = [
     "info",
     "list_names",
     "predict",
+    "predict_each",
     "report",
     "serve",
     "sweep",

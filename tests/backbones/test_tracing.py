@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -153,30 +155,83 @@ def test_modes_of_the_stages_are_kept() -> None:
     assert not any(part.training for part in network.modules())
 
 
-def test_network_hidden_in_one_block() -> None:
-    class Hiding(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.stages = nn.ModuleList([Choosing(3), Pair(), nn.Conv2d(4, 4, 3), Classifier()])
+class Hiding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList([Choosing(3), Pair(), nn.Conv2d(4, 4, 3), Classifier()])
 
-        def forward(self, x: Tensor) -> Tensor:
-            for stage in self.stages:
-                x = stage(x)
-            return x
+    def forward(self, x: Tensor) -> Tensor:
+        for stage in self.stages:
+            x = stage(x)
+        return x
 
-    class Wrapper(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = Hiding()
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.net(x)
+class Normalised(nn.Module):
+    """What people put around a network, so that it takes images as they are."""
 
-    backbone = Wrapper()
+    def __init__(self, net: nn.Module, adapter: nn.Module | None = None) -> None:
+        super().__init__()
+        self.net, self.adapter = net, adapter or nn.Identity()
+        self.register_buffer("mean", torch.rand(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((self.adapter(x) - cast(Tensor, self.mean)) / 0.5)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "prefix"),
+    [
+        (lambda net: net, ""),
+        (Normalised, "net."),
+        (lambda net: Normalised(Normalised(net)), "net.net."),
+        (lambda net: nn.Sequential(Normalised(net), nn.Identity()), "0.net."),
+    ],
+    ids=["bare", "normalised", "twice", "in a Sequential"],
+)
+def test_network_hidden_in_one_block(wrap: Callable[[nn.Module], nn.Module], prefix: str) -> None:
+    backbone = wrap(Hiding())
+    assert [cut.name for cut in check_backbone(backbone, SIZE)] == [f"{prefix}stages.{k}" for k in (0, 1)]
+    network = convert(backbone, SIZE, num_exits=1)
+    assert_exact(network, backbone, torch.randn(2, *SIZE))
+
+
+def test_network_hidden_behind_a_small_layer() -> None:
+    """The cut behind the layer is one more, and not the only one."""
+    backbone = Normalised(timm.create_model("resnet8_w4_cifar", num_classes=5), nn.Conv2d(1, 3, 1))
+    names = [cut.name for cut in check_backbone(backbone, (1, 8, 8))]
+    assert names[:2] == ["adapter", "net.conv1"]
+    assert "net.layer2.0" in names
+
+
+def test_hidden_network_that_cannot_be_traced() -> None:
+    backbone = Normalised(Untraceable())
     assert check_backbone(backbone, SIZE) == []
     with pytest.raises(ValueError, match=r"no cut.*list of them"):
         convert(backbone, SIZE, num_exits=1)
-    assert len(check_backbone(backbone.net.stages, SIZE)) == 2
+
+
+def test_a_cut_that_only_another_way_of_opening_has(tmp_path: Path) -> None:
+    """As in checkpoints from before the other way could be traced."""
+    backbone = timm.create_model("mobilevit_xxs", num_classes=5)
+    assert "stages.2.1" not in [cut.name for cut in check_backbone(backbone, (3, 64, 64))]
+    network = convert(backbone, (3, 64, 64), placement=["stages.2.1"]).eval()
+    network.save_pretrained(tmp_path)
+    loaded = EENet.from_pretrained(tmp_path, backbone=timm.create_model("mobilevit_xxs", num_classes=5))
+    assert loaded.config.exits == ["stages.2.1"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: timm.create_model("test_vit", num_classes=5),
+        lambda: Normalised(timm.create_model("test_vit", num_classes=5)),
+        lambda: torchvision.models.VisionTransformer(160, 16, 4, 2, 64, 256, num_classes=5),
+    ],
+    ids=["timm", "normalised", "torchvision"],
+)
+def test_transformers_on_tokens_are_refused_for_what_they_are(make: Callable[[], nn.Module]) -> None:
+    with pytest.raises(ValueError, match=r"works on tokens \[batch, tokens, channels\].*feature maps"):
+        convert(make(), (3, 160, 160), num_exits=1)
 
 
 # Unusual networks --------------------------------------------------------------------
@@ -209,12 +264,11 @@ def test_weights_shared_between_stages(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_number_formats(dtype: torch.dtype) -> None:
-    backbone = small(normed=True).to(dtype)
-    network = convert(backbone, SIZE, num_exits=2)
-    assert {p.dtype for p in network.parameters()} == {dtype}
-    assert_exact(network, backbone, torch.randn(2, *SIZE, dtype=dtype))
-    assert network.costs_K == convert(small(), SIZE, num_exits=2).costs_K
+def test_other_number_formats_are_refused(dtype: torch.dtype) -> None:
+    """Images come in float32: the network would run neither in training nor in `collect`."""
+    with pytest.raises(ValueError, match=rf"computes in {dtype}.*network\.float\(\)"):
+        convert(small(normed=True).to(dtype), SIZE, num_exits=2)
+    convert(small(normed=True).to(dtype).float(), SIZE, num_exits=2)
 
 
 def test_frozen_parameters_stay_frozen_and_heads_learn() -> None:

@@ -7,14 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import in_memory
 from PIL import Image
 
 from eenet import data
 from eenet.cli import main
+from eenet.evaluation.evaluating import collect
+from eenet.evaluation.reporting import about_run
 from eenet.networks.building import create_model
 from eenet.networks.config import read_config
 from eenet.networks.network import EENet
 from eenet.runtime.predictor import Predictor
+from eenet.training.calibrating import doubts
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +49,55 @@ def test_calibrate_for_macs(checkpoint: Path, capsys: pytest.CaptureFixture[str]
     policy = read_config(checkpoint).policy
     assert policy is not None
     assert list(policy["thresholds"]) == found["thresholds"]
-    assert "Policy set again" in (checkpoint / "README.md").read_text()
+    card = (checkpoint / "README.md").read_text()
+    assert "Policy set again" in card
+    low, high = found["intervals"]["relative_cost"]
+    assert low < found["relative_cost"] < high
+    assert f"relative cost {low:.3f} to {high:.3f}" in card
+
+
+def test_the_policy_that_is_replaced_is_kept(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = read_config(checkpoint).policy
+    words = ["calibrate", str(checkpoint), "--data", "digits", "--budget"]
+    found = run(capsys, *words, "0.8")
+    assert found["previous"] == "before"
+    assert "the policy that was there is kept as 'before' (--policy before)" in found["notes"]
+    second = read_config(checkpoint).policy
+    assert run(capsys, *words, "0.9")["previous"] == "before-2"
+    assert "previous" not in run(capsys, *words, "0.9")  # the same again
+    assert read_config(checkpoint).policies == {"before": first, "before-2": second}
+    evaluated = ["eval", str(checkpoint), "--data", "digits"]
+    kept, own = run(capsys, *evaluated, "--policy", "before"), run(capsys, *evaluated)
+    assert kept["relative_cost"] < own["relative_cost"]
+    assert "thresholds set on" in about_run(read_config(checkpoint))
+    assert "for budget 0.9 in MACs, on one half of the validation split of digits" in about_run(
+        read_config(checkpoint)
+    )
+    assert main(["calibrate", str(checkpoint), "--data", "digits", "--budget", "0.8"]) == 0
+    printed = capsys.readouterr().out
+    assert "95 % intervals: accuracy " in printed
+    assert "note: the policy that was there is kept as 'before-3'" in " ".join(printed.split())
+
+
+def test_few_images_are_doubted(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 18 images, nine set the thresholds and nine measure them."""
+    photos, digits = checkpoint / "photos", data.load("digits", "test")
+    photos.mkdir()
+    for i, pixels_CHW in enumerate(digits.pixels(torch.arange(18))):
+        Image.fromarray(pixels_CHW[0].numpy()).save(photos / f"{i:03}.png")
+    found = run(capsys, "calibrate", str(checkpoint), "--data", str(photos), "--budget", "0.8")
+    assert found["num_examples"] == 9
+    assert found["intervals"].keys() == {"agreement", "relative_cost"}
+    assert found["notes"][0].startswith("9 images are too few to tell the cost to ± 0.03: its 95 % interval")
+    assert found["notes"][0] in (checkpoint / "README.md").read_text()
+
+
+def test_missing_classes_are_named(checkpoint: Path) -> None:
+    network = EENet.from_pretrained(checkpoint)
+    digits = in_memory("digits", "test")
+    records = collect(network, digits.subset((digits.labels_B != 3) & (digits.labels_B != 8)))
+    (note,) = doubts(records, network.config.exit_policy(), network.config)[-1:]
+    assert note == "none of the images that thresholds were set on is of class 3, 8"
 
 
 def test_calibrate_for_a_drop_and_a_risk(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,6 +141,8 @@ def test_calibrate_for_latency(
     ]
     found = run(capsys, "calibrate", str(checkpoint), "--data", "digits", "--budget", "1000", *words)
     assert found["relative_time"] > 0
+    low, high = found["intervals"]["relative_time"]
+    assert low <= found["relative_time"] <= high
     timings = found["timings"]
     assert len(timings["stage_ms"]) == 3
     assert len(timings["head_ms"]) == 2

@@ -121,7 +121,7 @@ def test_crops_are_parts_of_the_image() -> None:
     """A picture of two ramps: what is seen keeps both ramps rising, over a part of their range."""
     column, row = np.meshgrid(np.linspace(0, 255, 64), np.linspace(0, 255, 64))
     picture = np.stack([column, row, np.zeros_like(row)], 2).astype(np.uint8)
-    images = from_dataset([(picture, 0)] * 32, size=(16, 16))
+    images = from_dataset([(picture, 0)] * 32, size=(16, 16), class_names=["a", "b"])
     (batch,) = batches(images, 32, AUGMENTATIONS["crop-flip"], seed=0, epoch=0)
     pixels = batch.pixels_BCHW.int()
     assert (pixels[:, 0].diff(dim=2) >= -1).all()

@@ -166,6 +166,8 @@ def test_imagenet_is_measured_on_its_validation_images(
     monkeypatch.setenv("EENET_DATA", str(tmp_path))
     assert numbers(data.load("imagenet", "test")) == set(range(60, 80))
     assert numbers(data.load("imagenet", "validation")) < set(range(60))
+    told = data.describe_splits({split: data.load("imagenet", split) for split in data.SPLITS})
+    assert told == "train 54 · validation 6 (taken from train) · test 20 (validation split)"
 
 
 @pytest.mark.parametrize(

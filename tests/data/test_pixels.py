@@ -1,5 +1,9 @@
 """Images as users have them: odd modes work, damaged ones are refused in a line."""
 
+import io
+import tempfile
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +64,73 @@ def test_arrays_and_tensors_agree() -> None:
     assert torch.equal(to_pixels(grey, (3, 6, 5)), torch.from_numpy(grey).expand(3, -1, -1))
 
 
+@pytest.mark.parametrize(
+    "dtype",
+    ["uint16", ">u2", "int16", "int32", ">i4", "uint32", "int64", "uint64", "int8", "bool"],
+)
+@pytest.mark.parametrize("highest", [1, 120, 255, 256, 4095, 40000, 65535])
+def test_integers_of_any_width_are_what_their_files_are(dtype: str, highest: int, tmp_path: Path) -> None:
+    """Against the same content as a file: 16 bits grey as PNG and coloured as PPM, 8 bits, or 1 bit."""
+    kind, bits = np.dtype(dtype), dtype == "bool"
+    highest = min(highest, 1 if bits else int(np.iinfo(kind).max))
+    values = np.random.default_rng(highest).integers(0, highest + 1, (6, 5, 3)).astype(kind)
+    values[0, 0] = highest
+    grey = tmp_path / "grey.png"
+    if bits:
+        Image.fromarray(values[:, :, 0]).save(grey)
+    else:
+        Image.fromarray(values[:, :, 0].astype(np.uint16)).save(grey)
+    for given in (values[:, :, 0], torch.from_numpy(values[:, :, 0].astype(kind.newbyteorder("=")))):
+        assert torch.equal(to_pixels(given, (1, 6, 5)), to_pixels(grey, (1, 6, 5)))
+    if highest > 255:
+        colour = tmp_path / "colour.ppm"
+        colour.write_bytes(b"P6 5 6 65535\n" + values.astype(">u2").tobytes())
+        assert torch.equal(to_pixels(values, (3, 6, 5)), to_pixels(colour, (3, 6, 5)))
+    elif not bits:
+        assert torch.equal(to_pixels(values, (3, 6, 5)), to_pixels(values.astype(np.uint8), (3, 6, 5)))
+
+
+class Upload:
+    """As web frameworks hand files over: it can be read, and no more."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def read(self) -> bytes:
+        return self.content
+
+
+class AsyncUpload(Upload):
+    async def read(self) -> bytes:  # type: ignore[override]
+        return self.content
+
+
+def test_images_from_memory(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.effect_noise((6, 5), 50).save(path)
+    expected, content = to_pixels(path, (1, 5, 6)), path.read_bytes()
+    written = io.BytesIO()
+    written.write(content)  # its position is the end, as after Image.save
+    with path.open("rb") as file, tempfile.NamedTemporaryFile() as temporary:
+        temporary.write(content)
+        givens = (content, bytearray(content), memoryview(content), written, file, temporary, Upload(content))
+        for given in givens:
+            for _ in range(2):
+                assert torch.equal(to_pixels(given, (1, 5, 6)), expected)
+    with path.open() as text, pytest.raises(ValueError, match="open it with mode 'rb'"):
+        to_pixels(text, (1, 5, 6))
+    with pytest.raises(ValueError, match=r"must give bytes, not coroutine.*await"):
+        to_pixels(AsyncUpload(content), (1, 5, 6))
+
+
+def test_decoding_in_threads_leaves_warnings_as_they_were(tmp_path: Path) -> None:
+    Image.effect_noise((32, 32), 50).save(tmp_path / "a.jpg")
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: to_pixels(tmp_path / "a.jpg", (3, 16, 16)), range(400)))
+    assert list(warnings.filters) == before
+
+
 def test_normalize_by_hand() -> None:
     pixels = torch.tensor([[[[0, 255]], [[51, 102]]]], dtype=torch.uint8)
     images = normalize(pixels, [0.5, 0.2], [0.25, 0.1])
@@ -71,7 +142,12 @@ def test_normalize_by_hand() -> None:
     [
         (np.zeros((4, 4, 2), np.uint8), "expected tensors"),
         (np.zeros((0, 4), np.uint8), "expected tensors"),
-        (torch.zeros(3, 4, 4, dtype=torch.int64), "must be uint8"),
+        (torch.full((3, 4, 4), -1), "holds -1 to -1; expected 0 to 255"),
+        (np.full((4, 4), 70000), "holds 70000 to 70000; expected 0 to 255, or up to 65535"),
+        (torch.zeros(3, 4, 4, dtype=torch.complex64), "integers or floating-point numbers"),
+        (np.full((4, 4), "x"), "must hold numbers"),
+        (io.StringIO("text"), "must give bytes, not str: open it with mode 'rb'"),
+        (io.BytesIO(b"no image"), "the image is not an image in a known format"),
         (torch.full((3, 4, 4), torch.nan), "finite values"),
         (torch.full((3, 4, 4), 7.0), "from 0 to 1"),
         (42, "not int"),

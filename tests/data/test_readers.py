@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 from torch.utils.data import TensorDataset
+from torchvision.datasets import ImageFolder
 
 from eenet import data
 from eenet.data.datasets import _load
-from eenet.data.readers import from_dataset
+from eenet.data.readers import folder, from_dataset
 
 
 def arrays(count: int, *shape: int) -> np.ndarray:
@@ -64,23 +65,169 @@ def test_class_folders_without_splits(tmp_path: Path) -> None:
     assert set().union(*parts) == set(range(60))
 
 
-def test_class_folders_that_differ(tmp_path: Path) -> None:
-    for name in ("train/cat", "train/dog", "test/cat", "test/dgo"):
-        (tmp_path / name).mkdir(parents=True)
-        Image.new("L", (4, 4)).save(tmp_path / name / "0.png")
+def write_images(root: Path, *names: str, sizes: tuple[int, ...] = (4,)) -> None:
+    for i, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (sizes[i % len(sizes)], 4), i).save(root / name)
+
+
+def many(*folders: str, count: int = 10) -> list[str]:
+    return [f"{folder}/{i}.png" for folder in folders for i in range(count)]
+
+
+def loaded(root: Path, **options: Any) -> dict[str, data.Images]:
+    return {split: data.load(str(root), split, **options) for split in data.SPLITS}
+
+
+def test_class_folders_are_read_as_torchvision_does(tmp_path: Path) -> None:
+    write_images(tmp_path, *many("b/x", "b/x-y", "b", "a", "C"))
+    oracle = ImageFolder(str(tmp_path))
+    found = from_dataset(oracle)
+    images = folder(tmp_path, None, None, None)["train"]()
+    assert images.class_names == oracle.classes
+    assert torch.equal(images.labels_B, found.labels_B)
+    assert images.read([0, 7, 40]) == [path for path, _ in (oracle.samples[i] for i in (0, 7, 40))]
+
+
+@pytest.mark.parametrize(("word", "split"), [("test", "test"), ("Val", "test"), ("TESTING", "test")])
+def test_a_class_without_test_images_is_named(word: str, split: str, tmp_path: Path) -> None:
+    """Classes go by name: `cat` keeps its number though `ant` is missing; so is what has an empty folder."""
+    write_images(tmp_path, *many("train/ant", "train/cat", "train/dog"), f"{word}/cat/0.png")
+    (tmp_path / word / "dog").mkdir()
+    images = loaded(tmp_path)
+    assert images[split].class_names == ["ant", "cat", "dog"]
+    assert images[split].labels_B.tolist() == [1]
+    assert "test has no images of ant, dog" in data.describe_splits(images)
+
+
+@pytest.mark.parametrize("word", ["test", "val"])
+def test_classes_that_training_images_lack(word: str, tmp_path: Path) -> None:
+    write_images(tmp_path, *many("train/cat", "train/dog"), f"{word}/cat/0.png", f"{word}/dgo/0.png")
     for split in data.SPLITS:
         with pytest.raises(
-            ValueError, match=r"class folders in train and test of .* differ: only one of them has dgo, dog"
+            ValueError, match="classes that the training images don't have: dgo; they have cat"
         ):
             data.load(str(tmp_path), split)
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"), [(["cat", "ant", "dog"], "string"), ([1, 0, 2], "int64")], ids=["text", "numbers"]
+)
+def test_classes_of_parquet_files_go_by_name_too(column: list, kind: str, tmp_path: Path) -> None:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value(kind)})
+    for split, labels in (("train", column * 20), ("test", column[:1] * 3)):
+        rows = [{"image": {"bytes": png(arrays(1, 8, 8)[0]), "path": None}, "label": x} for x in labels]
+        datasets.Dataset.from_list(rows, features).to_parquet(tmp_path / f"{split}.parquet")
+    test = data.load(str(tmp_path), "test")
+    assert test.class_names == (["ant", "cat", "dog"] if kind == "string" else ["0", "1", "2"])
+    assert test.labels_B.tolist() == [1, 1, 1]
+    datasets.Dataset.from_list([{**rows[0], "label": "emu" if kind == "string" else 3}], features).to_parquet(
+        tmp_path / "test.parquet"
+    )
+    _load.cache_clear()
+    with pytest.raises(ValueError, match=r"don't have: emu|label 3 is outside the 3 classes"):
+        data.load(str(tmp_path), "test")
+
+
+@pytest.mark.parametrize(
+    "litter",
+    ["__MACOSX/._a.png", ".DS_Store/a.png", "@eaDir/a.png", "lost+found/a.png", ".ipynb_checkpoints/a.png",
+     "$RECYCLE.BIN/a.png", "__pycache__/a.png", "ant/._0.png", "ant/.ipynb_checkpoints/0-checkpoint.png",
+     "ant/@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg", "ant/__MACOSX/0.png"],
+)  # fmt: skip
+@pytest.mark.parametrize("home", ["", "train"])
+def test_what_systems_leave_behind_is_no_data(litter: str, home: str, tmp_path: Path) -> None:
+    write_images(tmp_path / home, *many("ant", "cat"))
+    (tmp_path / home / litter).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / home / litter).write_bytes(b"no image")
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store"):
+        (tmp_path / home / "ant" / name).write_bytes(b"no image")
+    images = loaded(tmp_path)
+    assert images["train"].class_names == ["ant", "cat"]
+    assert sum(map(len, images.values())) == 20
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (many("images"), r"holds a single class, 'images'.* labels.csv with the columns file and label$"),
+        (many("train/cat", "val/cat"), r"train holds a single class, 'cat'; .* folders CLASS/ of images"),
+        (many("flowers/rose", "flowers/tulip"), r"or give .*flowers, which has folders in it"),
+    ],
+)
+def test_a_single_class_is_refused(names: list[str], message: str, tmp_path: Path) -> None:
+    write_images(tmp_path, *names)
+    with pytest.raises(ValueError, match=message):
+        data.load(str(tmp_path), "train")
+
+
+@pytest.mark.parametrize("label", [0, 2, "cat"])
+def test_a_single_class_in_a_table_of_images_is_refused(label: int | str, tmp_path: Path) -> None:
+    rows = [{"image": {"bytes": png(a), "path": None}, "label": label} for a in arrays(20, 8, 8)]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=f"holds a single class, '{label}'"):
+        data.load(str(tmp_path), "train")
+
+
+def test_training_images_of_one_class_among_several_are_refused() -> None:
+    images = from_dataset([(arrays(1, 8, 8)[0], 1)] * 9, class_names=["no", "yes"])
+    with pytest.raises(ValueError, match="mine holds a single class, 'yes'"):
+        data.check_classes(images, "mine")
+
+
+def test_splits_say_where_they_come_from(tmp_path: Path) -> None:
+    train = many("train/cat", "train/dog", count=18)
+    write_images(tmp_path / "one", *train)
+    write_images(tmp_path / "two", *train, *many("val/cat", "val/dog"))
+    write_images(tmp_path / "all", *train, *many("valid/cat", "valid/dog"), *many("test/cat", "test/dog"))
+    expected = {
+        "one": "train 28 · validation 4 (taken from train) · test 4 (taken from train)",
+        "two": "train 32 · validation 4 (taken from train) · test 20 (val/)",
+        "all": "train 36 · validation 20 · test 20",
+    }
+    for options in ({}, {"in_memory": 0}):
+        found = {name: data.describe_splits(loaded(tmp_path / name, **options)) for name in expected}
+        assert found == expected
+
+
+def test_unlabelled_test_images_are_left_out(tmp_path: Path) -> None:
+    write_images(tmp_path, *many("train/cat", "train/dog", "test"))
+    assert "; test/ left out: its images have no labels" in data.describe_splits(loaded(tmp_path))
+    write_images(tmp_path, *many("val/cat", "val/dog"))
+    _load.cache_clear()
+    found = data.describe_splits(loaded(tmp_path))
+    assert found.endswith("test 20 (val/); test/ left out: its images have no labels")
+
+
+def test_folders_without_images_are_no_classes(tmp_path: Path) -> None:
+    write_images(tmp_path, *many("cat", "dog"))
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "read.me").write_text("no image")
+    images = loaded(tmp_path)
+    assert images["train"].class_names == ["cat", "dog"]
+    assert data.describe_splits(images).endswith(f"{tmp_path.name}/docs/ left out: no images in it")
+
+
+def test_two_folders_for_one_split(tmp_path: Path) -> None:
+    write_images(tmp_path, *many("train/cat", "train/dog", "val/cat", "valid/cat"))
+    with pytest.raises(ValueError, match="two folders of validation images: val, valid"):
+        data.load(str(tmp_path), "train")
+
+
+def test_links_in_circles_end(tmp_path: Path) -> None:
+    write_images(tmp_path, *many("cat", "dog"))
+    (tmp_path / "cat" / "again").symlink_to(tmp_path / "cat")
+    assert sum(map(len, loaded(tmp_path).values())) == 20
 
 
 def test_folders_that_hold_no_data(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no data set; expected train"):
         data.load(str(tmp_path), "train")
-    (tmp_path / "cat").mkdir()
-    with pytest.raises(FileNotFoundError, match="no image in the class folders"):
-        data.load(str(tmp_path), "train")
+    (tmp_path / "train").mkdir()
+    for name in ("cat", "0.png"):
+        Image.new("L", (4, 4)).save(tmp_path / "train" / name, "PNG")
+        with pytest.raises(FileNotFoundError, match=r"no image in the class folders of .*train"):
+            data.load(str(tmp_path), "train")
 
 
 def test_svhn_as_distributed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,16 +320,14 @@ def kind_of_path() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("row", "message"),
     [
-        ([{"image": None, "label": 0}], "image and a label column"),
-        ([{"picture": 1, "number": 0}], "image and a label column"),
+        ({"label": 0}, r"train.parquet has the columns text, label; expected .* one of labels"),
+        ({"image": {"bytes": b"", "path": None}}, "needs an image and a label column"),
     ],
 )
-def test_tables_without_images_or_labels(rows: list[dict], message: str, tmp_path: Path) -> None:
-    datasets.Dataset.from_list([{"text": "x", **{k: 1 for k in rows[0] if k != "image"}}]).to_parquet(
-        tmp_path / "train.parquet"
-    )
+def test_tables_without_images_or_labels(row: dict, message: str, tmp_path: Path) -> None:
+    datasets.Dataset.from_list([{"text": "x", **row}]).to_parquet(tmp_path / "train.parquet")
     with pytest.raises(ValueError, match=message):
         data.load(str(tmp_path), "train")
 
@@ -226,8 +371,9 @@ def test_a_set_with_grey_images_is_coloured() -> None:
         ([], "holds no images"),
         ([(np.zeros((8, 8), np.uint8), "cat")], "integer label"),
         ([np.zeros((8, 8), np.uint8)], "integer label|image"),
-        ([(torch.randn(3, 8, 8) * 9, 0)], "0 to 1"),
-        ([(np.zeros((8, 8), np.uint8), 0), (np.zeros((9, 8), np.uint8), 0)], "differ in size"),
+        ([(torch.randn(3, 8, 8) * 9, label) for label in (0, 1)], "0 to 1"),
+        ([(np.zeros((8, 8), np.uint8), 0), (np.zeros((9, 8), np.uint8), 1)], "differ in size"),
+        ([(np.zeros((8, 8), np.uint8), 1)] * 3, "holds a single class, '1'"),
     ],
 )
 def test_unusable_datasets(dataset: Any, message: str) -> None:

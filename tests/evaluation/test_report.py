@@ -1,14 +1,20 @@
 """The report, opened in a real browser: it says what evaluation says, wherever its slider stands."""
 
+import base64
+import io
+import math
 import re
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import in_memory, nothing_wrong
+from conftest import CUTS, in_memory, nothing_wrong
+from PIL import Image
 from playwright.sync_api import Browser, Page
 
 import eenet
@@ -17,14 +23,18 @@ from eenet.data.image_sets import ImageSet
 from eenet.evaluation.benching import Bench
 from eenet.evaluation.evaluating import collect
 from eenet.evaluation.metrics import measure
-from eenet.evaluation.page import Entry, build_report
-from eenet.networks.building import without_exits
+from eenet.evaluation.page import EXACT_UP_TO, THUMBNAIL, Entry, build_report
+from eenet.evaluation.reporting import report_entry
+from eenet.networks.building import create_model, without_exits
 from eenet.networks.network import EENet
-from eenet.policies.records import RECORDS_FILE
+from eenet.policies.policy import ExitPolicy
+from eenet.policies.records import RECORDS_FILE, Records, decide
+from eenet.policies.risk import policy_for_drop
 from eenet.runtime.predictor import Predictor
 from eenet.runtime.timing import BenchRow
 
 CHECKPOINT = "digits-eenet8"
+TIMES = [("torch", 1.31, 2.0), ("onnxruntime", 1.87, 0.3), ("openvino", 0.71, 0.9)]
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +55,58 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         severities=[5],
     )
     assert Path(found.report) == directory / "report.html"
-    assert found.bytes == (directory / "report.html").stat().st_size < 6e6
+    assert found.bytes == (directory / "report.html").stat().st_size < 2e6
     return directory / "report.html"
+
+
+@dataclass(frozen=True)
+class Small:
+    """A report on few images, of a network whose own policy was set again and is none of its budgets."""
+
+    path: Path
+    records: Records
+    policy: ExitPolicy
+    budgets: dict[str, ExitPolicy]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    network, few = EENet.from_pretrained(CHECKPOINT), in_memory("digits", "test").subset(list(range(40)))
+    records, others = collect(network, few), collect(network, in_memory("digits", "validation"))
+    network.config.policy = policy_for_drop(others, 0.02).to_dict()
+    kept = ["0.475", "0.700", "0.600", "0.600", "0.900"]  # larger budgets cost less here, or the same
+    network.config.budgets = {
+        f"{0.5 + 0.1 * i:.3f}": network.config.budgets[key] for i, key in enumerate(kept)
+    }
+    rows = [bench_row(backend=name, speedup=speedup, early_exit_ms=ms) for name, speedup, ms in TIMES]
+    rows.append(bench_row(batch_size=64, speedup=9.0, early_exit_ms=0.01))
+    timings = Bench(rows=rows, hardware="a machine", versions={}, repeats=1)
+    entry = report_entry("small", network.config, records, network.config.exit_policy(), timings=timings)
+    path = tmp_path_factory.mktemp("small") / "report.html"
+    path.write_text(build_report([entry], few, title="small"))
+    return Small(path, records, entry.policy, dict(entry.budgets))
+
+
+def bench_row(**given: Any) -> BenchRow:
+    times: dict[str, Any] = {field.name: 1.0 for field in fields(BenchRow)}
+    return BenchRow(**times | {"backend": "torch", "batch_size": 1, "exit_shares": [1.0]} | given)
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share, as in Wilson 1927."""
+    z2 = 1.959964**2
+    middle, half = (
+        share + z2 / (2 * count),
+        math.sqrt(z2 * (share * (1 - share) / count + z2 / (4 * count**2))),
+    )
+    return (middle - half) / (1 + z2 / count), (middle + half) / (1 + z2 / count)
+
+
+def traces(page: Page) -> dict[str, dict[str, Any]]:
+    """What is drawn in the plot of accuracy against cost, by name."""
+    plot = page.locator(".plot[aria-label^='Accuracy against mean']")
+    drawn = plot.evaluate("plot => plot.data.map(({name, x, y}) => ({name, x: [...x], y: [...y]}))")
+    return {trace["name"]: trace for trace in drawn}
 
 
 @pytest.fixture
@@ -87,6 +147,193 @@ def test_slider_moves_the_working_point(page: Page, compared: Path) -> None:
     assert len({cost for cost, _, _ in shown}) == 3
     page.get_by_role("button", name="own policy").press("Enter")
     assert page.locator(".tiles").first.locator("b").nth(1).inner_text() == shown[0][0]
+
+
+def test_the_line_goes_by_cost_and_the_band_lies_around_it(page: Page, small: Small) -> None:
+    found = [measure(small.records, policy) for policy in small.budgets.values()]
+    costs = [each.relative_cost for each in found]
+    assert costs != sorted(costs), "on these images a larger budget costs less: the line would fold back"
+    drawn = traces(opened(page, small.path))
+    line, band = drawn["budgets"], drawn["band"]
+    expected = sorted({(each.relative_cost, each.accuracy) for each in found})
+    assert (line["x"], line["y"]) == tuple(map(pytest.approx, zip(*expected, strict=True)))
+    half = len(expected)
+    assert band["x"][:half] == line["x"] == band["x"][half:][::-1]
+    for accuracy, upper, lower in zip(line["y"], band["y"][:half], band["y"][half:][::-1], strict=True):
+        assert (lower, upper) == pytest.approx(wilson(accuracy, len(small.records)))
+
+
+def test_the_own_policy_is_a_point_of_its_own(page: Page, small: Small) -> None:
+    assert small.policy not in small.budgets.values()
+    own = measure(small.records, small.policy)
+    opened(page, small.path)
+    before = traces(page)
+    star, ring = before["own policy"], before["shown now"]
+    assert [*star["x"], *star["y"]] == pytest.approx([own.relative_cost, own.accuracy])
+    assert (ring["x"], ring["y"]) == (star["x"], star["y"])
+    final_B = small.records.logits_KBN[-1].argmax(1) == small.records.labels_B
+    for name, point in (
+        ("never leaving early", [small.records.costs()[-1], own.full_accuracy]),
+        ("exits taken off", [1, final_B.double().mean().item()]),
+    ):
+        assert [*before[name]["x"], *before[name]["y"]] == pytest.approx(point)
+    said = page.locator("section").first.inner_text()
+    above = ["confidence is above", *(f"{threshold:.3g}" for threshold in small.policy.thresholds)]
+    assert all(small.policy.enabled)
+    assert all(words in said for words in above)
+    assert "not among those for budgets" in said
+    page.locator("#budget").press("End")
+    after = traces(page)
+    assert after["own policy"] == star
+    line = after["budgets"]
+    assert (after["shown now"]["x"][0], after["shown now"]["y"][0]) in zip(line["x"], line["y"], strict=True)
+
+
+def test_own_policy_of_a_budget_says_which(page: Page, compared: Path) -> None:
+    opened(page, compared)
+    config = EENet.from_pretrained(CHECKPOINT).config
+    (budget,) = [key for key, policy in config.budgets.items() if policy == config.policy]
+    assert f"own policy (budget {budget})" in " ".join(traces(page))
+    assert f"the one for budget {budget}" in page.locator("section").first.inner_text()
+
+
+def test_text_names_the_policy_as_it_is_now(page: Page, tmp_path: Path) -> None:
+    trained_for = EENet.from_pretrained(CHECKPOINT).config.provenance["train_config"]["budget"]
+    said = []
+    eenet.calibrate(CHECKPOINT, data="digits", budget=0.62, out=tmp_path / "again")
+    for checkpoint in (CHECKPOINT, tmp_path / "again"):
+        eenet.report(checkpoint, tmp_path / "report.html", data="digits")
+        said.append(opened(page, tmp_path / "report.html").locator("section").first.inner_text())
+    assert [f"budget {trained_for}" in text for text in said] == [True, False]
+    assert ["budget 0.62" in text for text in said] == [False, True]
+    assert ["not among" in text for text in said] == [False, True]
+
+
+def test_headline_and_slider_say_numbers(page: Page, small: Small) -> None:
+    opened(page, small.path)
+    budgets, full = sorted(small.budgets, key=float), small.records.full_accuracy
+    own = measure(small.records, small.policy).relative_cost
+    backend, speedup, _ = TIMES[1]
+    timed = f", {speedup:.1f} times as fast ({backend}, batch 1)"
+    for key, policy, number, faster in (
+        (None, small.policy, f"cost {own:.3f} (own)", timed),
+        ("Home", small.budgets[budgets[0]], f"budget {float(budgets[0]):.3f}", ""),
+        ("End", small.budgets[budgets[-1]], f"budget {float(budgets[-1]):.3f}", ""),
+    ):
+        if key:
+            page.locator("#budget").press(key)
+        assert page.locator("#dial output").inner_text() == number
+        assert page.locator("#budget").get_attribute("aria-valuetext") == number
+        expected = measure(small.records, policy)
+        points = 100 * (expected.accuracy - full)
+        amount = f"{abs(points):.1f} points {'more' if points > 0 else 'less'} accurate than"
+        assert page.locator(".headline").inner_text() == (
+            f"{100 * (1 - expected.relative_cost):.0f} % fewer MACs than the plain backbone{faster}, "
+            f"{amount if points else 'as accurate as'} never leaving early."
+        )
+
+
+def test_headline_names_a_static_network_beside_it(page: Page, compared: Path) -> None:
+    headline = opened(page, compared).locator(".headline")
+    assert headline.count() == 1
+    against = r"; against plain: \d+ % fewer MACs, [\d.]+ points more accurate\."
+    assert re.search(f"{against}$", headline.inner_text())
+
+
+def test_a_click_on_the_slider_is_a_choice(page: Page, compared: Path) -> None:
+    """Also where it stands already."""
+    opened(page, compared)
+    slider = page.locator("#budget")
+    assert "own" in page.locator("#dial output").inner_text()
+    at = slider.evaluate("slider => (slider.value - slider.min) / (slider.max - slider.min)")
+    box = slider.bounding_box()
+    assert box
+    page.mouse.click(box["x"] + 8 + at * (box["width"] - 16), box["y"] + box["height"] / 2)
+    assert page.locator("#dial output").inner_text().startswith("budget 0.")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_hidden_on_a_phone(browser: Browser, compared: Path, small: Small, scheme: Any) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    for path in (compared, small.path):
+        opened(page, path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        tables = page.locator(".scroll").evaluate_all(
+            "all => all.map(box => [box.getAttribute('aria-label'), box.scrollWidth - box.clientWidth,"
+            " getComputedStyle(box).backgroundImage])"
+        )
+        assert {label.split(",")[0] for label, _, _ in tables} >= {"exit", "confusion matrix"}
+        assert all(image.count("gradient") == 2 for _, _, image in tables), "a shadow where a table goes on"
+        assert all(beyond <= 0 for label, beyond, _ in tables if label.startswith("exit,"))
+        boxes = page.locator(".plot").evaluate_all(
+            "all => all.map(plot => ['.legend', '.xtitle', '.ytitle', '.nsewdrag', '.xaxislayer-above']"
+            ".map(part => plot.querySelector(part)?.getBoundingClientRect().toJSON() ?? null))"
+        )
+        assert len(boxes) >= 2
+        for legend, *others in boxes:
+            for other in others if legend else []:
+                assert legend["bottom"] <= other["top"] + 1 or legend["top"] >= other["bottom"] - 1
+            assert not legend or (legend["left"] >= 0 and legend["right"] <= 390)
+    page.close()
+
+
+def test_plots_are_in_the_page_s_letters(page: Page, compared: Path) -> None:
+    families = opened(page, compared).evaluate(
+        "[...document.querySelectorAll('body, .plot text')].map(text => getComputedStyle(text).fontFamily)"
+    )
+    assert len(families) > 50
+    assert len(set(families)) == 1
+
+
+def test_an_exit_has_its_colour_whatever_else_is_there(page: Page, digits: ImageSet, tmp_path: Path) -> None:
+    """The final exit too, which has another number in every network."""
+    entries = []
+    for cuts in (CUTS, CUTS[:1]):
+        made = create_model(
+            "resnet8_w4_cifar", num_classes=10, input_size=(1, 8, 8), placement=cuts, head="pool"
+        ).eval()
+        made.config.mean, made.config.std = digits.mean_std()
+        records, policy = collect(made, digits), made.config.exit_policy()
+        entries.append(report_entry(str(len(cuts)), made.config, records, policy))
+    seen: dict[str, set[str]] = {}
+    for shown in (entries, entries[::-1], entries[:1], entries[1:]):
+        path = tmp_path / "report.html"
+        path.write_text(build_report(shown, digits, title="colours"))
+        cells = opened(page, path).locator("td:has(i.key)")
+        keys = cells.evaluate_all(
+            "all => all.map(cell => [cell.innerText, cell.querySelector('i').style.background])"
+        )
+        assert len(keys) == sum(len(entry.policy.thresholds) + 1 for entry in shown)
+        for name, colour in keys:
+            seen.setdefault(name.split(",")[0], set()).add(colour)
+    assert len(seen) == 4
+    assert all(len(colours) == 1 for colours in seen.values()), seen
+    assert len(set().union(*seen.values())) == 4
+
+
+def test_the_library_for_plots_keeps_its_licence() -> None:
+    assets = files("eenet").joinpath("assets")
+    assert "Licensed under the MIT license" in assets.joinpath("plotly-basic.min.js").read_text("utf-8")[:200]
+    assert "Plotly" in assets.joinpath("plotly-basic.LICENSE").read_text("utf-8")
+
+
+@pytest.mark.parametrize(("repeat", "side"), [(1, 8), (4, EXACT_UP_TO), (25, THUMBNAIL)])
+def test_large_pictures_are_made_small(
+    page: Page, digits: ImageSet, network: EENet, tmp_path: Path, repeat: int, side: int
+) -> None:
+    pixels_BCHW = digits.pixels_BCHW.repeat_interleave(repeat, 2).repeat_interleave(repeat, 3)
+    images = ImageSet(pixels_BCHW, digits.labels_B, digits.class_names)
+    entry = Entry("one", collect(network, digits), network.config.exit_policy())
+    path = tmp_path / "report.html"
+    path.write_text(build_report([entry], images, title="pictures"))
+    sources = opened(page, path).locator("figure img").evaluate_all("all => all.map(image => image.src)")
+    assert sources
+    whole = {image.numpy().astype("uint8").tobytes() for image in pixels_BCHW[:, 0]}
+    for source in sources:
+        picture = Image.open(io.BytesIO(base64.b64decode(source.split(",")[1])))
+        assert picture.size == (side, side)
+        if side <= EXACT_UP_TO:
+            assert picture.convert("L").tobytes() in whole
 
 
 def test_confusion_matrix(page: Page, compared: Path) -> None:
@@ -167,6 +414,12 @@ def test_many_classes_are_listed(page: Page, digits: ImageSet, network: EENet, t
     opened(page, path)
     assert page.locator(".confusion").count() == 0
     assert page.get_by_role("columnheader", name="it is").count() == 1
+    exits, answers_KB = decide(records, entry.policy).tolist(), records.answers().argmax(2)
+    answers = [int(answers_KB[k, i]) for i, k in enumerate(exits)]
+    counted = Counter(zip(records.labels_B.tolist(), answers, strict=True))
+    most = sorted((count for (label, said), count in counted.items() if label != said), reverse=True)[:15]
+    rows = page.locator("section", has_text="Confusions").locator("tbody td:last-child").all_inner_texts()
+    assert [int(count) for count in rows] == most
 
 
 def test_stored_records_are_used_only_if_they_fit(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from eenet import Predictor, data
 from eenet.backbones.names import create_backbone
 from eenet.cli import main
 from eenet.evaluation.evaluating import collect, evaluate
+from eenet.exporting import comparing
 from eenet.exporting.formats import FORMATS
-from eenet.exporting.writing import export
+from eenet.exporting.writing import Export, export
 from eenet.networks.building import create_model, without_exits
 from eenet.networks.network import EENet
 from eenet.policies.budget import policies_for_budgets
@@ -67,9 +68,52 @@ def test_every_format_is_described_and_runs(
     if precision == "fp32":
         assert same_exit == 1
         assert np.abs(answers.probabilities_BN - expected.probabilities_BN).max() < 1e-5
+        assert found.milliseconds is None
+        assert manifest["measured"] == {}
     else:
         assert same_label > 0.98
         assert same_exit > 0.85
+        sizes = ["1"] if format == "openvino-single" else ["1", "64"]
+        for times in (found.milliseconds, found.fp32_milliseconds):
+            assert times
+            assert list(times) == sizes
+        for key, value in manifest["measured"].items():
+            assert getattr(found, key) == value
+        assert f"At batch 1 {precision}" in str(found)
+    written = [tmp_path / "out" / name for name in manifest["files"]]
+    assert found.bytes == sum(path.stat().st_size for path in written)
+
+
+def test_a_lower_precision_that_is_slower_here_is_said_to_be() -> None:
+    figures: dict[str, Any] = {
+        "files": ["out/a"],
+        "compared": 9,
+        "max_difference": 0.01,
+        "hardware": "this one",
+    }
+    figures |= {"precision": "int8", "bytes": 300_000, "fp32_bytes": 900_000}
+    figures |= {"milliseconds": {"1": 0.559, "64": 8.0}, "fp32_milliseconds": {"1": 0.315, "64": 12.0}}
+    mixed = Export(**figures, speedup_low={"1": 0.5, "64": 1.4}, speedup_high={"1": 0.6, "64": 1.6})
+    said = " ".join(str(mixed).split())
+    assert "size 0.3 MB; in fp32 0.9 MB" in said
+    assert "At batch 1 int8 takes 1.77 times as long as fp32 here: 0.559 against 0.315 ms." in said
+    assert "At batch 64 int8 is 1.5 times as fast as fp32 here: 8 against 12 ms." in said
+    assert "keep fp32" not in said
+    figures |= {"milliseconds": {"1": 0.559}, "fp32_milliseconds": {"1": 0.315}}
+    slower = Export(**figures, speedup_low={"1": 0.5}, speedup_high={"1": 0.6})
+    assert "So int8 is slower on this machine, this one; keep fp32 for speed." in str(slower)
+
+
+def test_fp32_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def clock(*_: Any, **__: Any) -> Any:
+        raise AssertionError("nothing to compare with")
+
+    monkeypatch.setattr(comparing, "times_in_turn", clock)
+    found = export(CHECKPOINT, tmp_path / "a")
+    assert found.fp32_bytes is None
+    with pytest.raises(AssertionError, match="nothing to compare"):
+        export(CHECKPOINT, tmp_path / "b", precision="fp16")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_stages_are_run_by_a_dozen_lines_of_any_program(

@@ -178,7 +178,7 @@ specs = st.builds(
     blocks=st.lists(blocks, min_size=1, max_size=4).map(tuple),
     flat=st.booleans(),
     tail=st.sampled_from(["pool", "mean", "flatten", "conv", "mlp"]),
-    classes=st.integers(1, 4),
+    classes=st.integers(2, 4),
     input_size=st.tuples(st.sampled_from([1, 3]), st.integers(1, 12), st.integers(1, 12)),
 )
 fractions = st.floats(0.001, 0.999)
@@ -208,7 +208,7 @@ def scores(kind: str, logits_N: Tensor, confidence_logit: Tensor) -> float:
         "max_softmax": lambda: p[0],
         "confidence": lambda: 1 / (1 + (-confidence_logit).exp()),
         "entropy": lambda: torch.special.xlogy(p, p).sum(),
-        "margin": lambda: p[0] - (p[1] if len(p) > 1 else 0),
+        "margin": lambda: p[0] - p[1],
     }[kind]().item()
 
 
@@ -270,7 +270,7 @@ ORDINARY: dict[str, Any] = {
 @example(**ORDINARY)
 @example(**ORDINARY | {"spec": Spec((Block(width=1, times=2), Block()))})  # saving shared weights failed
 @example(**ORDINARY | {"spec": Spec((Block(width=1, times=2),), input_size=(1, 1, 2))})  # exits of one name
-@example(**ORDINARY | {"spec": Spec(classes=1), "score": "margin"})  # no second class to compare with
+@example(**ORDINARY | {"spec": Spec(classes=1), "score": "margin"})  # nothing to choose: refused
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -317,6 +317,7 @@ def test_convert_refuses_or_keeps_every_promise(
         return
     event(f"{network.num_exits} exits")
     assert expected is not None
+    assert spec.classes > 1
 
     with torch.no_grad():
         outputs = network(images.clone())

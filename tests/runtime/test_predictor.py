@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from eenet.common.machine import cores
 from eenet.data.image_sets import ImageSet
 from eenet.evaluation.evaluating import collect
 from eenet.networks.building import create_model
@@ -126,7 +127,7 @@ def test_any_number_of_images_are_taken_as_they_are_needed(network: EENet) -> No
     predictions = Predictor(network, policy=HALF, batch_size=8).predict_many(endless())
     for _ in range(20):
         next(predictions)
-    assert len(taken) == 24
+    assert len(taken) <= 24 + 8 * 2 * cores()  # so many are decoded ahead
 
 
 def test_unknown_engine(network: EENet) -> None:

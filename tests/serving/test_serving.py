@@ -1,6 +1,7 @@
 """The server as a process: NVIDIA's client, a browser, bad requests, signals."""
 
 import asyncio
+import base64
 import io
 import json
 import os
@@ -18,6 +19,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,11 +37,14 @@ from tritonclient.utils import InferenceServerException
 
 from eenet import Predictor, data
 from eenet.networks.network import EENet
+from eenet.runtime import Answers
 from eenet.serving.app import create_app
 from eenet.serving.guard import Limits
 from eenet.serving.metrics import Metrics
 from eenet.serving.model import ServeOptions
-from eenet.serving.models import Models, named_checkpoints
+from eenet.serving.models import Models
+from eenet.serving.run import named_checkpoints
+from eenet.serving.schemas import found_by
 
 NAME = "digits-eenet8"
 OUTPUTS = ("probabilities", "label", "exit_index", "confidence", "relative_cost")
@@ -210,6 +215,99 @@ def test_budget_policy_and_deadline(address: str, pixels: Any) -> None:
             client.infer(NAME, parameters={"deadline_ms": 1e-6}, **asked(pixels, binary=True))
 
 
+@pytest.mark.parametrize("binary", [True, False])
+def test_triton_client_sends_encoded_images(
+    address: str, pixels: Any, expected: list[Any], binary: bool
+) -> None:
+    """PNG files as a BYTES tensor: the answers are those for their pixels."""
+    files: list[Any] = [png(one) for one in pixels]
+    if not binary:
+        files = [base64.b64encode(one).decode() for one in files]
+    with closing(triton.InferenceServerClient(address)) as client:
+        for shape in ([len(files)], [len(files), 1]):
+            tensor = triton.InferInput("images", shape, "BYTES")
+            tensor.set_data_from_numpy(np.array(files, np.object_).reshape(shape), binary_data=binary)
+            outputs = [triton.InferRequestedOutput(name) for name in OUTPUTS]
+            check(client.infer(NAME, [tensor], outputs=outputs), expected)
+        files[3] = files[4][:40]
+        tensor.set_data_from_numpy(np.array(files, np.object_).reshape(shape), binary_data=binary)
+        with pytest.raises(InferenceServerException, match="image 3: the image is"):
+            client.infer(NAME, [tensor])
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+def test_triton_client_sends_fp32(address: str, pixels: Any, expected: list[Any], normalized: bool) -> None:
+    config = EENet.from_pretrained(NAME).config
+    values = pixels.astype(np.float32) / 255
+    if normalized:
+        mean, std = (np.array(part, np.float32)[:, None, None] for part in (config.mean, config.std))
+        values = (values - mean) / std
+    tensor = triton.InferInput("images", list(values.shape), "FP32")
+    tensor.set_data_from_numpy(values)
+    with closing(triton.InferenceServerClient(address)) as client:
+        found = client.infer(NAME, [tensor], parameters={"normalized": normalized})
+    check(found, expected)
+
+
+def test_triton_client_finds_configuration_and_statistics(
+    address: str, pixels: Any, expected: list[Any]
+) -> None:
+    with closing(triton.InferenceServerClient(address)) as client:
+        assert set(client.get_server_metadata()["extensions"]) >= {"model_configuration", "statistics"}
+        for version in ("", "1"):
+            config = client.get_model_config(NAME, version)
+            assert config["input"][0]["dims"] == [1, 8, 8]
+            assert config["input"][0]["data_type"] == "TYPE_UINT8"
+            assert [output["name"] for output in config["output"]] == list(OUTPUTS)
+            assert json.loads(config["parameters"]["class_names"]["string_value"])[3] == "3"
+        too_many = np.zeros((config["max_batch_size"] + 1, 1, 8, 8), np.uint8)
+        with pytest.raises(InferenceServerException, match=r"give .* images"):
+            client.infer(NAME, **asked(too_many, binary=True))
+        (before,) = client.get_inference_statistics(NAME)["model_stats"]
+        for i in range(3):
+            check(client.infer(NAME, **asked(pixels[i : i + 1], binary=True)), expected[i : i + 1])
+        with pytest.raises(InferenceServerException, match="not done"):
+            client.infer(NAME, parameters={"deadline_ms": 1e-6}, **asked(pixels, binary=True))
+        (after,) = client.get_inference_statistics(NAME, "1")["model_stats"]
+        grown = {key: after[key] - before[key] for key in ("inference_count", "execution_count")}
+        assert grown == {"inference_count": 3, "execution_count": 3}
+        for kind, count in (("success", 3), ("fail", 1)):
+            was, now = (found["inference_stats"][kind] for found in (before, after))
+            assert now["count"] - was["count"] == count
+            assert now["ns"] > was["ns"]
+        batches = {batch["batch_size"]: batch["compute_infer"]["count"] for batch in after["batch_stats"]}
+        assert sum(batches.values()) == after["execution_count"]
+        assert abs(after["last_inference"] / 1e3 - time.time()) < 60
+        every = client.get_inference_statistics()["model_stats"]
+        assert {one["name"] for one in every} == {NAME, "second"}
+        with pytest.raises(InferenceServerException, match="no model 'other'"):
+            client.get_model_config("other")
+
+
+def test_triton_client_is_told_what_is_not_there(address: str) -> None:
+    with closing(triton.InferenceServerClient(address)) as client:
+        for ask in (
+            client.get_system_shared_memory_status,
+            client.get_cuda_shared_memory_status,
+            client.get_trace_settings,
+            lambda: client.get_trace_settings(NAME),
+            client.get_log_settings,
+            lambda: client.unload_model(NAME),
+        ):
+            with pytest.raises(InferenceServerException, match="Extensions served: binary") as told:
+                ask()
+            assert told.value.status() == "501"
+        with pytest.raises(InferenceServerException, match="load takes no config"):
+            client.load_model(NAME, config="{}")
+    for path, said in (("/nothing", "/openapi.json"), ("/v2/nothing", "/openapi.json")):
+        code, text = send(address, path)
+        assert code == 404
+        assert said in json.loads(text)["error"]
+    code, text = send(address, "/classify")
+    assert code == 405
+    assert json.loads(text) == {"error": "/classify doesn't take GET; use POST"}
+
+
 def test_classify(address: str, pixels: Any, expected: list[Any]) -> None:
     for i in range(5):
         code, text = send(address, f"/classify?model={NAME}", png(pixels[i]), Content_Type="image/png")
@@ -217,6 +315,11 @@ def test_classify(address: str, pixels: Any, expected: list[Any]) -> None:
         assert code == 200
         assert (found["label"], found["exit"]) == (expected[i].label, expected[i].exit)
         assert len(found["confidences"]) == min(expected[i].exit + 1, 2)
+        assert found["class_index"] == expected[i].class_index
+        assert found["file"] is None
+        assert list(found["probabilities"]) == [str(n) for n in range(10)]
+        assert found["probabilities"][found["label"]] == found["probability"]
+        assert sum(found["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     boundary, form = "sep", b""
     for i in range(3):
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{i}.png"\r\n\r\n'
@@ -224,7 +327,33 @@ def test_classify(address: str, pixels: Any, expected: list[Any]) -> None:
     form += f"--{boundary}--\r\n".encode()
     kind = f"multipart/form-data; boundary={boundary}"
     code, text = send(address, "/classify?model=second", form, Content_Type=kind)
-    assert [f["label"] for f in json.loads(text)["predictions"]] == [e.label for e in expected[:3]]
+    found = json.loads(text)
+    assert [f["label"] for f in found["predictions"]] == [e.label for e in expected[:3]]
+    assert [f["file"] for f in found["predictions"]] == ["0.png", "1.png", "2.png"]
+    assert 0 < found["network_milliseconds"] < found["milliseconds"] < 20_000
+    code, text = send(address, "/classify?top_k=2", png(pixels[0]))
+    (found,) = json.loads(text)["predictions"]
+    likeliest = sorted(found["probabilities"].values(), reverse=True)
+    assert list(found["probabilities"].values()) == likeliest
+    assert next(iter(found["probabilities"])) == found["label"]
+    assert len(likeliest) == 2
+    assert status(address, "/classify?top_k=0", png(pixels[0])) == 400
+    damaged = form.replace(png(pixels[1]), b"no image")
+    code, text = send(address, "/classify?model=second", damaged, Content_Type=kind)
+    assert code == 400
+    assert "image 1 (1.png): the image is not an image" in json.loads(text)["error"]
+
+
+def test_few_probabilities_of_many_classes() -> None:
+    """Unless more are asked for; an oracle sorts them all."""
+    model: Any = SimpleNamespace(class_names=[f"c{n}" for n in range(101)], costs=[0.5, 1.0])
+    values = np.random.default_rng(0).dirichlet(np.ones(101), 2).astype(np.float32)
+    answers = Answers(values, np.array([0, 1]), np.full((2, 1), 0.5, np.float32))
+    for top_k, count in ((None, 5), (1, 1), (1000, 101)):
+        for found, row in zip(found_by(model, answers, ["a", None], top_k), values.tolist(), strict=True):
+            expected = sorted(zip(row, model.class_names, strict=True), reverse=True)[:count]
+            assert [(p, name) for name, p in found.probabilities.items()] == expected
+            assert (found.probability, found.label) == expected[0]
 
 
 def test_metrics(address: str, pixels: Any) -> None:
@@ -298,7 +427,18 @@ BAD: dict[str, tuple[Callable[[str], int], int]] = {
     "NaN": (lambda a: status(a, INFER, changed(data=[0] * 63 + [float("nan")])), 400),
     "deep JSON": (lambda a: status(a, INFER, b"[" * 500_000), 400),
     "wrong shape": (lambda a: status(a, INFER, changed(shape=[1, 3, 8, 8])), 400),
-    "wrong dtype": (lambda a: status(a, INFER, changed(datatype="FP32")), 400),
+    "wrong dtype": (lambda a: status(a, INFER, changed(datatype="INT8")), 400),
+    "FP32 out of range": (lambda a: status(a, INFER, changed(datatype="FP32", data=[9.0] * 64)), 400),
+    "encoded, but no image": (
+        lambda a: status(a, INFER, changed(datatype="BYTES", shape=[1], data=["YQ=="])),
+        400,
+    ),
+    "encoded bomb": (
+        lambda a: status(
+            a, INFER, changed(datatype="BYTES", shape=[1], data=[base64.b64encode(bomb()).decode()])
+        ),
+        400,
+    ),
     "too many images": (lambda a: status(a, INFER, changed(shape=[10**9, 1, 8, 8])), 400),
     "wrong JSON length": (
         lambda a: status(a, INFER, changed(), Inference_Header_Content_Length="99999"),
@@ -313,6 +453,7 @@ BAD: dict[str, tuple[Callable[[str], int], int]] = {
     "traversal": (lambda a: status(a, "/v2/models/..%2F..%2Fetc%2Fpasswd"), 404),
     "traversal with dots": (lambda a: status(a, "/v2/models/../../etc/passwd"), 404),
     "load of a path": (lambda a: status(a, "/v2/repository/models/%2Ftmp/load", b"{}"), 404),
+    "absent extension": (lambda a: status(a, "/v2/systemsharedmemory/status"), 501),
     "unknown path": (lambda a: status(a, "/nothing"), 404),
     "wrong method": (lambda a: send(a, "/classify", None, "DELETE")[0], 405),
     "no image": (lambda a: status(a, "/classify", b"no image", Content_Type="image/png"), 400),
@@ -435,6 +576,45 @@ def test_keeps_to_its_openapi(app: Any) -> None:
 
 
 # Life and death ----------------------------------------------------------------------
+
+
+def started(*arguments: str) -> tuple[str, subprocess.Popen[str]]:
+    """`eenet serve` that listens, but has loaded nothing yet."""
+    command = [sys.executable, "-m", "eenet", "serve", *arguments, "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    found = re.match(r"listening on (\S+), loading ", process.stderr.readline())
+    assert found
+    return found[1], process
+
+
+def test_lives_before_it_is_ready(pixels: Any) -> None:
+    address, process = started(NAME, "--backend", "torch")
+    try:
+        with closing(triton.InferenceServerClient(address)) as client:
+            assert client.is_server_live()
+            assert not client.is_server_ready()
+            assert send(address, "/v2/health/ready") == (503, b'{"ready": false}')
+            code, text = send(address, "/classify", png(pixels[0]))
+            assert code == 503
+            assert "being loaded" in json.loads(text)["error"]
+            while not client.is_server_ready():
+                assert client.is_server_live()
+                time.sleep(0.05)
+        assert status(address, "/classify", png(pixels[0])) == 200
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_sigterm_while_models_load() -> None:
+    address, process = started(NAME, "--backend", "torch")
+    wait_until_live(address)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "Traceback" not in said
+    assert "at http" not in said
 
 
 def test_token(tmp_path: Path, pixels: Any) -> None:
@@ -577,6 +757,12 @@ def test_mistakes_at_the_start(tmp_path: Path) -> None:
         return done.stderr
 
     assert "no checkpoint directory" in fails(str(tmp_path / "none"))
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "config.json").write_text("{")
+    listening, said = fails(str(damaged), "--port", "0").splitlines()
+    assert listening.startswith("listening on")
+    assert str(damaged) in said
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -598,17 +784,52 @@ def test_page(page: Page, address: str, pixels: Any, expected: list[Any], tmp_pa
     with nothing_wrong(page):
         page.goto(f"http://{address}/")
         page.wait_for_selector("body[data-ready]")
-        page.set_input_files("#files", files)
+        page.set_input_files("#files", files[:5])
+        page.set_input_files("#files", files[5:])  # before the others are through
         expect(page.locator("article")).to_have_count(6)
-        for path, wanted in zip(files, expected, strict=False):
-            row = page.locator(f"article[data-file='{path.name}']")
+        rows = page.locator("article").all()
+        for row, path, wanted in zip(rows, files, expected, strict=False):
+            assert row.get_attribute("data-file") == path.name
             assert row.get_attribute("data-label") == wanted.label
             assert row.get_attribute("data-exit") == str(wanted.exit)
             assert row.locator("li.skipped").count() == 2 - wanted.exit
         mean = sum(e.relative_cost for e in expected[:6]) / 6
         assert f"6 images at {round(100 * mean)} %" in page.locator("#total").inner_text()
         assert "exit 0" in (page.locator("#shares").get_attribute("aria-label") or "")
-    page.set_input_files("#files", tmp_path / "text.png")
-    expect(page.locator("#error")).to_contain_text("not an image")
+    page.set_input_files("#files", [files[0], tmp_path / "text.png", files[1]])
+    expect(page.locator("article")).to_have_count(9)
+    expect(page.locator("article").nth(7)).to_have_text(
+        "text.png: the image is not an image in a known format"
+    )
+    expect(page.locator("article").nth(8)).to_have_attribute("data-file", "1.png")
     page.set_viewport_size({"width": 390, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_page_says_in_words_what_its_numbers_are(page: Page, address: str) -> None:
+    """Server's time beside server's time, work beside that of never leaving early; each exit's verdict."""
+    (model, _) = json.loads(send(address, "/state")[1])
+    with nothing_wrong(page):
+        page.goto(f"http://{address}/")
+        page.wait_for_selector("body[data-ready]")
+        for name in ("digit 3", "digit 9", "digit 4"):
+            with page.expect_response(re.compile("/classify")) as answered:
+                page.get_by_role("button", name=name).click()
+            found = answered.value.json()
+            (first,) = found["predictions"]
+            assert first["label"] == name[-1]
+            row = page.locator("article").last
+            expect(row).to_have_attribute("data-file", f"digit-{name[-1]}.png")
+            expect(row).to_contain_text("ms in the network")
+            never = f"never leaving early: {round(100 * model['costs'][-1])} %, "
+            expect(row.locator(".cost")).to_contain_text(never)
+            taken = first["exit"]
+            verdicts = ["went on"] * taken + ["left here"] + ["not run"] * (2 - taken)
+            said = row.locator("li").all_inner_texts()
+            assert [text.rsplit(", ")[-1].rsplit(": ")[-1] for text in said] == verdicts
+            for text, score, threshold in zip(said, first["confidences"], found["thresholds"], strict=False):
+                low, sign, high = re.findall(r"(\S+) ([>≤]) (\S+),", text)[0]
+                assert (float(low) > float(high)) == (score > threshold) == (sign == ">")
+        expect(page.locator("#legend")).to_contain_text("score (confidence) and the threshold")
+        expect(page.locator("#total")).to_contain_text("3 images at")
+        expect(page.locator("#total")).to_contain_text("Never leaving early: ")

@@ -2,20 +2,24 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import in_memory
+from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
 from eenet import data
+from eenet.common import console
 from eenet.data.image_sets import ImageSet
 from eenet.networks.building import convert
 from eenet.networks.network import EENet
@@ -31,7 +35,9 @@ CONFIG = TrainConfig(
 TRAIN, VALIDATION = in_memory("digits", "train"), in_memory("digits", "validation")
 
 
-def run(out: Path, config: TrainConfig = CONFIG, *, resume: bool = False) -> EENet:
+def run(
+    out: Path, config: TrainConfig = CONFIG, *, resume: bool = False, heading: str | None = None
+) -> EENet:
     network = build(config, TRAIN)
     fit(
         network,
@@ -41,6 +47,7 @@ def run(out: Path, config: TrainConfig = CONFIG, *, resume: bool = False) -> EEN
         out,
         augmentation=data.source_of("digits").augmentation,
         resume=resume,
+        heading=heading,
     )
     return network
 
@@ -88,6 +95,48 @@ def test_interrupted_and_resumed_equals_unbroken(
     assert all(torch.equal(value, weights(expected)[key]) for key, value in weights(resumed).items())
     again = [json.loads(line) for line in (tmp_path / METRICS_FILE).read_text().splitlines()]
     assert [line["validation"] for line in again] == [line["validation"] for line in lines]
+    assert [line["loss"] for line in again] == [line["loss"] for line in lines]
+
+
+def test_an_epoch_ends_with_validation_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of `metrics.jsonl`; of single minibatches nothing but the loss is ever shown."""
+    run(tmp_path, replace(CONFIG, epochs=2), heading="train 1149")
+    heading, *shown = capsys.readouterr().err.splitlines()
+    assert heading == "train 1149"
+    lines = [json.loads(line) for line in (tmp_path / METRICS_FILE).read_text().splitlines()]
+    assert len(shown) == len(lines) == 2
+    for told, line in zip(shown, lines, strict=True):
+        found = line["validation"]
+        shares = "/".join(f"{count / 2.88:.0f}" for count in found["exit_counts"])
+        assert told == (
+            f"epoch {line['epoch']}/2  training loss {line['loss']:.3f} · "
+            f"validation: accuracy {100 * found['accuracy']:.1f} % "
+            f"(full network {100 * found['full_accuracy']:.1f} %) at cost {found['relative_cost']:.3f}, "
+            f"exits {shares} %"
+        )
+
+
+def test_the_bar_shows_the_training_loss_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "Console", partial(Console, force_terminal=True, width=200))
+    run(tmp_path, replace(CONFIG, epochs=2))
+    drawn = [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if "epoch " in line]
+    assert sum("validation: accuracy" in line for line in drawn) == 2
+    bars = [line for line in drawn if "training loss" in line and "validation" not in line]
+    assert bars
+    assert not any("acc" in line or "exits" in line for line in bars)
+
+
+def test_a_state_from_before_a_setting_existed(tmp_path: Path) -> None:
+    run(tmp_path, replace(CONFIG, epochs=1))
+    state = torch.load(tmp_path / STATE_FILE, weights_only=True)
+    settings = json.loads(state["settings"])
+    del settings["skip_damaged"]
+    torch.save(state | {"settings": json.dumps(settings)}, tmp_path / STATE_FILE)
+    run(tmp_path, replace(CONFIG, epochs=1), resume=True)
+    with pytest.raises(ValueError, match="skip_damaged was False, is True"):
+        run(tmp_path, replace(CONFIG, epochs=1, skip_damaged=True), resume=True)
 
 
 def test_seed_decides(unbroken: tuple[EENet, list[dict]], tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
 """Whole runs: exits for a trained backbone, data of one's own, what is found out before hours are spent."""
 
 import json
+import re
+import shlex
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +20,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from eenet.cli import main
-from eenet.data.readers import from_dataset
+from eenet.data import from_dataset
+from eenet.evaluation.metrics import measure
 from eenet.networks.building import convert
 from eenet.networks.network import EENet
+from eenet.policies.records import Records
 from eenet.training import run as pipeline
-from eenet.training.recipes import RECIPES, TrainConfig, retrofit
+from eenet.training.loop import on_validation
+from eenet.training.objectives import unused
+from eenet.training.recipes import RECIPES, TrainConfig, how_to_repeat, retrofit
 
 TINY = TrainConfig("digits", "resnet8_w4_cifar", num_exits=1, epochs=1, budget=0.9, batch_size=64)
 
@@ -143,7 +151,170 @@ def test_own_network_and_own_data(tmp_path: Path) -> None:
     backbone.eval().to(memory_format=torch.contiguous_format)  # as loaded; kernels round differently
     assert torch.equal(loaded(pixels).logits_KBN[-1], backbone(pixels))
     assert loaded.config.policy is not None
-    assert "OwnNetwork with 1 early exits on mine" in (tmp_path / "README.md").read_text()
+    card = (tmp_path / "README.md").read_text()
+    assert "OwnNetwork with 1 early exit on mine" in card
+    assert " for 1 epoch in " in card
+    assert "Not from this card alone: `network` and `images` were objects in the memory" in card
+    assert "network=network, images=images)" in card
+    kept = loaded.config.provenance["train_config"]
+    assert (kept["num_exits"], kept["placement"], kept["head"]) == (1, loaded.config.exits, "pool")
+
+
+def test_settings_that_a_given_network_makes_meaningless(tmp_path: Path) -> None:
+    """The TrainConfig that is kept agrees with the network, and what was asked for in vain is named."""
+    rows = [(Image.new("L", (9, 12), 25 * (i % 10)), i % 10) for i in range(128)]
+    images = from_dataset(rows)
+    exits = {"placement": ["blocks.0", "blocks.1"], "head": "pool"}
+    network = convert(OwnNetwork(), images.image_size, **exits, gate="features")  # type: ignore[arg-type]
+    done = pipeline.train(
+        TrainConfig("mine", "OwnNetwork", epochs=1, batch_size=64, budget=2, head="residual", image_size=32),
+        tmp_path,
+        network=network,
+        images=dict.fromkeys(("train", "validation", "test"), images),
+    )
+    assert done.notes[:2] == [
+        "not used: head residual, as the network was given",
+        "not used: image_size 32, as the images were given",
+    ]
+    assert "give `convert` gate='answer'" in done.notes[2]
+    kept = network.config.provenance["train_config"]
+    assert (kept["num_exits"], kept["placement"], kept["head"]) == (2, network.config.exits, "pool")
+    with pytest.raises(ValueError, match="images has no 'validation'; give train, validation, test"):
+        pipeline.train(TINY, tmp_path / "other", network=network, images={"train": images})
+
+
+@pytest.mark.parametrize(
+    ("config", "asked", "notes"),
+    [
+        ({}, ["budget"], []),
+        ({"cost_weight": 2.0}, [], ["cost_weight 2.0, which objective joint doesn't have"]),
+        ({"early_weight": 0.5, "distillation": 0.5}, [], []),
+        (
+            {"objective": "v2", "distillation": 0.9, "cost_weight": 2.0},
+            [],
+            ["distillation 0.9, which objective v2 doesn't have", "budget 0.9, as objective v2 trains"],
+        ),
+        (
+            {"objective": "shallow_deep"},
+            ["early_weight"],
+            ["early_weight 1.0, which objective shallow_deep doesn't have"],
+        ),
+        (
+            {"num_exits": 0, "head": "pool"},
+            ["head", "budget", "seed"],
+            ["head pool, budget 0.9, as there are no"],
+        ),
+        ({"num_exits": 0}, [], []),
+    ],
+)
+def test_settings_without_effect_are_named(config: dict, asked: list[str], notes: list[str]) -> None:
+    found = unused(replace(TINY, **config), asked)
+    assert len(found) == len(notes)
+    for told, expected in zip(found, notes, strict=True):
+        assert told.startswith(f"not used: {expected}")
+
+
+def test_a_card_says_what_was_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Confidences that were trained are compared with 0.5, whatever the budget of the recipe is."""
+    words = ["train", "digits", "--model", "resnet8_w4_cifar", "--epochs", "1", "--num-exits", "2"]
+    words += ["--objective", "v2"]
+    assert main([*words, "--budget", "0.1", "--out", str(tmp_path / "v2"), "--json"]) == 0
+    said = capsys.readouterr()
+    (note,) = json.loads(said.out)["notes"]
+    assert note.startswith("not used: budget 0.1, as objective v2 trains confidences to be compared with 0.5")
+    card, page = ((tmp_path / "v2" / name).read_text() for name in ("README.md", "report.html"))
+    for text in (card, page):
+        assert "objective v2; thresholds at 0.5, for which objective v2 trains confidences." in text
+        assert "Not used: budget 0.1, as" in text
+        assert "set for budget" not in text
+    policy = EENet.from_pretrained(tmp_path / "v2").config.exit_policy()
+    assert policy.thresholds == (0.5,) * 2
+    records = Records.load(tmp_path / "v2/records-validation.safetensors")
+    assert said.err.splitlines()[-1].endswith(f" · {on_validation(measure(records, policy))}")
+
+
+def test_splits_and_the_fitted_policy_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = pipeline.train(TINY, tmp_path)
+    first, epoch, fitted = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"train 1149\b.* · validation 288\b.* · test 360\b.*", first)
+    assert epoch.startswith("epoch 1/1  training loss ")
+    network = EENet.from_pretrained(tmp_path)
+    records = Records.load(tmp_path / "records-validation.safetensors")
+    assert fitted == f"fitted  {on_validation(measure(records, network.config.exit_policy()))}"
+    card = (tmp_path / "README.md").read_text()
+    assert f"Images: {first}." in card
+    assert "thresholds set for budget 0.9 on 288 validation images" in card
+    assert json.dumps(f"Images: {first}.")[1:-1] in (tmp_path / "report.html").read_text()
+    low, high = found.intervals["relative_cost"]
+    assert low < found.relative_cost < high
+    assert f"relative cost {low:.3f} to {high:.3f}" in card
+    assert f"relative cost {low:.3f} to {high:.3f}" in str(found)
+
+
+def section(card: str, language: str) -> str:
+    return card.split(f"## How to reproduce\n\n```{language}\n")[1].removesuffix("```\n")
+
+
+def test_the_printed_script_repeats_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = pipeline.train(TINY, tmp_path / "run", placement=[0.5], seed=3, distillation=0.5)
+    monkeypatch.chdir(tmp_path)
+    exec(section(Path(done.checkpoint, "README.md").read_text(), "python"), {})
+    (again,) = tmp_path.glob("runs/*/model.safetensors")
+    assert again.read_bytes() == (tmp_path / "run/model.safetensors").read_bytes()
+    command = EENet.from_pretrained(tmp_path / "run").config.provenance["command"]
+    assert command.startswith("import eenet; eenet.train(eenet.TrainConfig(data='digits', ")
+
+
+def test_the_printed_command_repeats_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the user's own objective, found beside, which `--import` names."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_loss.py").write_text(
+        "import eenet\nfrom torch.nn.functional import cross_entropy\n\n\n"
+        '@eenet.register("objective")\n'
+        "def last_only(outputs, targets_B, costs_K):\n"
+        "    return sum(cross_entropy(logits, targets_B) for logits in outputs.logits_KBN)\n"
+    )
+    words = ["train", "digits", "--model", "resnet8_w4_cifar", "--epochs", "1", "--num-exits", "1"]
+    words += ["--budget", "0.9", "--objective", "last_only", "--import", "my_loss"]
+    assert main([*words, "--out", "run"]) == 0
+    command = section(Path("run/README.md").read_text(), "")
+    assert "--import my_loss" in command
+    done = subprocess.run(
+        [sys.executable, "-m", *shlex.split(command)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (again,) = tmp_path.glob("runs/*/model.safetensors")
+    assert again.read_bytes() == Path("run/model.safetensors").read_bytes()
+
+
+def test_what_a_script_needs_is_named(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    config = TrainConfig(str(tmp_path / "photos"), str(tmp_path), freeze_backbone=True)
+    _, text = how_to_repeat(config, None, needs=["the objective mine"])
+    checkpoint, photos = f"the checkpoint `{tmp_path}`", f"the images in `{tmp_path}/photos`"
+    assert text.startswith(f"It needs the objective mine and {checkpoint} and {photos}.\n")
+
+
+def test_damaged_files_are_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(80):
+        place = tmp_path / "photos" / ("train" if i % 4 else "test") / ("cat", "dog")[i // 4 % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((16, 16), 30 + 60 * (i // 4 % 2)).save(place / f"{i:02}.png")
+    for broken in ("train/cat/01.png", "train/dog/05.png"):
+        whole = (tmp_path / "photos" / broken).read_bytes()
+        (tmp_path / "photos" / broken).write_bytes(whole[: len(whole) // 2])
+    run = ["train", "digits", "--data", str(tmp_path / "photos"), "--model", "resnet8_w4_cifar"]
+    run += ["--num-exits", "1", "--budget", "0.9", "--epochs", "1", "--batch-size", "8"]
+    assert main([*run, "--out", str(tmp_path / "out")]) == 2
+    assert "--skip-damaged" in capsys.readouterr().err
+    assert main([*run, "--skip-damaged", "--out", str(tmp_path / "out"), "--json"]) == 0
+    assert any("damaged" in note for note in json.loads(capsys.readouterr().out)["notes"])
+    card = (tmp_path / "out/README.md").read_text()
+    assert "damaged" in card
+    assert "--skip-damaged" in card
+    assert main(["eval", str(tmp_path / "out"), "--data", str(tmp_path / "photos"), "--split", "train"]) == 0
+    assert "damaged" in capsys.readouterr().err
 
 
 def test_whole_run_on_own_data(tmp_path: Path) -> None:
@@ -184,7 +355,7 @@ def test_mistakes_in_data_are_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "empty").mkdir()
     capsys.readouterr()  # datasets shows how it writes
     for name, message in (
-        ("folders", "the class folders in train and test of"),
+        ("folders", "can't be split by class"),
         ("labels", "label -1 is outside the 2 classes"),
         ("empty", "holds no data set"),
         ("cifra10", "did you mean cifar10"),

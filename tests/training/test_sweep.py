@@ -47,7 +47,10 @@ def test_a_sweep_goes_on_where_it_was(
     assert {row["placement"] for row in rows} == {"linear", "searched", "fine"}
     assert all(len(row["exits"]) == 1 for row in rows)
     assert all(row["validation_cost"] <= 0.9 for row in rows)
-    assert (tmp_path / "s/sweep.html").read_text().count("1 exits, pool") >= 3
+    card = (Path(rows[0]["checkpoint"]) / "README.md").read_text()
+    settings = "--model resnet8_w2_cifar --budget 0.9 --epochs 1"
+    assert f"\neenet sweep digits {settings} {' '.join(SPACE)}\n" in card
+    assert (tmp_path / "s/sweep.html").read_text().count("1 exit, pool") >= 3
     monkeypatch.setattr(pipeline, "fit", None)  # nothing is left to do
     assert main([*words[:-1], "--trials", "2"]) == 0
     assert main([*WORDS, "--seed", "1", *SPACE, "--out", str(tmp_path / "s")]) == 2

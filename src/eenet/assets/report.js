@@ -23,10 +23,11 @@ function section(title, about) {
   return body;
 }
 const titled = (net, ...content) => make("article", {}, several ? make("h3", {}, net.name) : null, ...content);
-const keyed = (net, k) => make("span", {}, make("i", { class: "key", style: `background:${page.colours[k % page.colours.length]}` }), net.exits[k]);
+const exit_colour = (net, k) => k === net.exits.length - 1 ? page.final_colour : page.colours[k % page.colours.length];
+const keyed = (net, k) => make("span", { class: "wraps exit" }, make("i", { class: "key", style: `background:${exit_colour(net, k)}` }), net.exits[k]);
 
 // ---- plots
-const grey = "#7d8894", grid = "rgba(125,136,148,.25)";
+const grey = "#7d8894", grid = "rgba(125,136,148,.25)", family = getComputedStyle(document.body).fontFamily;
 const axis = more => ({ gridcolor: grid, zerolinecolor: "rgba(125,136,148,.5)", ...more });
 function draw(where, traces, x, y, height, label) {
   where.classList.add("plot");
@@ -34,7 +35,8 @@ function draw(where, traces, x, y, height, label) {
   where.setAttribute("aria-label", label);
   return Plotly.newPlot(where, traces, {
     height, margin: { l: 62, r: 12, t: 10, b: 45 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    font: { color: grey, size: 13 }, legend: { orientation: "h", y: -0.2, yanchor: "top" },
+    font: { color: grey, size: 13, family }, hoverlabel: { font: { family } },
+    legend: { orientation: "h", xref: "container", x: 0, yref: "container", y: 1, yanchor: "top" },
     xaxis: axis(x), yaxis: axis(y),
   }, { responsive: true, displayModeBar: false });
 }
@@ -46,7 +48,7 @@ const setting = net => {
   const wanted = Number(position.label), fits = net.settings.filter(s => s.budget !== null && s.budget <= wanted + 1e-9);
   return fits.at(-1) ?? net.settings.find(s => s.budget !== null) ?? net.settings[0];
 };
-const moved = [];
+const exiting = nets.filter(net => net.exits.length > 1), moved = [];
 const move = label => { position.label = label; moved.forEach(update => update()); };
 
 function dial() {
@@ -56,12 +58,13 @@ function dial() {
   const slider = make("input", { id: "budget", type: "range", min: 0, max: budgets.length - 1, step: 1 });
   const nearest = budgets.reduce((best, b, i) => Math.abs(b - nets[0].settings[0].cost) < Math.abs(budgets[best] - nets[0].settings[0].cost) ? i : best, 0);
   slider.value = nearest;
-  slider.addEventListener("input", () => move(budgets[slider.value]));
+  const chosen = event => { if (!event.key || /^(Arrow|Page|Home|End)/.test(event.key)) move(budgets[slider.value]); };
+  for (const kind of ["input", "click", "keyup"]) slider.addEventListener(kind, chosen);  // a choice, too, where it stands already
   own.addEventListener("click", () => { slider.value = nearest; move(null); });
   bar.append(make("label", { for: "budget" }, "Budget"), slider, shown, own);
   document.querySelector("main").append(bar);
   moved.push(() => {
-    const text = position.label === null ? "own policy" : `mean cost ${Number(position.label).toFixed(3)}`;
+    const text = position.label === null ? `cost ${exiting.map(net => setting(net).cost.toFixed(3)).join(" · ")} (own)` : `budget ${Number(position.label).toFixed(3)}`;
     shown.textContent = text;
     slider.setAttribute("aria-valuetext", text);
     own.setAttribute("aria-pressed", String(position.label === null));
@@ -69,23 +72,38 @@ function dial() {
 }
 
 // ---- what is shown
+const fewer = cost => `${Math.round(100 * Math.abs(1 - cost))} % ${cost > 1 ? "more" : "fewer"} MACs`;
+function better(difference) {
+  const points = 100 * Math.abs(difference);
+  return points < .005 ? "as accurate" : `${points.toFixed(points < .1 ? 2 : 1)} points ${difference > 0 ? "more" : "less"} accurate`;
+}
+function headline(net) {  // the times are of the network's own policy
+  const now = setting(net), rows = position.label === null && net.timings ? net.timings.rows : [];
+  const [row] = rows.toSorted((a, b) => a.batch_size - b.batch_size || a.early_exit_ms - b.early_exit_ms);
+  const faster = row ? `${row.speedup.toFixed(row.speedup < 1 ? 2 : 1)} times as fast (${row.backend}, batch ${row.batch_size}), ` : "";
+  const full = better(now.accuracy - net.full), than = full === "as accurate" ? "as" : "than";
+  return [`${fewer(now.cost)} than the plain backbone, ${faster}${full} ${than} never leaving early`, ...nets.filter(n => n.exits.length === 1).map(plain =>
+    `against ${plain.name}: ${fewer(now.cost * net.scale / (plain.full_cost * plain.scale))}, ${better(now.accuracy - plain.full)}`)].join("; ") + ".";
+}
 function summary() {
   const body = section("At this budget", "Thresholds were set on other images; all that is shown is measured on the " + page.images.toLocaleString("en") + " images of this page. "
     + "Relative cost: MACs spent per image, exit heads included, divided by those of the plain backbone.");
   for (const net of nets) {
     const tiles = make("div", { class: "tiles", "aria-live": "polite" }), shares = make("div", { class: "shares" });
-    body.append(titled(net, make("p", { class: "soft" }, net.about), tiles, net.exits.length > 1 ? shares : null));
+    const head = make("p", { class: "headline", "aria-live": "polite" }), early = net.exits.length > 1;
+    const about = [net.about, net.policy].filter(Boolean).map(text => make("p", { class: "soft" }, text));
+    body.append(titled(net, ...(early ? [head, ...about, tiles, shares] : [...about, tiles])));
     moved.push(() => {
       const now = setting(net), total = sum(now.counts);
       const tile = (value, ...lines) => make("div", { class: "tile" }, make("b", {}, value), lines.map(line => make("div", {}, line)));
       const [low, high] = now.interval;
-      const early = net.exits.length > 1;
+      if (early) head.textContent = headline(net);
       tiles.replaceChildren(
         tile(percent(now.accuracy), `accuracy${early ? ", leaving early" : ""}`, `95 %: ${(100 * low).toFixed(2)} to ${(100 * high).toFixed(2)}`),
         tile(now.cost.toFixed(3), "mean relative cost", ...(net.scale === 1 ? [] : [`${(now.cost * net.scale).toFixed(3)} of ${nets[0].backbone}`])),
         ...(early ? [tile(percent(net.full), "accuracy, never leaving early"), tile(now.dead.join(", ") || "none", "dead exits")] : []));
       shares.replaceChildren(...now.counts.map((count, k) => make("div", {
-        style: `flex:${count} 0 0;background:${page.colours[k % page.colours.length]}`, title: `${net.exits[k]}: ${count} images`,
+        style: `flex:${count} 0 0;background:${exit_colour(net, k)}`, title: `${net.exits[k]}: ${count} images`,
       }, count > .08 * total ? percent(count / total, 0) : "")));
       shares.setAttribute("role", "img");
       shares.setAttribute("aria-label", now.counts.map((c, k) => `${net.exits[k]}: ${percent(c / total, 1)}`).join(", "));
@@ -93,41 +111,52 @@ function summary() {
   }
 }
 
+// Costs measured on few images needn't grow with the budget: the line goes by cost, and budgets that do the same are one point of it.
+function line_of(net) {
+  const points = net.settings.filter(s => s.budget !== null).sort((a, b) => a.cost - b.cost || a.accuracy - b.accuracy);
+  const same = (a, b) => a && a.cost === b.cost && a.accuracy === b.accuracy;
+  return points.filter((point, i) => !same(points[i - 1], point)).map(point =>
+    ({ ...point, x: point.cost * net.scale, budgets: points.filter(p => same(p, point)).map(p => p.budget).join(", ") }));
+}
+
 function curves() {
-  const body = section("Accuracy against cost", several
-    ? `Costs of all networks are divided by the MACs of the first one's backbone (${nets[0].backbone}).`
-    : "A point of the line is a budget; the band is its 95 % interval.");
+  const body = section("Accuracy against cost", "Line: the budgets of the slider, by the cost measured here; its band: 95 % intervals. "
+    + "Star: the network's own policy, which need not be one of them. Ring: what is shown now. "
+    + (several ? `Costs of all networks are divided by the MACs of the first one's backbone (${nets[0].backbone}).` : ""));
   const where = make("div"), traces = [], now = [];
   body.style.display = "block";
   body.append(where);
   nets.forEach((net, i) => {
-    const colour = page.lines[i % page.lines.length], name = several ? net.name : "early exit";
-    const points = net.settings.filter(s => s.budget !== null), x = points.map(s => s.cost * net.scale);
+    const colour = page.lines[i % page.lines.length], early = net.exits.length > 1, at = "<br>cost %{x:.3f}<br>accuracy %{y:.2%}<extra></extra>";
+    const named = (alone, text = alone) => several ? `${net.name}${text && `: ${text}`}` : alone;
+    const points = line_of(net), x = points.map(p => p.x), legendgroup = several ? net.name : "";
+    const dot = (cost, accuracy, name, marker) => traces.push({ x: [cost * net.scale], y: [accuracy], mode: "markers", legendgroup, name,
+      hovertemplate: name + at, marker: { color: colour, line: { width: 2, color: colour }, ...marker } });
     if (points.length) {
-      traces.push({ x: [...x, ...x.toReversed()], y: [...points.map(s => s.interval[1]), ...points.map(s => s.interval[0]).toReversed()],
-        fill: "toself", fillcolor: colour + "26", line: { width: 0 }, hoverinfo: "skip", showlegend: false, legendgroup: net.name });
-      traces.push({ x, y: points.map(s => s.accuracy), customdata: points.map(s => s.budget), mode: "lines+markers", marker: { size: 5 },
-        line: { color: colour, width: 3 }, name, legendgroup: net.name, hovertemplate: "budget %{customdata}<br>cost %{x:.3f}<br>accuracy %{y:.2%}" });
+      traces.push({ x: [...x, ...x.toReversed()], y: [...points.map(p => p.interval[1]), ...points.map(p => p.interval[0]).toReversed()], name: "band",
+        fill: "toself", fillcolor: colour + "26", mode: "lines", line: { width: 0 }, hoverinfo: "skip", showlegend: false, legendgroup });
+      traces.push({ x, y: points.map(p => p.accuracy), customdata: points.map(p => p.budgets), mode: "lines+markers", marker: { size: 5 },
+        line: { color: colour, width: 3 }, name: named("budgets", ""), legendgroup, hovertemplate: "budget %{customdata}" + at });
+    }
+    if (early) {
       traces.push({ x: net.oracle.map(p => p[0] * net.scale), y: net.oracle.map(p => p[1]), mode: "lines", line: { color: colour, dash: "dot", width: 2 },
-        name: several ? `${name}: oracle` : "oracle: leaves at the first right exit", legendgroup: net.name, visible: "legendonly",
-        hovertemplate: "oracle<br>cost %{x:.3f}<br>accuracy %{y:.2%}" });
-    }
-    traces.push({ x: [net.full_cost * net.scale], y: [net.full], mode: "markers", marker: { size: 12, color: colour, symbol: "square" }, legendgroup: net.name,
-      name: points.length ? (several ? `${name}: never leaving early` : "never leaving early") : `${net.name}: static`,
-      hovertemplate: "cost %{x:.3f}<br>accuracy %{y:.2%}" });
-    if (net.exits.length > 1) {
+        name: named("oracle: leaves at the first right exit", "oracle"), legendgroup, visible: "legendonly", hovertemplate: "oracle" + at });
+      dot(1, net.plain, named("exits taken off"), { size: 11, symbol: "square-open" });
+      dot(net.full_cost, net.full, named("never leaving early"), { size: 10, symbol: "square" });
+      dot(net.settings[0].cost, net.settings[0].accuracy, named(`own policy${net.own_budget ? ` (budget ${net.own_budget})` : ""}`), { size: 15, symbol: "star" });
       now.push([traces.length, net]);
-      traces.push({ x: [0], y: [0], mode: "markers", marker: { size: 16, color: colour, symbol: "star", line: { color: grey, width: 1 } }, showlegend: !several,
-        name: "now", legendgroup: net.name, hovertemplate: "now<br>cost %{x:.3f}<br>accuracy %{y:.2%}" });
-    }
+      dot(0, 0, named("shown now"), { size: 22, symbol: "circle-open" });
+    } else dot(net.full_cost, net.full, `${net.name}: static`, { size: 11, symbol: "diamond" });
   });
   if (page.claim) traces.push({ x: [page.claim], y: [nets[0].full], mode: "markers", marker: { size: 13, color: grey, symbol: "diamond-open", line: { width: 2 } },
     name: `what the paper reports: similar accuracy at ${page.claim}`, hovertemplate: "Demir & Akbas 2024, abstract<extra></extra>" });
   draw(where, traces, { title: { text: "mean relative cost" }, rangemode: "tozero" }, { title: { text: "accuracy" }, tickformat: ".1%" }, 460,
     "Accuracy against mean relative cost; the numbers are in the table below");
   moved.push(() => now.forEach(([index, net]) => Plotly.restyle(where, { x: [[setting(net).cost * net.scale]], y: [[setting(net).accuracy]] }, [index])));
-  const rows = nets.flatMap(net => net.settings.filter(s => s.budget !== null).map(s => [several ? `${net.name}, ${s.budget}` : String(s.budget),
-    s.cost.toFixed(3), percent(s.accuracy), `${(100 * s.interval[0]).toFixed(2)} to ${(100 * s.interval[1]).toFixed(2)}`]));
+  const row = (name, { cost, accuracy, interval }) => [name, cost.toFixed(3), percent(accuracy), interval ? `${(100 * interval[0]).toFixed(2)} to ${(100 * interval[1]).toFixed(2)}` : ""];
+  const rows = exiting.flatMap(net => [...net.settings.map(s => row(`${several ? `${net.name}, ` : ""}${s.budget ?? "own policy"}`, s)),
+    row(`${several ? `${net.name}, ` : ""}never leaving early`, { cost: net.full_cost, accuracy: net.full }),
+    row(`${several ? `${net.name}, ` : ""}exits taken off`, { cost: 1, accuracy: net.plain })]);
   if (rows.length) body.append(make("details", {}, make("summary", {}, "All points as a table"), table(["budget", "relative cost", "accuracy", "95 % interval"], rows)));
 }
 
@@ -139,7 +168,7 @@ function exits() {
     moved.push(() => {
       const now = setting(net), total = sum(now.counts);
       holder.replaceChildren(table(["exit", "cost", "images", "accuracy of these", "on all images", "ranking"], net.exits.map((_, k) => [
-        keyed(net, k), now.costs[k].toFixed(3), now.off.includes(k) ? "off" : `${now.counts[k]} (${percent(now.counts[k] / total, 1)})`,
+        keyed(net, k), now.costs[k].toFixed(3), now.off.includes(k) ? "off" : make("span", { class: "wraps" }, `${now.counts[k]} (${percent(now.counts[k] / total, 1).replace(" ", "\u00a0")})`),
         now.leaving[k] === null ? "–" : percent(now.leaving[k]), percent(net.exit_accuracy[k]), net.auroc[k]?.toFixed(3) ?? "–"])));
     });
   }
@@ -156,7 +185,7 @@ function reliability() {
     body.append(titled(net, where));
     draw(where, [{ x: [0, 1], y: [0, 1], mode: "lines", line: { color: grey, dash: "dot" }, hoverinfo: "skip", showlegend: false },
       ...net.reliability.map(populated).map((r, k) => ({ x: r.probability, y: r.accuracy, customdata: r.count, mode: "lines+markers",
-        marker: { size: r.count.map(c => 4 + 14 * Math.sqrt(c / sum(r.count))) }, line: { color: page.colours[k % page.colours.length] },
+        marker: { size: r.count.map(c => 4 + 14 * Math.sqrt(c / sum(r.count))) }, line: { color: exit_colour(net, k) },
         name: `${net.exits[k]} (${net.calibration_error[k].toFixed(3)})`, hovertemplate: "%{customdata} images<br>probability %{x:.3f}<br>accuracy %{y:.3f}" }))],
       { title: { text: "probability" }, range: [0, 1.02] }, { title: { text: "accuracy" }, range: [0, 1.05] }, 380, `Reliability of ${net.name}`);
   }
@@ -183,8 +212,7 @@ function matrix(now) {
     make("tbody", {}, names.map((n, i) => make("tr", {}, make("th", { scope: "row" }, n), cells[i].map((x, j) => cell(x, i, j)))))));
 }
 function frequent(now) {
-  const wrong = now.confusion.filter(([is, said]) => is !== said).sort((a, b) => b[2] - a[2]).slice(0, 15);
-  return table(["it is", "the answer", "images"], wrong.map(([is, said, count]) => [page.classes[is], page.classes[said], String(count)]));
+  return table(["it is", "the answer", "images"], now.confusion.map(([is, said, count]) => [page.classes[is], page.classes[said], String(count)]));
 }
 
 function strips() {
@@ -228,17 +256,19 @@ function damage() {
 function clock() {
   const timed = nets.filter(net => net.timings);
   if (!timed.length) return;
-  const body = section("On the clock", "Milliseconds per batch, medians; plain backbone and early exit took turns on the same backend. "
-    + "Efficiency: the time that the stages run would take as parts of the plain backbone, divided by the time taken.");
+  const body = section("On the clock", "Milliseconds per batch: its median over the runs, then the mean over batches; plain backbone and early exit took turns on the same backend. "
+    + "Speed-up: plain by early exit; by MACs: what the MACs promise. Efficiency: the time that the stages run would take as parts of the plain backbone, divided by the time taken.");
   for (const net of timed) body.append(titled(net, table(["backend", "batch", "plain ms", "early exit ms", "speed-up", "by MACs", "efficiency"],
     net.timings.rows.map(r => [r.backend, String(r.batch_size), r.plain_ms.toPrecision(3), r.early_exit_ms.toPrecision(3), r.speedup.toFixed(2), r.mac_speedup.toFixed(2), r.efficiency.toFixed(2)])),
     make("p", { class: "soft" }, `on ${net.timings.hardware}`)));
 }
 
 function reproduce() {
+  const known = nets.filter(net => net.command);
+  if (!known.length) return;
   const body = section("How to reproduce");
   body.style.display = "block";
-  for (const net of nets) body.append(titled(net, make("pre", { tabindex: 0 }, net.command)));
+  for (const net of known) body.append(titled(net, make("pre", { tabindex: 0 }, net.command)));
 }
 
 if (page.budgets.length) dial();

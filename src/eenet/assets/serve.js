@@ -1,7 +1,15 @@
 // Sends images to /classify, shows the way each took, and polls /state.
 "use strict";
 const at = id => document.getElementById(id);
-let models = [], done = 0, spent = 0;
+let models = [], work = Promise.resolve();
+const seen = new Map(); // model → costs and milliseconds of its images
+
+// 8 × 8 digits of scikit-learn (BSD licence), of the test split
+const DIGITS = {
+  "digit-3.png": "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAQklEQVR42i3IQRGAIAAAsJ1nEBtYgQhEIAoNiEIEIkgDaYAN8KG/3VDWlUCKawF5Rjb0Z3yjzONXbXZCOEOHerfMC4UmEWlQ8t98AAAAAElFTkSuQmCC",
+  "digit-9.png": "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAQ0lEQVR42iXKQRVAQBQAwCHBRqCBBkTYCBrQRARPoq/BRqDBdzDnQZwF1Gw7eq9rA0PLXEFZjvgXseqo0z3XERFPhg9qIhLFr9M8kQAAAABJRU5ErkJggg==",
+  "digit-4.png": "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAOklEQVR42i3BURGAIAAFsJ1nACIQxQhEogHRiAANsMHzxw1GHigjs8LK6lDOaRnQknRQZwo3e3u5/D4bjRPmzKFjmwAAAABJRU5ErkJggg==",
+};
 
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -18,53 +26,120 @@ async function ask(path, options = {}) {
   return found;
 }
 const chosen = () => models.find(model => model.name === at("model").value);
+const percent = share => `${Math.round(100 * share)} %`;
+const short = ms => ms < 10 ? ms.toPrecision(2) : ms.toFixed(0);
+const median = values => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
+const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 
 function fillModels() {
   const before = at("model").value;
   at("model").replaceChildren(...models.map(model => make("option", {}, model.name)));
   if (models.some(model => model.name === before)) at("model").value = before;
-  else fillBudgets();
+  else choose();
 }
-function fillBudgets() {
+function choose() {
   const options = chosen().budgets.map(budget => make("option", { value: budget }, `${budget} of the work`));
   at("budget").replaceChildren(make("option", { value: "" }, "the network's own"), ...options);
+  at("samples").querySelector("span").replaceChildren(...samples(chosen()).map(([name, draw]) => {
+    const button = make("button", { type: "button" }, name.replace(/[-]/g, " ").replace(".png", ""));
+    button.addEventListener("click", async () => take([new File([await draw()], name, { type: "image/png" })]));
+    return button;
+  }));
+  tell();
+}
+
+// Samples: digits for networks that read digits, else a card that belongs to no class
+function samples(model) {
+  const [channels, height, width] = model.input_size;
+  if (!model.digits) return [["test-card.png", () => drawn(width, height, pen => card(pen, width, height, channels))]];
+  if (width === 8) return Object.entries(DIGITS).map(([name, text]) => [name, () => decoded(text)]);
+  return ["2", "3", "7"].map(digit => [`drawn-${digit}.png`, () => drawn(width, height, pen => figure(pen, width, height, digit))]);
+}
+const decoded = text => new Blob([Uint8Array.from(atob(text), c => c.charCodeAt(0))], { type: "image/png" });
+function drawn(width, height, draw) {
+  const canvas = make("canvas", { width, height });
+  draw(canvas.getContext("2d"));
+  return new Promise(done => canvas.toBlob(done, "image/png"));
+}
+function figure(pen, width, height, digit) {
+  pen.fillRect(0, 0, width, height);
+  pen.fillStyle = "white";
+  pen.font = `${.8 * height}px sans-serif`;
+  pen.textAlign = "center";
+  pen.fillText(digit, width / 2, .78 * height);
+}
+function card(pen, width, height, channels) {
+  for (let stripe = 0; stripe < 8; stripe++) {
+    pen.fillStyle = `hsl(${45 * stripe} ${channels === 1 ? 0 : 80}% ${25 + 7 * stripe}%)`;
+    pen.fillRect(stripe * width / 8, 0, width / 8 + 1, height);
+  }
+  pen.fillStyle = "white";
+  pen.arc(width / 2, height / 2, height / 4, 0, 2 * Math.PI);
+  pen.fill();
 }
 
 async function classify(file) {
   const where = new URLSearchParams({ model: at("model").value });
   if (at("budget").value) where.set("budget", at("budget").value);
-  const start = performance.now();
   const found = await ask(`/classify?${where}`, { method: "POST", body: file, headers: { "Content-Type": file.type || "application/octet-stream" } });
-  return { ...found.predictions[0], ms: performance.now() - start, model: models.find(model => model.name === found.model) };
+  const { model: name, predictions: [first], ...others } = found;
+  return { ...others, ...first, model: models.find(model => model.name === name) };
+}
+function compared(score, threshold) {
+  let digits = 3;
+  while (digits < 8 && score.toFixed(digits) === threshold.toFixed(digits)) digits += 1;
+  return `${score.toFixed(digits)} ${score > threshold ? ">" : "≤"} ${threshold.toFixed(digits)}`;
+}
+function way({ model, ...found }) {
+  const scores = [...found.confidences], last = model.exits.length - 1;
+  return model.exits.map((_, k) => {
+    if (model.off.includes(k)) return null;
+    const [name, threshold] = [k < last ? `exit ${k}` : "final exit", found.thresholds[k] ?? null];
+    if (k > found.exit) return make("li", { class: "skipped" }, `${name}: not run`);
+    const score = k < last ? scores.shift() : undefined;
+    const sure = score === undefined ? "" : threshold === null ? `${score.toFixed(3)}, ` : `${compared(score, threshold)}, `;
+    const what = k === found.exit ? "left here" : threshold === null ? "switched off" : "went on";
+    return make("li", { class: k === found.exit ? "left" : "passed" }, `${name}: ${sure}${what}`);
+  }).filter(item => item);
 }
 function row(file, found) {
   const { model } = found;
-  const way = model.exits.map((name, k) => {
-    if (model.off.includes(k)) return null;
-    const kind = k < found.exit ? "passed" : k === found.exit ? "left" : "skipped";
-    const order = model.exits.slice(0, k).filter((_, j) => !model.off.includes(j)).length;
-    const sure = k <= found.exit && k < model.exits.length - 1 ? `: ${found.confidences[order].toFixed(3)}` : "";
-    return make("li", { class: kind }, `${k < model.exits.length - 1 ? `exit ${k}` : "final exit"}${sure}`);
-  }).filter(item => item);
   const picture = make("img", { alt: file.name, src: URL.createObjectURL(file) });
-  const text = make("p", {}, make("b", {}, found.label), ` ${(100 * found.probability).toFixed(1)} % · `
-    + `${(100 * found.relative_cost).toFixed(0)} % of the work · ${found.ms.toFixed(0)} ms · ${file.name}`);
+  const text = make("p", {}, make("b", {}, found.label), ` ${(100 * found.probability).toFixed(1)} % sure · ${file.name}`);
+  const cost = make("p", { class: "soft cost" }, `${percent(found.relative_cost)} of the plain network's work, ${short(found.network_milliseconds)} ms in the network`
+    + ` (${short(found.milliseconds)} ms in the server, with decoding) · never leaving early: ${percent(model.costs.at(-1))}, ${short(model.full_ms)} ms`);
   const attributes = { "data-file": file.name, "data-label": found.label, "data-exit": found.exit };
-  return make("article", attributes, picture, text, make("ol", { "aria-label": "way through the network" }, ...way));
+  return make("article", attributes, picture, text, cost, make("ol", { "aria-label": "way through the network" }, ...way(found)));
 }
-async function take(files) {
+async function takeAll(files) {
   at("error").textContent = "";
+  let first = true;
   for (const file of files) {
+    let article;
     try {
       const found = await classify(file);
-      at("answers").prepend(row(file, found));
-      done += 1;
-      spent += found.relative_cost;
-      at("total").textContent = `${done} image${done === 1 ? "" : "s"} at ${Math.round(100 * spent / done)} % of the work of the plain network`;
+      article = row(file, found);
+      const { name } = found.model;
+      seen.set(name, [...(seen.get(name) ?? []), { cost: found.relative_cost, ms: found.network_milliseconds }]);
+      tell();
     } catch (error) {
-      at("error").textContent = `${file.name}: ${error.message}`;
+      article = make("article", { class: "failed", "data-file": file.name }, make("p", {}, `${file.name}: ${error.message}`));
     }
+    at("answers").append(article);
+    if (first) article.scrollIntoView({ block: "nearest" });
+    first = false;
   }
+}
+// One upload after the other: answers stand in the order of the images
+const take = files => { work = work.then(() => takeAll(files)); };
+
+function tell() {
+  const model = chosen(), images = seen.get(model.name) ?? [];
+  at("legend").textContent = images.length ? `At each exit on the way: its score (${model.score}) and the threshold. An image leaves at the first exit whose score is above it; what comes after isn't run.` : "";
+  if (!images.length) { at("total").textContent = ""; return; }
+  const mean = images.reduce((sum, image) => sum + image.cost, 0) / images.length;
+  at("total").textContent = `${plural(images.length, "image")} at ${percent(mean)} of the plain network's work, median ${short(median(images.map(image => image.ms)))} ms in the network. `
+    + `Never leaving early: ${percent(model.costs.at(-1))}, ${short(model.full_ms)} ms (median at the start of the server, an image alone).`;
 }
 
 function bars(svg, values, say) {
@@ -88,9 +163,9 @@ async function refresh() {
     models = await ask("/state");
     fillModels();
     const model = chosen(), total = model.exit_counts.reduce((a, b) => a + b, 0);
-    bars(at("shares"), model.exit_counts.map(count => count / Math.max(total, 1)), v => `${Math.round(100 * v)} %`);
-    bars(at("times"), model.median_ms, v => v.toPrecision(3));
-    at("about").textContent = `${total} image${total === 1 ? "" : "s"}; ${model.inside} waiting; thresholds: ${model.now}; on ${model.backend}`
+    bars(at("shares"), model.exit_counts.map(count => count / Math.max(total, 1)), percent);
+    bars(at("times"), model.median_ms, short);
+    at("about").textContent = `${plural(total, "image")}; ${model.inside} waiting; thresholds: ${model.now}; on ${model.backend}`
       + (model.drift === null ? "" : model.drift ? "; these images are not like those of calibration" : "; no drift found");
     document.body.dataset.ready = "";
   } catch (error) {
@@ -98,8 +173,8 @@ async function refresh() {
   }
 }
 
-at("files").addEventListener("change", event => take([...event.target.files]));
-at("model").addEventListener("change", () => { fillBudgets(); refresh(); });
+at("files").addEventListener("change", event => { take([...event.target.files]); event.target.value = ""; });
+at("model").addEventListener("change", () => { choose(); refresh(); });
 at("token").addEventListener("change", refresh);
 at("settings").addEventListener("submit", event => event.preventDefault());
 for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) at("drop").addEventListener(kind, event => {

@@ -63,7 +63,7 @@ class CifarResNet(nn.Module):
         self.layer2 = _layer(width, 2 * width, blocks, stride=2)
         self.layer3 = _layer(2 * width, 4 * width, blocks, stride=2)
         self.global_pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.fc = nn.Linear(4 * width, num_classes)
+        self.fc = nn.Linear(4 * width, num_classes) if num_classes else nn.Identity()
         for part in self.modules():
             if isinstance(part, nn.Conv2d):
                 nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")

@@ -127,11 +127,17 @@ def _measure(
 
 @contextmanager
 def _fake_tensors() -> Iterator[None]:
+    with quiet(), FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Fake tensors print a traceback for what is reported in a line."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
-    disabled, logger.disabled = logger.disabled, True  # it prints a traceback for what we report in a line
+    disabled, logger.disabled = logger.disabled, True
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            yield
+        yield
     finally:
         logger.disabled = disabled
 

@@ -1,21 +1,31 @@
-"""Where a backbone can be cut, and its exact division into stages.
+"""Where a backbone can be cut: behind a node of its graph whose output is the only live value.
 
-After a node of the traced graph whose output is the only live value, the network can
-be cut. Stage modules *are* the backbone's modules: weights, train/eval behaviour and
-parameter names stay in place.
+Only the root, plain `nn.Sequential`s and modules that hold repeated blocks are opened, and blocks
+that hide a whole network.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor, fx, nn
 
+from eenet.backbones.accepting import (
+    StageList,
+    as_module,
+    check_classes,
+    describe,
+    does_not_run,
+    kind_of,
+    no_logits,
+)
 from eenet.backbones.cost import trace_costs
-from eenet.backbones.tracing import as_module, describe, first_line, trace_graphs
+from eenet.backbones.tracing import Opening, trace_graphs
 
 LEAST_REMAINING = 0.01  # a cut with less of the MACs behind it saves nothing
+NEARLY_ALL = 0.9  # of the MACs in one block: an exit before or behind it is worth nothing
+MOST = 0.5
 
 
 @dataclass(frozen=True)
@@ -46,23 +56,46 @@ class TracedBackbone:
     """MACs of the whole plain backbone, per image."""
     num_classes: int
     input_size: tuple[int, int, int]
+    tokens: bool
+    """Whether most of the MACs are spent on tokens [B, N, C], not on feature maps [B, C, H, W]."""
+    hiding: nn.Module | None
+    """The block that does the work of the network and so may be a network itself."""
 
 
-def trace(backbone: nn.Module | Sequence[nn.Module], input_size: Sequence[int]) -> TracedBackbone:
-    """Trace a backbone and find its cuts.
+def trace(
+    backbone: nn.Module | Sequence[nn.Module], input_size: Sequence[int], named: Collection[object] = ()
+) -> TracedBackbone:
+    """Trace a backbone and find its cuts: as many as can be, or those that are named.
 
     Args:
         backbone: maps images [B, C, H, W] to logits [B, N]; or a list of its stages, which
             are not traced and between which it is cut.
         input_size: (C, H, W).
+        named: names of cuts. What is opened decides which there are.
 
     Raises:
         ValueError: the network can't be traced, doesn't take such images, or doesn't
             return logits of shape [B, N].
     """
     module, size = as_module(backbone), checked_input_size(input_size)
-    traces = [_measure(graph_module, module, size) for graph_module in trace_graphs(module)]
-    return max(traces, key=lambda traced: len(traced.cuts))
+
+    def best(traces: Iterable[TracedBackbone]) -> TracedBackbone:
+        return max(traces, key=lambda t: ({*named} <= {cut.name for cut in t.cuts}, len(t.cuts), t.tokens))
+
+    def opening(opened: Sequence[nn.Module]) -> TracedBackbone:
+        graphs = trace_graphs(module, size, _openings(module, opened))
+        return best([_measure(graph, module, size) for graph in graphs])
+
+    traced, opened = opening([]), []
+    deepest = traced
+    while deepest.hiding and not isinstance(module, StageList):  # a network in one that normalises, say
+        opened.append(deepest.hiding)
+        try:
+            deepest = opening(opened)
+        except ValueError:  # it can't be traced
+            break
+        traced = best([traced, deepest])
+    return traced
 
 
 def checked_input_size(input_size: Sequence[int]) -> tuple[int, int, int]:
@@ -75,6 +108,58 @@ def checked_input_size(input_size: Sequence[int]) -> tuple[int, int, int]:
     return cast(tuple[int, int, int], size)
 
 
+# What is opened ----------------------------------------------------------------------
+
+
+def _openings(backbone: nn.Module, opened: Collection[nn.Module]) -> list[Opening]:
+    """Plain containers opened, and, where there are any, repeated blocks besides; `opened` always.
+
+    Neither is always the better one: ConvNeXt's stages must be opened, GhostNet's blocks must not.
+    """
+    if isinstance(backbone, StageList):
+        return [lambda _: False]
+    inner = [m for m in backbone.modules() if m is not backbone and not _is_plain_container(m)]
+    openings: list[Opening] = [lambda m: _is_plain_container(m) or m in opened]
+    if any(map(_holds_repeated_blocks, inner)):
+        openings.append(lambda m: _is_plain_container(m) or m in opened or _holds_repeated_blocks(m))
+    return openings
+
+
+def _is_plain_container(module: nn.Module) -> bool:
+    return type(module) is nn.Sequential
+
+
+def _holds_repeated_blocks(module: nn.Module) -> bool:
+    """Such as ConvNeXt's and RegNet's stages: at least two blocks of one class inside."""
+    classes = [type(child) for child in _children_through_containers(module) if _is_block(child)]
+    return len(classes) > len(set(classes))
+
+
+def _children_through_containers(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        if isinstance(child, nn.Sequential | nn.ModuleList):
+            yield from _children_through_containers(child)
+        else:
+            yield child
+
+
+def _is_block(module: nn.Module) -> bool:
+    layers = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    return len(layers) >= 2
+
+
+def _hiding_block(
+    graph_module: fx.GraphModule, seen: dict[fx.Node, tuple[int, Any]], least: float
+) -> nn.Module | None:
+    """The heaviest block, if it has these MACs and is a user's own module with others inside."""
+    node = max(seen, key=lambda node: seen[node][0])
+    if node.op != "call_module" or seen[node][0] < least:
+        return None
+    block = graph_module.get_submodule(str(node.target))
+    inner = any(True for _ in block.children()) and not type(block).__module__.startswith("torch.nn")
+    return block if inner else None
+
+
 # Cuts --------------------------------------------------------------------------------
 
 
@@ -82,16 +167,20 @@ def _measure(graph_module: fx.GraphModule, backbone: nn.Module, size: tuple[int,
     try:
         seen = trace_costs(graph_module, (1, *size))
     except Exception as error:  # whatever the network's own code raises
-        raise ValueError(
-            f"{describe(backbone)} does not run on an input of size {size} (C, H, W): {first_line(error)}"
-        ) from error
+        raise does_not_run(backbone, size, error) from error
     logits = seen[next(n for n in graph_module.graph.nodes if n.op == "output")][1]
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
         raise no_logits(backbone, logits, "eval", 1)
     total = sum(macs for macs, _ in seen.values())
     if not total:
         raise ValueError(f"{describe(backbone)} has no convolution or linear layer to save")
+    check_classes(backbone, graph_module, seen, int(logits.shape[1]))
     found = _find_cuts(graph_module, seen, total)
+    tokens = sum(macs for macs, v in seen.values() if isinstance(v, Tensor) and v.ndim == 3) > MOST * total
+    if tokens:  # the first that computes something only embeds patches
+        embedding = next(macs for macs, _ in seen.values() if macs)
+        found = [(cut, node) for cut, node in found if cut.macs > embedding]
+    least = (NEARLY_ALL if found else MOST) * total
     return TracedBackbone(
         backbone,
         graph_module,
@@ -100,6 +189,8 @@ def _measure(graph_module: fx.GraphModule, backbone: nn.Module, size: tuple[int,
         total,
         int(logits.shape[1]),
         size,
+        tokens,
+        _hiding_block(graph_module, seen, least),
     )
 
 
@@ -148,31 +239,10 @@ def _is_global_pool(
     macs, value = seen[node]
     if macs or node.op in ("placeholder", "get_attr", "output") or not isinstance(value, Tensor):
         return False
-    if node.op == "call_module":
-        kind = type(graph_module.get_submodule(str(node.target))).__name__
-    else:
-        kind = getattr(node.target, "__name__", str(node.target))
-    if "adaptive" in kind.lower():
+    if "adaptive" in kind_of(graph_module, node).lower():
         return tuple(value.shape[2:]) in ((), (1, 1))
     inputs = [seen[n][1] for n in node.all_input_nodes]
     spatial = [v.shape[2:] for v in inputs if isinstance(v, Tensor) and v.ndim == 4]
     if len(spatial) != 1 or len(node.all_input_nodes) != 1:
         return False
     return value.ndim == 2 or (tuple(value.shape[2:]) == (1, 1) and spatial[0].numel() > 1)
-
-
-# Division ----------------------------------------------------------------------------
-
-
-class NoLogitsError(ValueError):
-    """The network returns something else."""
-
-
-def no_logits(backbone: nn.Module, value: object, mode: str, batch: int) -> NoLogitsError:
-    kind = type(value).__name__.removeprefix("immutable_")  # as fx calls its lists and dictionaries
-    shown = tuple(value.shape) if isinstance(value, Tensor) else f"a {kind}"
-    return NoLogitsError(
-        f"{describe(backbone)} must return logits of shape [batch, classes], for {batch} image"
-        f"{'s' * (batch > 1)} in {mode} mode not {shown}; give it a classifier, return one tensor, and "
-        "switch auxiliary outputs off (in torchvision: aux_logits=False)"
-    )

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from eenet.backbones.accepting import WAY_OUT, NoLogitsError, check_logits, describe, first_line, no_logits
 from eenet.backbones.cost import eval_mode, example_tensor, seeded, state_kept
-from eenet.backbones.cuts import Cut, NoLogitsError, TracedBackbone, no_logits, trace
-from eenet.backbones.tracing import WAY_OUT, describe, first_line
+from eenet.backbones.cuts import Cut, TracedBackbone, trace
 
 
 def divide(traced: TracedBackbone, chosen: Sequence[int], *, prove: bool = True) -> list[fx.GraphModule]:
@@ -122,6 +122,8 @@ def _prove_exact(traced: TracedBackbone, stages: Sequence[nn.Module]) -> None:
                 part.train(training)
             try:
                 whole, steps = run(backbone, mode)
+                if not training:
+                    check_logits(backbone, traced.graph_module, traced.input_size, whole[0])
                 divided, steps_divided = run(nn.Sequential(*stages), mode)
             except NoLogitsError:
                 raise

@@ -12,7 +12,7 @@ def evaluate(
     *,
     data: Data,
     split: str = "test",
-    which: WhichPolicy,
+    leaving: WhichPolicy,
     damage: Damage,
     as_json: Json = False,
 ) -> int:
@@ -26,15 +26,15 @@ def evaluate(
     if damage.corruptions:
         rows = eenet.evaluate_under_corruptions(
             checkpoint,
-            which.policy,
+            leaving.policy,
             data=data,
             split=split,
-            budget=which.budget,
+            budget=leaving.budget,
             names=damage.corruptions,
             severities=damage.severities,
         )
         return show(rows, as_json, text=lambda: eenet.shift_table(rows))
-    found = eenet.evaluate(checkpoint, which.policy, data=data, split=split, budget=which.budget)
+    found = eenet.evaluate(checkpoint, leaving.policy, data=data, split=split, budget=leaving.budget)
     return show(found, as_json)
 
 
@@ -47,7 +47,7 @@ def bench(
     batch_sizes: tuple[int, ...] = (1, 64),
     against: str | None = None,
     exported: Path | None = None,
-    which: WhichPolicy,
+    leaving: WhichPolicy,
     repeats: int = 7,
     threads: int | None = None,
     as_json: Json = False,
@@ -67,13 +67,13 @@ def bench(
 
     found = eenet.bench(
         checkpoint,
-        which.policy,
+        leaving.policy,
         data=data,
         backends=backends,
         batch_sizes=batch_sizes,
         against=against,
         exported=exported,
-        budget=which.budget,
+        budget=leaving.budget,
         repeats=repeats,
         threads=threads,
     )

@@ -3,16 +3,20 @@
 import contextlib
 import difflib
 import functools
+import inspect
 import io
 import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, get_type_hints
 
 import tyro
 
+from eenet.cli.groups import readable
 from eenet.cli.measuring import bench, evaluate, report
 from eenet.cli.training import calibrate, sweep, train
 from eenet.cli.using import export, info, list_names, predict, serve
@@ -76,19 +80,22 @@ def _parse_and_run(arguments: list[str]) -> int:
         near = difflib.get_close_matches(arguments[0], VERBS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(VERBS)}"
         raise ValueError(f"unknown verb {arguments[0]!r}; {hint}")
-    boxed = io.StringIO()
+    helped, boxed = io.StringIO(), io.StringIO()
+    settings: dict[str, Any] = {"config": (tyro.conf.OmitArgPrefixes,)}
     try:
-        with contextlib.redirect_stderr(boxed):
-            action = tyro.extras.subcommand_cli_from_dict(
-                {name: _deferred(verb) for name, verb in VERBS.items()},
-                prog="eenet",
-                description=ABOUT,
-                args=arguments,
-                config=(tyro.conf.OmitArgPrefixes,),
-            )
+        with contextlib.redirect_stdout(helped), contextlib.redirect_stderr(boxed):
+            if arguments and arguments[0] in VERBS:  # alone, so that no other verb's flags are suggested
+                verb, words = arguments[0], arguments[1:]
+                action = tyro.cli(_deferred(VERBS[verb]), prog=f"eenet {verb}", args=words, **settings)
+            else:
+                verbs = {name: _deferred(verb) for name, verb in VERBS.items()}
+                action = tyro.extras.subcommand_cli_from_dict(
+                    verbs, prog="eenet", description=ABOUT, args=arguments, **settings
+                )
     except SystemExit as stop:  # --help, or a box with the mistake
         if stop.code:
             raise ValueError(_unboxed(boxed.getvalue())) from None
+        print(_within_the_terminal(helped.getvalue()))
         return 0
     return action()
 
@@ -100,7 +107,20 @@ def _deferred(verb: Callable[..., int]) -> Callable[..., Callable[[], int]]:
     def parsed(*args: Any, **kwargs: Any) -> Callable[[], int]:
         return functools.partial(verb, *args, **kwargs)
 
+    del parsed.__wrapped__  # whose types tyro would read
+    signature, kinds = inspect.signature(verb), get_type_hints(verb, include_extras=True)
+    parameters = [p.replace(annotation=readable(kinds[name])) for name, p in signature.parameters.items()]
+    parsed.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    parsed.__annotations__ = {p.name: p.annotation for p in parameters}
     return parsed
+
+
+def _within_the_terminal(text: str) -> str:
+    """tyro wraps what is in its boxes; the description above them is wrapped here."""
+    width = shutil.get_terminal_size().columns
+    return "\n".join(
+        textwrap.fill(line, width) if len(line) > width else line.rstrip() for line in text.splitlines()
+    )
 
 
 def _unboxed(text: str) -> str:

@@ -1,15 +1,15 @@
 """`eenet train`, `sweep` and `calibrate`: what makes or changes a checkpoint."""
 
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from eenet.cli.groups import Checkpoint, Data, Flag, Json, Recipe, Settings, given
+from eenet.cli.groups import Checkpoint, Data, Flag, Json, Recipe, Settings, given, group
 from eenet.cli.output import show
 
 
-@dataclass(frozen=True)
+@group
 class TrainSettings(Settings):
     """What shall be other than in the recipe."""
 
@@ -29,6 +29,15 @@ class TrainSettings(Settings):
     """Kind of exit head: deep (the default), pool, residual, …, or one that a plugin registers."""
 
 
+def _typed(verb: str, recipe: str, asked: Mapping[str, Any]) -> str:
+    """The command by which a run is repeated."""
+    words = ["eenet", verb, recipe]
+    for name, value in asked.items():
+        values = value if isinstance(value, tuple) else () if value is True else (value,)
+        words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return shlex.join(words)
+
+
 def train(
     recipe: Recipe,
     /,
@@ -36,6 +45,7 @@ def train(
     settings: TrainSettings,
     pretrained: Flag = False,
     freeze_backbone: Flag = False,
+    skip_damaged: Flag = False,
     plain: Flag = False,
     out: Path | None = None,
     resume: Flag = False,
@@ -46,6 +56,7 @@ def train(
     Args:
         pretrained: Start from timm's pretrained weights.
         freeze_backbone: Train the exit heads only, on a trained backbone that stays as it is.
+        skip_damaged: Go on without the image files that can't be read; the card counts them.
         plain: Train the backbone without exits, for comparison.
         out: Directory for all that is written. Default: runs/RECIPE-seedS.
         resume: Continue an interrupted run.
@@ -57,9 +68,8 @@ def train(
     asked = given(settings)
     asked |= {"pretrained": True} if pretrained else {}
     asked |= {"freeze_backbone": True} if freeze_backbone else {}
-    words = [("--plain", True)] * plain + [(f"--{k.replace('_', '-')}", v) for k, v in asked.items()]
-    flags = [word for flag, value in words for word in ([flag] if value is True else [flag, str(value)])]
-    command = shlex.join(["eenet", "train", recipe, *flags])
+    asked |= {"skip_damaged": True} if skip_damaged else {}
+    command = _typed("train", recipe, ({"plain": True} if plain else {}) | asked)
     keep_freed_memory()
     result = eenet.train(recipe, out, plain=plain, resume=resume, command=command, **asked)
     return show(result, as_json) if process_state().is_main_process else 0
@@ -74,6 +84,7 @@ def sweep(
     nums_exits: tuple[int, ...] = (3,),
     heads: tuple[str, ...] = ("deep",),
     trials: int | None = None,
+    skip_damaged: Flag = False,
     out: Path | None = None,
     as_json: Json = False,
 ) -> int:
@@ -84,6 +95,7 @@ def sweep(
         nums_exits: Numbers of early exits.
         heads: Kinds of exit heads.
         trials: So many combinations, chosen by Optuna's TPE. Default: all.
+        skip_damaged: Go on without the image files that can't be read.
         out: Directory for networks, table and picture. Default: runs/RECIPE-sweep.
     """
     import eenet
@@ -92,8 +104,11 @@ def sweep(
 
     out = out or Path("runs") / f"{recipe}-sweep"
     space = Space(placements, nums_exits, heads)
+    asked = given(settings) | ({"skip_damaged": True} if skip_damaged else {})
+    varied = {"placements": placements, "nums_exits": nums_exits, "heads": heads}
+    command = _typed("sweep", recipe, asked | varied | ({"trials": trials} if trials else {}))
     keep_freed_memory()
-    rows = eenet.sweep(recipe, out, space, trials=trials, command=f"eenet sweep {recipe}", **given(settings))
+    rows = eenet.sweep(recipe, out, space, trials=trials, command=command, **asked)
     files = f"table   {out / TABLE_FILE}\npicture {out / PICTURE_FILE}"
     return show(rows, as_json, text=lambda: f"{sweep_table(rows)}\n\n{files}")
 
@@ -136,7 +151,8 @@ def calibrate(
         objective: What a budget is in: MACs, or time measured on this machine.
         backend: What to time. Default: ONNX Runtime if it is installed, else torch.
         batch_size: Images that arrive together, when timing.
-        name: Keep the policy under this name. Default: it replaces the checkpoint's own.
+        name: Keep the policy under this name. Default: it replaces the checkpoint's own, which is kept as
+            before (before-2, ...).
         out: Directory for a copy with the new policy. Default: the checkpoint is changed.
     """
     import eenet

@@ -1,5 +1,10 @@
 """`eenet predict`, `serve` and `export`: putting a checkpoint to use; `info` and `list`: what there is."""
 
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,24 +17,76 @@ from eenet.cli.output import show
 def predict(
     checkpoint: Checkpoint,
     images: Annotated[
-        tuple[str, ...], Positional, arg(metavar="IMAGE", help="Image files, directories, or globs.")
+        tuple[str, ...],
+        Positional,
+        arg(
+            metavar="IMAGE ...",
+            help="Image files, directories, globs, or - for a list on standard input.",
+            help_behavior_hint="(required)",
+        ),
     ],
     /,
     *,
-    which: WhichPolicy,
+    leaving: WhichPolicy,
     backend: str | None = None,
+    out: Path | None = None,
+    top_k: int | None = None,
+    strict: Flag = False,
+    resume: Flag = False,
     as_json: Json = False,
 ) -> int:
     """Label images; each leaves the network at the first exit that is sure enough.
 
+    A file that can't be read is a row with its error; the exit code is 1 then.
+
     Args:
         backend: torch, torch-compile, onnxruntime or openvino. Default: the fastest for so many images.
+        out: Write the answers to this file as they come: .csv, .jsonl or .parquet.
+        top_k: Keep the probabilities of so many of the likeliest classes.
+        strict: Stop at the first file that can't be read.
+        resume: Go on with the answers that are in --out.
     """
     import eenet
-    from eenet.runtime import prediction_table
+    from eenet.runtime import prediction_lines
 
-    rows = eenet.predict(checkpoint, images, budget=which.budget, policy=which.policy, backend=backend)
-    return show(rows, as_json, text=lambda: prediction_table(rows))
+    start, count, failed = time.perf_counter(), 0, 0
+    rows = eenet.predict_each(
+        checkpoint,
+        images,
+        budget=leaving.budget,
+        policy=leaving.policy,
+        backend=backend,
+        top_k=top_k,
+        out=out,
+        strict=strict,
+        resume=resume,
+    )
+
+    def counted() -> Iterator[eenet.FilePrediction]:
+        nonlocal count, failed
+        for row in rows:
+            count, failed = count + 1, failed + (row.error is not None)
+            yield row
+
+    try:
+        if as_json:
+            show(list(counted()), as_json=True)
+        elif out is None:
+            for line in prediction_lines(counted()):
+                print(line, flush=True)
+        else:
+            for _ in counted():
+                pass
+    except KeyboardInterrupt:
+        kept = f"{count} answers are in {out}; go on with --resume" if out else f"{count} answers were given"
+        raise KeyboardInterrupt(kept) from None
+    told = f"{failed} of {count} files can't be read" if failed else ""
+    if out is not None:
+        seconds = time.perf_counter() - start
+        told = f"{count} answers in {seconds:.1f} s, in {out}{'; ' * bool(told)}{told}"
+    if told:
+        print(told, file=sys.stderr)
+    return 1 if failed else 0
 
 
 def export(
@@ -39,7 +96,7 @@ def export(
     format: Literal["onnx", "onnx-single", "openvino", "openvino-single", "aoti", "executorch"] = "onnx",
     out: Path,
     precision: Literal["fp32", "fp16", "int8"] = "fp32",
-    which: WhichPolicy,
+    leaving: WhichPolicy,
     data: str | None = None,
     force: Flag = False,
     as_json: Json = False,
@@ -61,8 +118,8 @@ def export(
         out,
         format=format,
         precision=precision,
-        budget=which.budget,
-        policy=which.policy,
+        budget=leaving.budget,
+        policy=leaving.policy,
         data=data,
         force=force,
     )
@@ -120,19 +177,27 @@ def serve(
 
 
 def info(
-    name: Annotated[str, Positional, arg(metavar="NAME", help="A checkpoint, or a backbone.")],
+    name: Annotated[str, Positional, arg(metavar="NAME", help="A checkpoint, a recipe, or a backbone.")],
     /,
     *,
-    input_size: tuple[int, int, int] | None = None,
+    input_size: Annotated[
+        tuple[int, int, int] | None, arg(metavar="CHANNELS HEIGHT WIDTH", help_behavior_hint="")
+    ] = None,
     as_json: Json = False,
 ) -> int:
-    """What a checkpoint holds, or where a backbone can be cut and what that costs.
+    """What a checkpoint holds, what a recipe sets, or where a backbone can be cut and what that costs.
 
     Args:
         input_size: Channels, height and width at which to look at a backbone.
     """
     import eenet
+    from eenet.common import lines
+    from eenet.training import RECIPES
 
+    if name in RECIPES and not Path(name).exists():
+        settings = {"recipe": name, "about": RECIPES[name].about, **asdict(eenet.get_recipe(name))}
+        print(json.dumps(settings) if as_json else lines(settings))
+        return 0
     return show(eenet.info(name, input_size=input_size), as_json)
 
 

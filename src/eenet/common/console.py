@@ -1,10 +1,13 @@
 """Progress on the terminal, or as plain lines in a log file; always on stderr."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_SECONDS = 5.0  # between lines in a log file
 
 
 @contextmanager
@@ -17,6 +20,23 @@ def progress(name: str, total: int, *, shown: bool = True) -> Iterator[Callable[
 
 
 @contextmanager
+def steady_progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """The same for work of many small steps: on a terminal a bar, elsewhere a line every few seconds."""
+    with progress(name, total) as advance:
+        done, told, console = 0, time.monotonic(), Console(stderr=True)
+
+        def step(count: int) -> None:
+            nonlocal done, told
+            done += count
+            advance(count)
+            if not console.is_terminal and time.monotonic() - told > LINE_SECONDS:
+                told = time.monotonic()
+                console.print(f"{name} {done}/{total}", highlight=False)
+
+        yield step
+
+
+@contextmanager
 def working(text: str) -> Iterator[None]:
     """A sign of life for work that can't say how far it is; nothing in a log file."""
     console = Console(stderr=True)
@@ -24,13 +44,19 @@ def working(text: str) -> Iterator[None]:
         yield
 
 
+def say(text: str) -> None:
+    """A line for whoever watches."""
+    Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def training_progress(
     epochs: int, steps: int, *, shown: bool = True
-) -> Iterator[Callable[[int, int, str], None]]:
-    """A bar for a training run; call what it yields with epoch, steps done in it, and a text.
+) -> Iterator[tuple[Callable[[int, int, str], None], Callable[[int, str], None]]]:
+    """A bar for a training run, on a terminal, and a line for each epoch that is over.
 
-    In a log file it becomes one line per epoch.
+    Yields two functions: one to call with epoch, steps done in it and a text for the bar; and one
+    to call with an epoch that is over, and its text.
     """
     console = Console(stderr=True, quiet=not shown)
     bar = Progress(
@@ -42,17 +68,13 @@ def training_progress(
         console=console,
     )
     task = bar.add_task("", total=epochs * steps, epoch=1, epochs=epochs)
-    printed = -1
 
     def show(epoch: int, step: int, text: str) -> None:
-        nonlocal printed
         bar.update(task, completed=epoch * steps + step, description=text, epoch=epoch + 1)
-        if not console.is_terminal and step == steps and epoch != printed:
-            printed = epoch
-            console.print(f"epoch {epoch + 1}/{epochs}  {text}", highlight=False)
 
-    if console.is_terminal and shown:
-        with bar:
-            yield show
-    else:
-        yield show
+    def end(epoch: int, text: str) -> None:
+        line = f"epoch {epoch + 1}/{epochs}  {text}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    with bar if console.is_terminal and shown else nullcontext():
+        yield show, end

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from eenet.data.image_sets import Images, ImageSet
+from eenet.data.image_sets import UNREADABLE, Images, ImageSet
 from eenet.data.sources import Augmentation
 
 
@@ -54,15 +54,18 @@ def batches(
         part: (i, n): the i-th of n equal parts of every batch.
         workers: processes that decode images ahead. Default: one per core, at most 8, and
             none for images in memory.
+
+    Raises:
+        ValueError: a damaged image was met; all damaged images of these are named.
     """
     steps = _Steps(images, batch_size, augmentation, seed, epoch, part)
-    yield from _loader(steps, range(start, len(images) // batch_size), images, workers)
+    yield from _loaded(steps, range(start, len(images) // batch_size), images, workers)
 
 
 def in_order(images: Images, batch_size: int) -> Iterator[Tensor]:
     """All images in order: uint8 [B, C, H, W], the last batch possibly smaller."""
     chunks = _Chunks(images, batch_size)
-    yield from _loader(chunks, range(-(-len(images) // batch_size)), images, None)
+    yield from _loaded(chunks, range(-(-len(images) // batch_size)), images, None)
 
 
 def augment(batch: Batch, augmentation: Augmentation) -> Tensor:
@@ -105,18 +108,35 @@ def derived_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def _loader(items: Dataset[Any], order: range, images: Images, workers: int | None) -> DataLoader[Any]:
+def _loaded(items: Dataset[Any], order: range, images: Images, workers: int | None) -> Iterator[Any]:
     if workers is None:
         workers = 0 if isinstance(images, ImageSet) else min(os.cpu_count() or 1, 8)
     generator = torch.Generator().manual_seed(0)  # else the loader draws from the global one
-    return DataLoader(
-        items,
+    loader = DataLoader(
+        _OrError(items),
         batch_size=None,
         sampler=order,
         num_workers=min(workers, len(order)),
         worker_init_fn=_ignore_ctrl_c,
         generator=generator,
     )
+    for item in loader:
+        if isinstance(item, Exception):
+            images.refuse_damaged(item)
+        yield item
+
+
+@dataclass
+class _OrError(Dataset[Any]):
+    """Items, or why they can't be read: a process that decodes would wrap its error in a traceback."""
+
+    items: Dataset[Any]
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.items[index]
+        except UNREADABLE as error:
+            return error
 
 
 @dataclass

@@ -4,6 +4,8 @@ import difflib
 import math
 import os
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,14 +15,22 @@ from sklearn.model_selection import train_test_split
 
 from eenet.common import progress
 from eenet.data import readers
-from eenet.data.image_sets import Images, LazyImageSet
+from eenet.data.image_sets import DamagedError, Images, LazyImageSet, complaint
 from eenet.data.sources import SOURCES, source_of
 
 SPLITS = ("train", "validation", "test")
 IN_MEMORY = 2 * 2**30  # bytes: larger splits stay on disk
+NAMED = 5  # classes that a line names
 
 
-def load(name: str, split: str, *, size: tuple[int, int] | None = None, in_memory: int = IN_MEMORY) -> Images:
+def load(
+    name: str,
+    split: str,
+    *,
+    size: tuple[int, int] | None = None,
+    in_memory: int = IN_MEMORY,
+    skip_damaged: bool = False,
+) -> Images:
     """Load one split of a data set.
 
     A data set's own test split is the test split; if it has none, its validation split
@@ -28,58 +38,106 @@ def load(name: str, split: str, *, size: tuple[int, int] | None = None, in_memor
     set's own if they aren't needed for that, else a fixed part of the training images.
     Splits are disjoint, parts are stratified by class and the same in every run.
 
+    A split that is held in memory is decoded here; if an image is damaged, all damaged ones of all splits
+    are named. A larger one is decoded when its images are needed: then all of its damaged ones are named as
+    soon as one is met. With `skip_damaged` it is decoded once here too, to know them.
+
     Args:
         name: one of `SOURCES`; a folder under `$EENET_DATA`, or any other, with parquet files
-            in the Hugging Face layout, class folders, IDX or MAT files; or the id of a data set
-            on the Hugging Face hub (`owner/name` or `owner/name:configuration`).
+            in the Hugging Face layout, images and a table of file names and labels, class folders, IDX or
+            MAT files; or the id of a data set on the Hugging Face hub (`owner/name` or
+            `owner/name:configuration`).
         split: `train`, `validation` or `test`.
         size: (height, width) that images are brought to. Default: their own.
         in_memory: bytes of pixels up to which a split is held in memory; a larger one is
             decoded from disk batch by batch.
+        skip_damaged: go on without images that can't be read; a note says how many there were.
 
     Raises:
         FileNotFoundError: no such data set here, and the hub can't be reached.
         ValueError: unknown split or name, images of different sizes without `size`, labels
-            outside the classes, or splits with different classes.
+            outside the classes, a single class, test images of classes that the training images don't have,
+            or damaged images.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
-    return _load(name, split, size, in_memory, os.environ.get("EENET_DATA"))
+    return _load(name, split, size, in_memory, os.environ.get("EENET_DATA"), skip_damaged)
+
+
+def describe_splits(images: Mapping[str, Images]) -> str:
+    """A line that says how many images each split has, where it comes from, and what was left out.
+
+    Such as `train 336 · validation 24 (taken from train) · test 120 (val/); test has no images of dog`.
+    """
+    parts, notes = [], {}
+    for split, held in images.items():
+        parts.append(f"{split} {len(held)}" + (f" ({held.origin})" if held.origin else ""))
+        notes |= dict.fromkeys(held.notes)
+        seen = set(held.labels_B.unique().tolist())
+        if missing := [name for label, name in enumerate(held.class_names) if label not in seen]:
+            more = f" … ({len(missing)} in all)" if len(missing) > NAMED else ""
+            notes[f"{split} has no images of {', '.join(missing[:NAMED])}{more}"] = None
+    return "; ".join([" · ".join(parts), *notes])
 
 
 @lru_cache(maxsize=4)
-def _load(name: str, split: str, size: readers.Size, in_memory: int, root: str | None) -> Images:
+def _load(
+    name: str, split: str, size: readers.Size, in_memory: int, root: str | None, skip_damaged: bool
+) -> Images:
     images = _split(name, split, size, root)
-    if names := source_of(name).class_names:
-        images = replace(images, class_names=list(names))
     channels, height, width = images.image_size
     if len(images) * channels * height * width > in_memory:
-        return images
-    with progress(f"decoding {name}, {split}", len(images)) as advance:
-        return images.in_memory(advance)
+        images = images.without_damaged() if skip_damaged else images
+    else:
+        with progress(f"decoding {name}, {split}", len(images)) as advance:
+            try:
+                images = images.in_memory(advance, skip_damaged=skip_damaged)
+            except DamagedError:
+                raise ValueError(_all_damaged(name, size, root)) from None
+    if split == "train":
+        readers.check_classes(images, name)
+    return images
+
+
+def _all_damaged(name: str, size: readers.Size, root: str | None) -> str:
+    """What to tell of all damaged images of all splits, so that all can be mended at once."""
+    errors, total = [], 0
+    for split in SPLITS:
+        with suppress(ValueError, OSError):  # a data set may have no training images
+            images = _split(name, split, size, root)
+            errors += images.damaged().values()
+            total += len(images)
+    return complaint(errors, total, name)
 
 
 def _split(name: str, split: str, size: readers.Size, root: str | None) -> LazyImageSet:
-    official = _official_splits(name, size, root)
+    images = _own_or_taken(name, split, size, root)
+    names = source_of(name).class_names
+    return replace(images, class_names=list(names)) if names else images
+
+
+def _own_or_taken(name: str, split: str, size: readers.Size, root: str | None) -> LazyImageSet:
+    official, taken = _official_splits(name, size, root), "taken from train"
     if source_of(name).unlabelled_test:
         official.pop("test", None)
     own_test = next((word for word in ("test", "validation") if word in official), None)
     if split == "test" and own_test:
-        return official[own_test]()
+        images = official[own_test]()
+        return replace(images, origin="") if own_test == "test" else images
     if split == "validation" and "validation" in official and own_test == "test":
-        return official["validation"]()
+        return replace(official["validation"](), origin="")
     if "train" not in official:
         raise FileNotFoundError(f"data set {name!r} has no training images, only {', '.join(official)}")
-    images = official["train"]()
+    images = replace(official["train"](), origin="")
     if own_test is None:
         rest, test = _parts(images, source_of(name).held_out)
         if split == "test":
-            return test
+            return replace(test, origin=taken)
         images = rest
     if split == "train" and "validation" in official and own_test == "test":
         return images
     train, validation = _parts(images, source_of(name).held_out)
-    return train if split == "train" else validation
+    return train if split == "train" else replace(validation, origin=taken)
 
 
 def _official_splits(name: str, size: readers.Size, root: str | None) -> readers.Splits:

@@ -1,16 +1,31 @@
 """Labelled images: held in memory, or decoded from disk whenever they are needed."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from eenet.data.pixels import to_cropped_pixels, to_pixels
+from eenet.common import cores, counted, progress
+from eenet.data.pixels import image_size, to_cropped_pixels, to_pixels
 
 SAMPLE = 5000  # images looked at for mean and standard deviation, where they aren't in memory
+LISTED = 10  # damaged images that a message names
+FIRST = 20  # images whose decoding is timed
+SLOW = 3e-4  # seconds an image from which threads gain time; below, Python itself is what takes it
+UNREADABLE = (ValueError, OSError, SyntaxError)
+"""What reading a damaged file raises; Pillow's decoders, in data sets of a user's own, raise all three."""
+Made = TypeVar("Made")
+
+
+class DamagedError(ValueError):
+    """Images can't be read; the message names them."""
 
 
 class _Labelled:
@@ -21,6 +36,10 @@ class _Labelled:
     class_names: list[str]
     image_size: tuple[int, int, int]
     """(channels, height, width)."""
+    origin: str
+    """Where a split comes from that the data set doesn't have under its name: `taken from train`, `val/`."""
+    notes: tuple[str, ...]
+    """What was left out of the data set, and from which table labels come."""
 
     def __len__(self) -> int:
         return len(self.labels_B)
@@ -40,6 +59,10 @@ class _Labelled:
         std = (weights @ values**2 - mean**2).clamp_min(0).sqrt().clamp_min(1e-3)
         return mean.tolist(), std.tolist()
 
+    def refuse_damaged(self, first: Exception) -> NoReturn:
+        """Name all images that can't be read, now that one was met."""
+        raise first
+
     def _sample(self) -> Tensor:
         return torch.arange(len(self))
 
@@ -52,6 +75,8 @@ class ImageSet(_Labelled):
     """uint8."""
     labels_B: Tensor
     class_names: list[str]
+    origin: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def image_size(self) -> tuple[int, int, int]:  # type: ignore[override]
@@ -69,7 +94,7 @@ class ImageSet(_Labelled):
 
     def subset(self, indices: Any) -> "ImageSet":
         """The images at these indices."""
-        return ImageSet(self.pixels_BCHW[indices], self.labels_B[indices], self.class_names)
+        return replace(self, pixels_BCHW=self.pixels_BCHW[indices], labels_B=self.labels_B[indices])
 
 
 @dataclass(frozen=True)
@@ -87,6 +112,8 @@ class LazyImageSet(_Labelled):
     name: str = "the data set"
     indices_B: Tensor | None = None
     """Where `read` finds these images. Default: in order."""
+    origin: str = ""
+    notes: tuple[str, ...] = ()
 
     def pixels(self, indices: Any, seeds: Sequence[int] | None = None) -> Tensor:
         """The images at these indices: uint8 [B, C, H, W]; with `seeds`, a random part of each."""
@@ -98,7 +125,7 @@ class LazyImageSet(_Labelled):
                     decoded.append(to_pixels(image, self.image_size))
                 else:
                     decoded.append(to_cropped_pixels(image, self.image_size, seeds[j]))
-            except ValueError as error:
+            except UNREADABLE as error:
                 raise ValueError(f"image {place} of {self.name}: {error}") from error
         return torch.stack(decoded) if decoded else torch.empty(0, *self.image_size, dtype=torch.uint8)
 
@@ -106,14 +133,81 @@ class LazyImageSet(_Labelled):
         """The images at these indices."""
         return replace(self, labels_B=self.labels_B[indices], indices_B=self._places_B[indices])
 
-    def in_memory(self, on_progress: Callable[[int], None] | None = None) -> ImageSet:
-        """All of them decoded; `on_progress` is told how many are done since its last call."""
+    def in_memory(
+        self, on_progress: Callable[[int], None] | None = None, *, skip_damaged: bool = False
+    ) -> ImageSet:
+        """All of them decoded; `on_progress` is told how many are done since its last call.
+
+        Raises:
+            ValueError: some are damaged (all of those are named), and `skip_damaged` isn't given.
+        """
         pixels_BCHW = torch.empty(len(self), *self.image_size, dtype=torch.uint8)
-        for chunk in torch.arange(len(self)).split(500):
-            pixels_BCHW[chunk] = self.pixels(chunk)
-            if on_progress is not None:
-                on_progress(len(chunk))
-        return ImageSet(pixels_BCHW, self.labels_B, self.class_names)
+        damaged: dict[int, Exception] = {}
+        for i, made in self._each(partial(to_pixels, input_size=self.image_size), on_progress):
+            if isinstance(made, Exception):
+                damaged[i] = made
+            else:
+                pixels_BCHW[i] = made
+        held = ImageSet(pixels_BCHW, self.labels_B, self.class_names, self.origin, self.notes)
+        if not damaged:
+            return held
+        if not skip_damaged:
+            raise DamagedError(complaint(damaged.values(), len(self), self.name))
+        kept = self._without(damaged)
+        return replace(held.subset(self._others(damaged)), notes=kept.notes)
+
+    def damaged(self) -> dict[int, Exception]:
+        """Which of them can't be read, and why; each is decoded once, on all cores."""
+        with progress(f"looking for damaged images in {self.name}", len(self)) as advance:
+            found = self._each(image_size, advance)
+            return {i: made for i, made in found if isinstance(made, Exception)}
+
+    def without_damaged(self) -> "LazyImageSet":
+        """Those that can be read; each is decoded once to know. A note counts the others."""
+        damaged = self.damaged()
+        return self._without(damaged) if damaged else self
+
+    def refuse_damaged(self, first: Exception) -> NoReturn:
+        """Name all images that can't be read, now that one was met."""
+        damaged = self.damaged()
+        raise ValueError(
+            complaint(damaged.values(), len(self), self.name) if damaged else str(first)
+        ) from first
+
+    def _each(
+        self, work: Callable[[Any], Made], on_progress: Callable[[int], None] | None
+    ) -> Iterator[tuple[int, Made | Exception]]:
+        """What `work` makes of each image, or its error."""
+        run, attempt, everything = map, partial(_attempt, work), torch.arange(len(self))
+        with ThreadPoolExecutor(cores()) as pool:
+            for chunk in (*everything[:FIRST].split(FIRST), *everything[FIRST:].split(500)):
+                places = self._places_B[chunk].tolist()
+                images = self._read_each(places)
+                began = time.perf_counter()
+                made = list(run(attempt, images))
+                if run is map and time.perf_counter() - began > len(chunk) * SLOW:
+                    run = pool.map
+                for i, place, image, result in zip(chunk.tolist(), places, images, made, strict=True):
+                    if isinstance(result, Exception) and not isinstance(image, str | Path):
+                        result = ValueError(f"image {place} of {self.name}: {result}")
+                    yield i, result
+                if on_progress is not None:
+                    on_progress(len(chunk))
+
+    def _read_each(self, places: list[int]) -> Sequence[Any]:
+        try:
+            return self.read(places)
+        except UNREADABLE:
+            return [_attempt(lambda place: self.read([place])[0], place) for place in places]
+
+    def _others(self, damaged: Mapping[int, Exception]) -> Tensor:
+        return torch.tensor([i for i in range(len(self)) if i not in damaged], dtype=torch.long)
+
+    def _without(self, damaged: Mapping[int, Exception]) -> "LazyImageSet":
+        if len(damaged) == len(self):
+            raise ValueError(complaint(damaged.values(), len(self), self.name))
+        notes = (*self.notes, left_out(damaged, self.name))
+        return replace(self.subset(self._others(damaged)), notes=notes)
 
     @property
     def _places_B(self) -> Tensor:
@@ -124,6 +218,28 @@ class LazyImageSet(_Labelled):
 
 
 Images = ImageSet | LazyImageSet
+
+
+def complaint(errors: Collection[Exception], total: int, name: str) -> str:
+    """What to tell of images that can't be read: how many, the first of them, what to do."""
+    some = "; ".join(map(str, list(errors)[:LISTED]))
+    more = f"; and {len(errors) - LISTED} more" if len(errors) > LISTED else ""
+    return (
+        f"{len(errors)} of {counted(total, 'image')} of {name} can't be read (mend or delete them, or go on "
+        f"without them: --skip-damaged, skip_damaged=True): {some}{more}"
+    )
+
+
+def left_out(damaged: Collection[Any], name: str) -> str:
+    """A note that counts them."""
+    return f"{counted(len(damaged), 'damaged file')} of {name} left out"
+
+
+def _attempt(work: Callable[[Any], Made], image: Any) -> Made | Exception:
+    try:
+        return image if isinstance(image, Exception) else work(image)
+    except UNREADABLE as error:
+        return error
 
 
 def sample(images: Images, count: int) -> Any:

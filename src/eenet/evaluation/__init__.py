@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from eenet.common.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from eenet.evaluation.benching import Bench, bench
+    from eenet.evaluation.benching import Bench, bench, pace
     from eenet.evaluation.diagnostics import DiagnosedEvaluation, Diagnosis, diagnose
     from eenet.evaluation.drift import DriftMonitor, depth, depths_of
     from eenet.evaluation.evaluating import as_images, check_fit, collect, evaluate

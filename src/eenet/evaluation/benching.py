@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from eenet.common import Result, format_table, hardware, progress
+from eenet.common import Result, format_table, hardware, progress, wrapped
 from eenet.data import Images, sample
 from eenet.evaluation.evaluating import as_images
 from eenet.networks import EENet, as_network, name_of
@@ -16,9 +16,23 @@ BENCH_IMAGES = 1000
 SLOW_TO_START = "torch-compile"
 
 
+COLUMNS = {
+    "plain_ms": "plain ms",
+    "early_exit_ms": "early exit ms",
+    "early_exit_p95_ms": "p95 ms",
+    "speedup": "speed-up ×",
+    "mac_speedup": "MACs would say ×",
+    "efficiency": "efficiency",
+    "against_ms": "against ms",
+    "against_speedup": "against ×",
+    "exported_ms": "exported ms",
+    "exported_speedup": "exported ×",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bench(Result):
-    """Times on this machine. Prints as a table."""
+    """Times on this machine. Prints as a table, and what it means."""
 
     rows: list[BenchRow]
     hardware: str
@@ -26,16 +40,62 @@ class Bench(Result):
     repeats: int
 
     def __str__(self) -> str:
-        shown = ["plain_ms", "early_exit_ms", "speedup", "mac_speedup", "efficiency", "early_exit_p95_ms"]
-        optional = ["against_speedup", "exported_ms", "exported_speedup"]
-        shown += [key for key in optional if any(getattr(row, key) is not None for row in self.rows)]
-        cells = [
-            [row.backend, str(row.batch_size), *(f"{getattr(row, key):.3g}" for key in shown)]
-            for row in self.rows
+        shown = [key for key in COLUMNS if any(getattr(row, key) is not None for row in self.rows)]
+        cells = [[row.backend, str(row.batch_size), *(_cell(row, key) for key in shown)] for row in self.rows]
+        table = format_table(["backend", "batch", *(COLUMNS[key] for key in shown)], cells)
+        said = "\n".join(wrapped(f"- {sentence}", 2) for sentence in self.sentences())
+        runs = f"its median of {self.repeats} runs" if self.repeats > 1 else "from a single run"
+        notes = [
+            f"Times: milliseconds for a batch, on {self.hardware}: of each batch {runs}, then the mean over "
+            "batches. p95: of 20 batches, 19 take early exit at most so long.",
+            "Efficiency: the time if each image cost only the plain network's part up to its exit, over the "
+            "time measured; 1 is ideal, and below it the rest goes to exit heads and to dividing batches.",
         ]
-        header = ["backend", "batch", *(key.removesuffix("_ms").replace("_", " ") for key in shown)]
-        note = f"times in ms per batch, median of {self.repeats} runs, on {self.hardware}"
-        return f"{format_table(header, cells)}\n\n{note}"
+        if any(row.early_exit_p95_ms < row.early_exit_ms for row in self.rows):
+            notes.append("Where p95 lies below the mean, a few batches take much longer than all others.")
+        if "against_ms" in shown:
+            notes.append("Against: the other network without early exits; ×: its time over early exit's.")
+        if "exported_ms" in shown:
+            notes.append("Exported: the files, with early exit; ×: the plain network's time over theirs.")
+        return "\n\n".join([table, said, *map(wrapped, notes)])
+
+    def sentences(self) -> list[str]:
+        """What the figures mean for this network, one for each row."""
+        return [_meaning(row, self.rows) for row in self.rows]
+
+
+def _cell(row: BenchRow, key: str) -> str:
+    value = getattr(row, key)
+    return "–" if value is None else f"{value:.4g}" if key.endswith("_ms") else f"{value:.3g}"
+
+
+def _meaning(row: BenchRow, rows: Sequence[BenchRow]) -> str:
+    found = pace("the plain network", row.speedup, row.speedup_low, row.speedup_high)
+    said = (
+        f"At batch {row.batch_size} on {row.backend} early exit {found}: "
+        f"{row.early_exit_ms:.4g} against {row.plain_ms:.4g} ms; MACs would say {row.mac_speedup:.3g} ×."
+    )
+    if row.speedup_high >= 1:
+        return said
+    larger = [
+        other.batch_size
+        for other in rows
+        if other.backend == row.backend and other.batch_size > row.batch_size and other.speedup_low > 1
+    ]
+    batches = f", or serve in batches of {min(larger)}" if larger else ""
+    return f"{said} Leave early exits off{batches}."
+
+
+def pace(other: str, speedup: float, low: float, high: float) -> str:
+    """A verb for a speed-up over something, such as `takes 1.4 times as long as fp32 here`.
+
+    Where the spread reaches from slower to faster, nothing is claimed.
+    """
+    if low <= 1 <= high:
+        return f"can't be told from {other} here ({low:.3g} to {high:.3g} times as fast)"
+    if speedup >= 1:
+        return f"is {speedup:.3g} times as fast as {other} here"
+    return f"takes {1 / speedup:.3g} times as long as {other} here"
 
 
 def bench(
@@ -62,7 +122,7 @@ def bench(
         against: another network, run without leaving early, such as a smaller one.
         exported: directory written by `eenet export`, timed beside.
         budget: wanted mean relative cost, for which the checkpoint has a policy.
-        repeats: runs; times are medians over them.
+        repeats: runs; the time of a batch is its median over them.
         threads: of ONNX Runtime and OpenVINO. Default: one per core.
 
     Raises:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from eenet.backbones import eval_mode
-from eenet.common import progress
+from eenet.common import progress, say
 from eenet.data import Images, in_order, load, normalize
 from eenet.evaluation.diagnostics import DiagnosedEvaluation, diagnose
 from eenet.evaluation.metrics import Evaluation, measure
@@ -121,13 +121,20 @@ def evaluate(
 def as_images(data: str | Images | None, config: Config, split: str) -> Images:
     """Images of a data set at the size that a network takes; what are images already stays as it is.
 
+    Damaged files of the data that the network was trained on are left out, and counted, if they were then.
+
     Raises:
         FileNotFoundError, ValueError: no such data set or split; none named, and the checkpoint doesn't say
             what it was trained on.
     """
     if data is not None and not isinstance(data, str):
         return data
-    name = data or config.provenance.get("train_config", {}).get("data")
+    trained = config.provenance.get("train_config", {})
+    name = data or trained.get("data")
     if name is None:
         raise ValueError("the checkpoint doesn't say what it was trained on; name a data set (--data)")
-    return load(name, split, size=config.input_size[1:])
+    skip = name == trained.get("data") and trained.get("skip_damaged", False)
+    images = load(name, split, size=config.input_size[1:], skip_damaged=skip)
+    if skip and images.notes:
+        say("; ".join(images.notes))
+    return images

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from plotly.offline import get_plotlyjs
 from scipy.stats import binomtest
 from torch import Tensor
 
@@ -24,10 +23,13 @@ from eenet.policies import ExitPolicy, Records, decide, recorded_scores
 
 IMAGES_PER_STRIP = 8
 MOST_IMAGES = 200  # on a page
+EXACT_UP_TO, THUMBNAIL = 32, 96  # pixels: small images are kept whole, others made smaller
 PAPER_DATA = {"cifar10", "svhn", "mnist", "tiny-imagenet"}
 PAPER_COST = 0.2  # Demir & Akbas 2024, abstract: "similar accuracy ... computational cost to 20%"
 MATRIX_UP_TO = 25  # classes; a list of the most frequent confusions above
+MOST_CONFUSIONS = 15  # in that list
 EXIT_COLOURS = ("#1b7f5c", "#4d7a12", "#8a6100", "#b34700", "#a3286f", "#5b539f", "#2c6596", "#6b5426")
+FINAL_COLOUR = "#56626e"  # of the last exit, however many there are before it
 LINE_COLOURS = ("#2f7fc1", "#d9701a", "#2a9d6f", "#b04fa0", "#8a7a1f", "#6f6fd0")
 
 
@@ -79,18 +81,21 @@ def build_report(entries: Sequence[Entry], images: Images, *, title: str, data_n
         "classes": list(images.class_names),
         "matrix_up_to": MATRIX_UP_TO,
         "colours": EXIT_COLOURS,
+        "final_colour": FINAL_COLOUR,
         "lines": LINE_COLOURS,
         "claim": PAPER_COST if data_name in PAPER_DATA and entries[0].records.head_macs else None,
     }
-    data = json.dumps(page, allow_nan=False).replace("<", "\\u003c")
-    style, script = (files("eenet").joinpath(f"assets/report.{kind}").read_text() for kind in ("css", "js"))
+    data = json.dumps(page, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    assets = files("eenet").joinpath("assets")
+    names = ("report.css", "plotly-basic.min.js", "report.js")
+    style, plotly, script = (assets.joinpath(name).read_text("utf-8") for name in names)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{style}</style></head>"
         f"<body><main><h1>{html.escape(title)}</h1></main>"
         f'<script type="application/json" id="data">{data}</script>'
-        f"<script>{get_plotlyjs()}</script><script>{script}</script></body></html>\n"
+        f"<script>{plotly}</script><script>{script}</script></body></html>\n"
     )
 
 
@@ -98,7 +103,8 @@ def _network(entry: Entry, images: Images, first_macs: int, entries: int) -> dic
     records, found = entry.records, diagnose(entry.records, entry.policy)
     early = len(records.head_macs)
     behind = [f", {block}" for block in entry.exits] or [""] * early
-    own = _setting(records, entry.policy, None)
+    classes = len(images.class_names)
+    own = _setting(records, entry.policy, None, classes)
     return {
         "name": entry.name,
         "about": entry.about,
@@ -106,7 +112,10 @@ def _network(entry: Entry, images: Images, first_macs: int, entries: int) -> dic
         "backbone": entry.backbone,
         "scale": records.backbone_macs / first_macs,
         "exits": [*(f"exit {k}{block}" for k, block in enumerate(behind)), "final exit"],
+        "policy": _described(entry),
+        "own_budget": _own_budget(entry),
         "full": records.full_accuracy,
+        "plain": (records.logits_KBN[-1].argmax(1) == records.labels_B).double().mean().item(),
         "full_cost": records.costs()[-1],
         "exit_accuracy": records.correct().double().mean(1).tolist(),
         "auroc": [*found.auroc, None],
@@ -119,7 +128,7 @@ def _network(entry: Entry, images: Images, first_macs: int, entries: int) -> dic
         "settings": [
             own,
             *(
-                _setting(records, policy, float(budget))
+                _setting(records, policy, float(budget), classes)
                 for budget, policy in sorted(entry.budgets.items(), key=lambda item: float(item[0]))
             ),
         ],
@@ -129,13 +138,33 @@ def _network(entry: Entry, images: Images, first_macs: int, entries: int) -> dic
     }
 
 
-def _setting(records: Records, policy: ExitPolicy, budget: float | None) -> dict[str, Any]:
+def _described(entry: Entry) -> str:
+    """What the policy is now, however it came about."""
+    policy = entry.policy
+    on = [k for k, enabled in enumerate(policy.enabled) if enabled]
+    if not on:
+        return "Own policy: all early exits are switched off." if policy.enabled else ""
+    above = [f"{policy.thresholds[k]:.3g}" for k in on]
+    each = [f"{threshold} at exit {k}" for k, threshold in zip(on, above, strict=True)]
+    shown = above[:1] if len(set(above)) == 1 else each
+    text = f"Own policy: an image leaves where the score {policy.score} is above {', '.join(shown)}"
+    off = [f"exit {k}" for k, enabled in enumerate(policy.enabled) if not enabled]
+    text += f"; switched off: {', '.join(off)}." if off else "."
+    own = _own_budget(entry)
+    here = f"the one for budget {own}" if own else "not among those for budgets on the slider"
+    return f"{text} It is {here}." if entry.budgets else text
+
+
+def _own_budget(entry: Entry) -> str | None:
+    return next((budget for budget, policy in entry.budgets.items() if policy == entry.policy), None)
+
+
+def _setting(records: Records, policy: ExitPolicy, budget: float | None, classes: int) -> dict[str, Any]:
     """What a policy does, for a position of the slider."""
     measured, exits_B = measure(records, policy), decide(records, policy)
     right, count = round(measured.accuracy * len(records)), len(records)
     interval = binomtest(right, count).proportion_ci(method="wilson")
-    pairs = torch.stack([records.labels_B, _answers(records, policy, exits_B)])
-    kinds, counts = pairs.unique(dim=1, return_counts=True)
+    confusion = _confusion(records.labels_B, _answers(records, policy, exits_B), classes)
     return {
         "budget": budget,
         "accuracy": measured.accuracy,
@@ -146,8 +175,18 @@ def _setting(records: Records, policy: ExitPolicy, budget: float | None) -> dict
         "leaving": measured.leaving_accuracy,
         "off": measured.switched_off,
         "dead": measured.dead_exits,
-        "confusion": torch.cat([kinds, counts[None]]).T.tolist(),
+        "confusion": confusion.tolist(),
     }
+
+
+def _confusion(labels_B: Tensor, answers_B: Tensor, classes: int) -> Tensor:
+    """Rows of label, answer, count: all that occur, or the most frequent mistakes if classes are many."""
+    kinds, counts = torch.stack([labels_B, answers_B]).unique(dim=1, return_counts=True)
+    found = torch.cat([kinds, counts[None]]).T
+    if classes <= MATRIX_UP_TO:
+        return found
+    wrong = found[found[:, 0] != found[:, 1]]
+    return wrong[wrong[:, 2].argsort(descending=True, stable=True)][:MOST_CONFUSIONS]
 
 
 def _answers(records: Records, policy: ExitPolicy, exits_B: Tensor) -> Tensor:
@@ -203,9 +242,8 @@ def _figures(members: Tensor, answers_B: Tensor, images: Images) -> list[dict[st
 def _data_uri(pixels_CHW: Tensor) -> str:
     """Small images as they are, large ones as small ones."""
     array = pixels_CHW[0] if len(pixels_CHW) == 1 else pixels_CHW.permute(1, 2, 0)
-    picture, buffer, kind = Image.fromarray(array.to(torch.uint8).numpy()), io.BytesIO(), "png"
-    if max(picture.size) > 32:
-        picture.thumbnail((96, 96))
-        kind = "jpeg"
-    picture.save(buffer, kind, **({"quality": 80} if kind == "jpeg" else {}))
-    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
+    picture, buffer = Image.fromarray(array.to(torch.uint8).numpy()), io.BytesIO()
+    exact = max(picture.size) <= EXACT_UP_TO
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    picture.save(buffer, "webp", **({"lossless": True, "method": 6} if exact else {"quality": 75}))
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

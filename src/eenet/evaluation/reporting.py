@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from eenet.common import Result, lines, write_atomically
+from eenet.common import Result, counted, lines, write_atomically
 from eenet.data import Images
 from eenet.evaluation.benching import bench
 from eenet.evaluation.evaluating import as_images, collect
@@ -126,15 +126,19 @@ def about_run(config: Config) -> str:
     trained = made.get("train_config", {})
     if not trained:
         return ""
+    processes = f", {made['processes']} processes" if made.get("processes", 1) > 1 else ""
     text = (
-        f"{'Exit heads trained' if trained['freeze_backbone'] else 'Trained'} for {trained['epochs']} epochs "
-        f"in {_duration(made['train_seconds'])} on {made['hardware']}, seed {trained['seed']}"
+        f"{'Exit heads trained' if trained['freeze_backbone'] else 'Trained'} for "
+        f"{counted(trained['epochs'], 'epoch')} in {_duration(made['train_seconds'])} on {made['hardware']}"
+        f"{processes}, seed {trained['seed']}"
     )
     if config.exits:
-        text += f", objective {trained['objective']}, budget {trained['budget']}"
-        text += "; thresholds set on the validation split"
-    return text + "."
+        trained_gates = config.gate == "features"  # all that older checkpoints say about it
+        before = "thresholds at 0.5" if trained_gates else f"thresholds set for budget {trained['budget']}"
+        text += f", objective {trained['objective']}; {made.get('thresholds', before)}"
+    splits = [f"images: {made['splits']}"] if made.get("splits") else []
+    return " ".join(f"{part[0].upper()}{part[1:]}." for part in [text, *splits, *made.get("notes", [])])
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+    return counted(max(round(seconds), 1), "second") if seconds < 100 else f"{seconds / 60:.0f} minutes"

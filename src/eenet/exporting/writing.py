@@ -9,31 +9,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from eenet.common import Result, lines, working, write_atomically
+from eenet.common import Result, lines, working, wrapped, write_atomically
 from eenet.data import ImageSet, load, sample
-from eenet.evaluation import collect, measure
+from eenet.evaluation import collect, measure, pace
+from eenet.exporting.comparing import bytes_in, compare, reason, time_against_fp32
 from eenet.exporting.formats import FORMATS, PRECISIONS, Job
 from eenet.networks import EENet, as_network, name_of
-from eenet.policies import (
-    ExitPolicy,
-    Records,
-    decide,
-    looks_back,
-    policies_for_budgets,
-    policy_for_budget,
-    recorded_scores,
-)
-from eenet.runtime import FORMAT_VERSION, MANIFEST_FILE, load_exported, read_manifest, run_batch
+from eenet.policies import ExitPolicy, looks_back, policies_for_budgets, policy_for_budget
+from eenet.runtime import FORMAT_VERSION, MANIFEST_FILE, read_manifest
 
 COMPARED_IMAGES = 256
 COMPARED_PIXELS = 4_000_000  # of all images together: fewer where they are large
-GUARD = {"fp32": 1e-4, "fp16": 1e-2, "int8": 5e-2}  # around a threshold: there rounding may decide
-AGREEMENT = 0.9  # images that leave at the same exit, at least
-TOLERANCE = {"fp32": 1e-3, "fp16": 5e-2, "int8": 0.2}  # of a probability
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +30,9 @@ class Export(Result):
     quantised."""
 
     files: list[str]
+    precision: str
+    bytes: int
+    """Of all files but the manifest."""
     compared: int
     """Images."""
     max_difference: float
@@ -52,9 +43,40 @@ class Export(Result):
     fp32_accuracy: float | None = None
     """What it was."""
     fp32_relative_cost: float | None = None
+    milliseconds: dict[str, float] | None = None
+    """Of fp16 and int8, on this machine: for each batch size, of a batch."""
+    fp32_milliseconds: dict[str, float] | None = None
+    """Of the same in float32, in turn with it."""
+    speedup_low: dict[str, float] | None = None
+    """fp32_milliseconds / milliseconds lies in between, see `BenchRow.speedup_low`."""
+    speedup_high: dict[str, float] | None = None
+    fp32_bytes: int | None = None
+    hardware: str | None = None
 
     def __str__(self) -> str:
-        return lines({**self.to_dict(), "files": "\n                 ".join(self.files)})
+        size = f"{self.bytes / 1e6:.3g} MB"
+        if self.fp32_bytes is not None:
+            size += f"; in fp32 {self.fp32_bytes / 1e6:.3g} MB"
+        own = ("files", "precision", "bytes", "fp32_bytes", "hardware")
+        more = {k: v for k, v in self.to_dict().items() if k not in own and not isinstance(v, dict)}
+        table = lines({"files": "\n                 ".join(self.files), "size": size, **more})
+        said = "\n".join(map(wrapped, self.sentences()))
+        return f"{table}\n\n{said}".rstrip()
+
+    def sentences(self) -> list[str]:
+        """How fast a lower precision is on this machine, one for each batch size."""
+        if not (self.milliseconds and self.fp32_milliseconds and self.speedup_low and self.speedup_high):
+            return []
+        said = []
+        for size, ms in self.milliseconds.items():
+            before = self.fp32_milliseconds[size]
+            found = pace("fp32", before / ms, self.speedup_low[size], self.speedup_high[size])
+            said.append(f"At batch {size} {self.precision} {found}: {ms:.4g} against {before:.4g} ms.")
+        if all(high < 1 for high in self.speedup_high.values()):
+            said.append(
+                f"So {self.precision} is slower on this machine, {self.hardware}; keep fp32 for speed."
+            )
+        return said
 
 
 def export(
@@ -79,7 +101,7 @@ def export(
         format: see `eenet.exporting.FORMATS`.
         precision: `fp32`; `fp16` for stages, while exit heads stay in float32; `int8` for the
             convolutions of stages, quantised on images of the validation split, with thresholds set
-            anew there for the mean cost that they had before.
+            anew there for the mean cost that they had before. Both are timed here against `fp32`.
         budget: wanted mean relative cost. Default: the policy of the checkpoint.
         policy: or the name of one that the checkpoint has.
         data: data set on whose test images both are compared. Default: the one it was trained on;
@@ -108,7 +130,7 @@ def export(
         from eenet.runtime import network_graph
 
         graph = network_graph(network)
-    images = _images(network, data_name)
+    images, before = _images(network, data_name), (graph, chosen)
     if precision == "int8":
         from eenet.exporting.quantize import graph_records
 
@@ -123,18 +145,33 @@ def export(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
         job = Job(network, chosen, precision, Path(temporary), graph)
-        manifest = _manifest(job, budgets, format, Path(name_of(checkpoint)).name)
         with working(f"writing {format}"):
-            written = _written(job, format)
-        for stage, more in zip(manifest["stages"], written.get("stages", []), strict=False):
-            stage |= more
-        manifest |= {"single": written.get("single"), "measured": measured}
-        manifest["files"] = sorted(path.name for path in job.target.iterdir())
-        write_atomically(job.target / MANIFEST_FILE, (json.dumps(manifest, indent=2) + "\n").encode())
-        found = _compare(job, images, expected)
+            manifest = _write(job, budgets, format, name_of(checkpoint))
+        found = {**compare(job, images, expected), "bytes": bytes_in(job.target)}
+        if precision != "fp32":
+            with tempfile.TemporaryDirectory() as other, working(f"timing {precision} against fp32"):
+                _write(Job(network, before[1], "fp32", Path(other), before[0]), {}, format, "")
+                measured |= time_against_fp32(job.target, Path(other), images)
+            _save(manifest | {"measured": {**measured, "bytes": found["bytes"]}}, job.target)
         _move(job.target, out, [*manifest["files"], MANIFEST_FILE])
     files = [str(out / name) for name in (*manifest["files"], MANIFEST_FILE)]
-    return Export(files=files, **found, **measured)
+    return Export(files=files, precision=precision, **found, **measured)
+
+
+def _write(job: Job, budgets: dict[str, ExitPolicy], format: str, checkpoint: str) -> dict[str, Any]:
+    """The files, and the manifest that says how to run them."""
+    manifest = _manifest(job, budgets, format, Path(checkpoint).name)
+    written = _written(job, format)
+    for stage, more in zip(manifest["stages"], written.get("stages", []), strict=False):
+        stage |= more
+    manifest |= {"single": written.get("single"), "measured": {}}
+    manifest["files"] = sorted(path.name for path in job.target.iterdir())
+    _save(manifest, job.target)
+    return manifest
+
+
+def _save(manifest: dict[str, Any], directory: Path) -> None:
+    write_atomically(directory / MANIFEST_FILE, (json.dumps(manifest, indent=2) + "\n").encode())
 
 
 def _check(format: str, precision: str, out: Path, force: bool) -> None:
@@ -245,58 +282,7 @@ def _written(job: Job, format: str) -> dict[str, Any]:
     except (ValueError, OSError):
         raise
     except Exception as error:  # whatever converters may raise; they name the operation
-        raise ValueError(f"this network can't be written as {format}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-def _compare(job: Job, images: ImageSet, expected: Records) -> dict[str, Any]:
-    """Load what was written and run it; `expected` holds what the network says.
-
-    Raises:
-        ValueError: an exit differs though no score is near its threshold, or a probability does.
-    """
-    pixels_BCHW = images.pixels_BCHW.numpy()
-    try:
-        backend, policy = load_exported(job.target)
-        answers = [run_batch(backend, policy, pixels_BCHW[i : i + 32]) for i in range(0, len(images), 32)]
-    except (ValueError, OSError):
-        raise
-    except Exception as error:  # whatever the runtime may raise
-        raise ValueError(f"what was written doesn't run: {_reason(error)}") from error
-    exits_B = np.concatenate([answer.exits_B for answer in answers])
-    probabilities_BN = np.concatenate([answer.probabilities_BN for answer in answers])
-    wanted_B = decide(expected, policy)
-    near_B = _near_a_threshold(expected, policy, GUARD[job.precision])
-    same_B = exits_B == wanted_B.numpy()
-    if (wrong := int((~same_B & ~near_B).sum())) > 0 or same_B.mean() < AGREEMENT:
-        raise ValueError(
-            f"{wrong or int((~same_B).sum())} of {len(images)} images leave at another exit than "
-            "in the network"
-        )
-    rows = torch.arange(len(images))
-    wanted_BN = expected.answers(policy.enabled)[wanted_B, rows].softmax(1).numpy()
-    differences = np.abs(probabilities_BN - wanted_BN)[same_B]
-    difference = float(differences.max(initial=0))
-    if not difference <= TOLERANCE[job.precision]:
-        raise ValueError(
-            f"probabilities differ by up to {difference:.2g} from the network's; "
-            f"{TOLERANCE[job.precision]} is tolerated in {job.precision}"
-        )
-    return {"compared": int(same_B.sum()), "max_difference": difference}
-
-
-def _near_a_threshold(records: Records, policy: ExitPolicy, guard: float) -> NDArray[np.bool_]:
-    """Images with a score, at an exit that is on, so close to its threshold that rounding may decide."""
-    near_B = np.zeros(len(records), bool)
-    if policy.thresholds:
-        scores_KB = recorded_scores(records, policy.score).numpy()
-        for k, threshold in enumerate(policy.thresholds):
-            if policy.enabled[k]:
-                near_B |= np.abs(scores_KB[k] - threshold) <= guard
-    return near_B
+        raise ValueError(f"this network can't be written as {format}: {reason(error)}") from error
 
 
 def _move(source: Path, out: Path, files: list[str]) -> None:

@@ -74,7 +74,7 @@ def create_model(
         size = (in_chans or 3, *size)
     if in_chans is not None and size[0] != in_chans:
         raise ValueError(f"in_chans is {in_chans}, but input_size {size} has {size[0]} channels")
-    traced = trace(module, size)
+    traced = trace(module, size, _names(placement))
     network = assemble(traced, choose_cuts(traced, num_exits, placement), head, gate)
     name_backbone(network, backbone, args)
     if pretrained:
@@ -98,10 +98,11 @@ def convert(
     """Give a network of your own early exits. Its modules and weights are used, not copied.
 
     Args:
-        backbone: maps images [B, C, H, W] to logits [B, N]. If it can't be traced, a list of
-            its stages `[stage0, stage1, ..., classifier]`: nothing inside them is traced,
-            and exits can go between them, named "0", "1", ... `DataParallel` and
-            `torch.compile` around the network are taken off.
+        backbone: maps images [B, C, H, W] to logits [B, N] of two classes or more, in float32. Its
+            outermost forward may look at sizes, not at pixels. If it can't be traced, a list of
+            its stages `[stage0, stage1, ..., classifier]`: nothing inside them is traced, and
+            exits can go between them, named "0", "1", ... `DataParallel` and `torch.compile`
+            around the network are taken off.
         input_size: (channels, height, width).
         num_exits: number of early exits, without the final one.
         placement: see `create_model`.
@@ -111,7 +112,7 @@ def convert(
     Raises:
         ValueError: the network can't be cut, with the reason and a way out.
     """
-    traced = trace(backbone, input_size)
+    traced = trace(backbone, input_size, _names(placement))
     return assemble(traced, choose_cuts(traced, num_exits, placement), head, gate)
 
 
@@ -169,5 +170,16 @@ def assemble(
     return network
 
 
+def _names(placement: Placement) -> list[object]:
+    return [place for place in placement if isinstance(place, str)] if not isinstance(placement, str) else []
+
+
 def choose_cuts(traced: TracedBackbone, num_exits: int | None, placement: Placement) -> list[int]:
+    """Indices of the cuts that get an exit, see `place`."""
+    if traced.tokens and not traced.cuts:
+        raise ValueError(
+            f"this {type(traced.backbone).__name__} works on tokens [batch, tokens, channels], as a Vision "
+            "Transformer does; exits need feature maps [batch, channels, height, width], so give a "
+            "convolutional or hybrid network"
+        )
     return place([(cut.name, cut.fraction) for cut in traced.cuts], num_exits, placement)

@@ -101,7 +101,7 @@ def load_checkpoint(name: str | Path, backbone: nn.Module | Sequence[nn.Module] 
         if backbone is None:
             backbone = create_backbone(str(config.backbone), config.backbone_args)
     with blaming(directory / CONFIG_FILE, "'input_size'"):
-        traced = trace(backbone, config.input_size)
+        traced = trace(backbone, config.input_size, config.exits)
     with blaming(directory / CONFIG_FILE, "'exits'"):
         chosen = choose_cuts(traced, None, config.exits) if config.exits else []
     with blaming(directory / CONFIG_FILE, "'head' and 'gate'"), asking_for(config.plugins):

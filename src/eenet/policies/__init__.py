@@ -13,7 +13,17 @@ if TYPE_CHECKING:
         policy_by_rule,
         policy_for_budget,
     )
-    from eenet.policies.ensemble import FLOOR, LARGEST, Ensemble, Floats, Weights, chain, join, probabilities
+    from eenet.policies.ensemble import (
+        FLOOR,
+        LARGEST,
+        Ensemble,
+        Floats,
+        Weights,
+        chain,
+        fit_ensemble,
+        join,
+        probabilities,
+    )
     from eenet.policies.fitting import Fitted, fit
     from eenet.policies.gates import GATES, create_gate
     from eenet.policies.policy import ExitPolicy

@@ -22,12 +22,21 @@ if TYPE_CHECKING:
     )
     from eenet.runtime.graphs.nesting import nest, threshold_name
     from eenet.runtime.graphs.whole import network_graph
-    from eenet.runtime.predicting import FilePrediction, predict, prediction_table
+    from eenet.runtime.predicting import FilePrediction, predict, predict_each, prediction_lines
     from eenet.runtime.predictor import Prediction, Predictor
     from eenet.runtime.queued import QueuedEngine
     from eenet.runtime.reference import run_one
     from eenet.runtime.requests import EngineClosedError
     from eenet.runtime.segments import Segment, SegmentModule, segments_of
-    from eenet.runtime.timing import BenchRow, StageTimes, stage_times, time_network
+    from eenet.runtime.timing import (
+        BenchRow,
+        Contender,
+        StageTimes,
+        mean_ms,
+        spread,
+        stage_times,
+        time_network,
+        times_in_turn,
+    )
 
 __getattr__, __dir__ = lazy_names(__name__)

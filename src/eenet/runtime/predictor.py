@@ -1,8 +1,10 @@
 """The door for users: images in, labels out, each with the exit it took."""
 
 import warnings
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,23 @@ class Prediction:
     """Number of the exit the image left at, from 0; the largest is the final exit."""
     relative_cost: float
     """MACs spent / MACs of the plain backbone."""
+    probabilities_N: NDArray[np.float32] = field(repr=False, compare=False)
+    """Of all classes."""
+    class_names: Sequence[str] = field(repr=False, compare=False)
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """Of all classes, by name, in the order of the classes."""
+        return dict(zip(self.class_names, self.probabilities_N.tolist(), strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        told = ("label", "class_index", "probability", "exit", "relative_cost", "probabilities")
+        return {name: getattr(self, name) for name in told}
+
+
+Read = Prediction | ValueError | OSError
+"""The answer for an image, or why it can't be read."""
 
 
 class Predictor:
@@ -53,6 +72,7 @@ class Predictor:
         engine: str = "compacting",
         batch_size: int = 64,
         threads: int | None = None,
+        workers: int | None = None,
         precision: str = "f32",
     ) -> None:
         """A network, or the name of a checkpoint; by default under the checkpoint's policy.
@@ -69,6 +89,8 @@ class Predictor:
             batch_size: images run together, at most. With 1 they go one after the other.
             threads: of ONNX Runtime or OpenVINO for a batch. Default: one per core; with the
                 queued engine one, and a batch on every core.
+            workers: batches that run at the same time, each in a thread of its own; useful for many images,
+                with one `threads` each. Default: one, or with the queued engine one per core.
             precision: `f32`, or `bf16` with torch, torch-compile and OpenVINO.
 
         Raises:
@@ -99,9 +121,9 @@ class Predictor:
         if backend is None:
             fallback = network is not self.network and installed("onnxruntime")
             backend = "onnxruntime" if fallback else "torch"
-        workers = 1
         if engine == "queued" and "threads" in options_of(backend) and threads is None:
-            threads, workers = 1, cores()
+            threads, workers = 1, workers or cores()
+        self._workers = workers or 1
         given: Any = (self.network, segments_of(policy, config.ensemble), policy.score)
         options = {"threads": threads, "precision": None if precision == "f32" else precision}
         try:
@@ -114,7 +136,7 @@ class Predictor:
         self._queue = None
         if engine == "queued":
             self._queue = QueuedEngine(
-                self.backend, policy, ensemble=config.ensemble, batch_size=batch_size, workers=workers
+                self.backend, policy, ensemble=config.ensemble, batch_size=batch_size, workers=self._workers
             )
 
     def predict(self, image: Any) -> Prediction:
@@ -122,10 +144,58 @@ class Predictor:
         return next(self.predict_many([image]))
 
     def predict_many(self, images: Iterable[Any]) -> Iterator[Prediction]:
-        """Classify images in batches, in order and in constant memory."""
+        """Classify images in batches, in order and in constant memory.
+
+        Raises:
+            FileNotFoundError, ValueError: an image can't be read.
+        """
+        for found in self.try_many(images):
+            if not isinstance(found, Prediction):
+                raise found
+            yield found
+
+    def try_many(self, images: Iterable[Any]) -> Iterator[Read]:
+        """The same, but an image that can't be read gives its error instead of an answer.
+
+        Images are decoded in a thread on every core while the network runs.
+        """
         source = iter(images)
-        while batch := list(islice(source, self.batch_size)):
-            yield from self._predictions(self.run(np.stack([self._pixels(image) for image in batch])))
+        first, second = (list(islice(source, self.batch_size)) for _ in range(2))
+        if not second:
+            yield from self._answered(*self._decoded(first)) if first else ()
+            return
+        together = self._workers > 1 and self._queue is None
+        job: Callable[[list[Any]], Any] = self._both if together else self._decoded
+        with ThreadPoolExecutor(max(self._workers, cores())) as pool:
+            waiting = deque(pool.submit(job, batch) for batch in (first, second))
+            try:
+                while waiting:
+                    while len(waiting) < 2 * max(self._workers, cores()) and (
+                        batch := list(islice(source, self.batch_size))
+                    ):
+                        waiting.append(pool.submit(job, batch))
+                    done: Any = waiting.popleft().result()
+                    yield from done if together else self._answered(*done)
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _decoded(self, images: Sequence[Any]) -> tuple[list[Any], list[ValueError | OSError | None]]:
+        """Pixels of those that can be read, and for each of all its error."""
+        pixels, errors = [], []
+        for image in images:
+            try:
+                pixels.append(to_pixels(image, self.network.config.input_size).numpy())
+                errors.append(None)
+            except (ValueError, OSError) as error:
+                errors.append(error)
+        return pixels, errors
+
+    def _both(self, images: Sequence[Any]) -> list[Read]:
+        return self._answered(*self._decoded(images))
+
+    def _answered(self, pixels: Sequence[Any], errors: Sequence[ValueError | OSError | None]) -> list[Read]:
+        answers = iter(self._predictions(self.run(np.stack(pixels))) if pixels else ())
+        return [next(answers) if error is None else error for error in errors]
 
     def run(self, pixels_BCHW: NDArray[np.uint8]) -> Answers:
         """Class probabilities and exits of images that have the network's size already."""
@@ -144,18 +214,18 @@ class Predictor:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _pixels(self, image: Any) -> NDArray[np.uint8]:
-        return to_pixels(image, self.network.config.input_size).numpy()
-
     def _predictions(self, answers: Answers) -> list[Prediction]:
-        names = self.network.config.class_names
+        config = self.network.config
+        names = config.class_names or [str(n) for n in range(config.num_classes)]
         return [
             Prediction(
-                label=names[best] if names else str(best),
+                label=names[best],
                 class_index=best,
                 probability=float(probabilities_N[best]),
                 exit=exit_index,
                 relative_cost=self._costs[exit_index],
+                probabilities_N=probabilities_N,
+                class_names=names,
             )
             for probabilities_N, best, exit_index in zip(
                 answers.probabilities_BN,

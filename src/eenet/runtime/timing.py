@@ -1,7 +1,7 @@
 """How long early exit takes on this machine, against the plain backbone on the same backend."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
@@ -21,10 +21,13 @@ from eenet.runtime.compacting import run_batch
 from eenet.runtime.segments import Segment, segments_of
 
 Pixels = NDArray[np.uint8]
+Times = NDArray[np.float64]
+"""Milliseconds that batches took: runs × batches."""
 RUN_SECONDS = 0.5  # of the plain backbone in one run
 BLOCK_SECONDS = 0.05
 MOST_CALLS = 200  # in one run
 WARM_UP = 3  # calls of each
+RESAMPLED = 500
 
 
 @dataclass(frozen=True)
@@ -37,26 +40,33 @@ class Contender:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchRow(Result):
-    """Early exit against the plain backbone on one backend. Times in ms are for a batch."""
+    """Early exit against the plain backbone on one backend. Times in ms are for a batch, to four digits.
+
+    All are from the same samples: the time of a batch is its median over the runs, so that what else the
+    machine does counts little; then come means and percentiles over the batches.
+    """
 
     backend: str
     batch_size: int
     plain_ms: float
-    """Of the plain backbone: median over runs of the mean."""
+    """Of the plain backbone, mean."""
     early_exit_ms: float
     ideal_ms: float
     """If each image cost only the backbone up to its exit, as measured."""
     speedup: float
-    """plain / early exit, median over runs of the ratio."""
+    """plain_ms / early_exit_ms."""
+    speedup_low: float
+    """90 % of what comes out when runs are drawn again lies between, see `spread`."""
+    speedup_high: float
     mac_speedup: float
     """What MACs would say."""
     realised: float
     """speedup / mac_speedup."""
     efficiency: float
-    """ideal / early exit."""
+    """ideal_ms / early_exit_ms."""
     exit_shares: list[float]
     plain_p50_ms: float
-    """Percentiles over single batches."""
+    """Percentiles over batches, which differ in where their images leave."""
     plain_p95_ms: float
     plain_p99_ms: float
     plain_images_per_second: float
@@ -64,14 +74,16 @@ class BenchRow(Result):
     early_exit_p95_ms: float
     early_exit_p99_ms: float
     early_exit_images_per_second: float
+    batches: int
+    """In a run."""
     against_ms: float | None = None
     """Of another network."""
     against_speedup: float | None = None
-    """other network / early exit."""
+    """against_ms / early_exit_ms."""
     exported_ms: float | None = None
     """Of exported files."""
     exported_speedup: float | None = None
-    """plain / exported."""
+    """plain_ms / exported_ms."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +113,7 @@ def time_network(
     on_progress: Callable[[int], None] | None = None,
     **options: Any,
 ) -> BenchRow:
-    """Time early exit and the plain backbone in turn on the same batches.
-
-    A run goes over some batches, in blocks of a twentieth of a second: a block by one, the same
-    block by the next, so that all see the same weather and each finds its own data in the caches.
+    """Time early exit and the plain backbone in turn on the same batches, see `times_in_turn`.
 
     Args:
         network: to be timed under a policy, and as the plain backbone without heads.
@@ -112,7 +121,7 @@ def time_network(
         pixels_BCHW: images, which decide who leaves where; taken again if they are too few.
         backend: see `eenet.Predictor`.
         batch_size: images that arrive together.
-        repeats: runs; times are the medians over them.
+        repeats: runs; the time of a batch is its median over them.
         against: another network, without leaving early, such as a smaller one.
         exported: directory written by `eenet export`, run as its files say, whatever the backend.
         on_progress: called with 1 after every run.
@@ -129,8 +138,8 @@ def time_network(
     parts = [Segment(0, s.last, None) for s in segments[:-1]]
     fast = create_backend(backend, network, [*segments, *parts], policy.score, **options)
     contenders = [
-        Contender("early_exit", lambda batch: run_batch(fast, policy, batch)),
         _plain("plain", network, backend, **options),
+        Contender("early_exit", lambda batch: run_batch(fast, policy, batch)),
     ]
     for i in range(len(parts)):
         contenders.append(Contender(f"part {i}", partial(fast.run, len(segments) + i)))
@@ -139,24 +148,131 @@ def time_network(
     if exported is not None:
         files, given = load_exported(exported, threads=options.get("threads"))
         contenders.append(Contender("exported", lambda batch: run_batch(files, given, batch)))
+    times = times_in_turn(
+        contenders, pixels_BCHW, batch_size=batch_size, repeats=repeats, on_progress=on_progress
+    )
+    batches = islice(_batches(pixels_BCHW, batch_size), times["plain"].shape[1])
+    exits_B = np.concatenate([run_batch(fast, policy, batch).exits_B for batch in batches])
+    shares = np.bincount(exits_B, minlength=network.num_exits + 1) / len(exits_B)
+    costs = network.costs(policy.enabled)
+    return row_of(times, shares, costs, policy.enabled, backend=backend, batch_size=batch_size)
+
+
+def times_in_turn(
+    contenders: Sequence[Contender],
+    pixels_BCHW: Pixels,
+    *,
+    batch_size: int,
+    repeats: int,
+    run_seconds: float = RUN_SECONDS,
+    on_progress: Callable[[int], None] | None = None,
+) -> dict[str, Times]:
+    """Milliseconds of every contender for the same batches, in every run.
+
+    A run goes over some batches, in blocks of a twentieth of a second: a block by one, the same
+    block by the next, so that all see the same weather and each finds its own data in the caches.
+
+    Args:
+        contenders: the first says how many batches a run has, at least two.
+        pixels_BCHW: images; taken again if they are too few.
+        batch_size: images that arrive together.
+        repeats: runs.
+        run_seconds: of the first contender in one run.
+        on_progress: called with 1 after every run.
+    """
     batches = list(islice(_batches(pixels_BCHW, batch_size), MOST_CALLS))
     for contender in contenders:
         for batch in batches[:WARM_UP]:
             contender.call(batch)
-    batches, block = _enough(contenders[1], batches)
+    each = min(_clocked(contenders[0], batch) for batch in batches[:WARM_UP])
+    batches = batches[: max(2, round(1e3 * run_seconds / each))]
+    block = max(1, round(1e3 * BLOCK_SECONDS / each))
     times = {contender.name: np.zeros((repeats, len(batches))) for contender in contenders}
     for run in range(repeats):
         for first in range(0, len(batches), block):
             for contender in contenders:
                 for i, batch in enumerate(batches[first : first + block], first):
-                    start = time.perf_counter()
-                    contender.call(batch)
-                    times[contender.name][run, i] = 1e3 * (time.perf_counter() - start)
+                    times[contender.name][run, i] = _clocked(contender, batch)
         if on_progress is not None:
             on_progress(1)
-    exits_B = np.concatenate([run_batch(fast, policy, batch).exits_B for batch in batches])
-    shares = np.bincount(exits_B, minlength=network.num_exits + 1) / len(exits_B)
-    return _row(network, policy, backend, batch_size, shares, times)
+    return times
+
+
+def row_of(
+    times: dict[str, Times],
+    exit_shares: Sequence[float] | NDArray[np.float64],
+    costs: Sequence[float] | NDArray[np.float64],
+    enabled: Sequence[bool],
+    *,
+    backend: str,
+    batch_size: int,
+) -> BenchRow:
+    """What times say, all of it by the same samples.
+
+    Args:
+        times: of `plain`, `early_exit`, and of the plain backbone up to the exits that are on, `part 0`,
+            `part 1`, …; perhaps `against` and `exported`.
+        exit_shares: of the images, that leave at each exit.
+        costs: relative, of an image that leaves there.
+        enabled: exits that are on.
+        backend, batch_size: what was timed.
+    """
+    shares = np.asarray(exit_shares, float)
+    ms = {name: mean_ms(held) for name, held in times.items()}
+    ideal = shares[-1] * ms["plain"]
+    for i, k in enumerate(k for k, on in enumerate(enabled) if on):
+        ideal += shares[k] * ms[f"part {i}"]
+    ideal = _four_digits(ideal)
+    speedup, mac_speedup = ms["plain"] / ms["early_exit"], 1 / float(shares @ np.asarray(costs, float))
+    low, high = spread(times["plain"], times["early_exit"])
+    row: dict[str, Any] = {
+        "backend": backend,
+        "batch_size": batch_size,
+        "plain_ms": ms["plain"],
+        "early_exit_ms": ms["early_exit"],
+        "ideal_ms": ideal,
+        "speedup": speedup,
+        "speedup_low": low,
+        "speedup_high": high,
+        "mac_speedup": mac_speedup,
+        "realised": speedup / mac_speedup,
+        "efficiency": ideal / ms["early_exit"],
+        "exit_shares": shares.tolist(),
+        "batches": times["plain"].shape[1],
+    }
+    for name in ("plain", "early_exit"):
+        for percent in (50, 95, 99):
+            found = np.percentile(np.median(times[name], 0), percent)
+            row[f"{name}_p{percent}_ms"] = _four_digits(found)
+        row[f"{name}_images_per_second"] = 1e3 * batch_size / ms[name]
+    if "against" in times:
+        row |= {"against_ms": ms["against"], "against_speedup": ms["against"] / ms["early_exit"]}
+    if "exported" in times:
+        row |= {"exported_ms": ms["exported"], "exported_speedup": ms["plain"] / ms["exported"]}
+    return BenchRow(**row)
+
+
+def mean_ms(times: Times) -> float:
+    """Of a batch, to four digits: the mean over batches of their medians over runs."""
+    return _four_digits(np.median(times, 0).mean())
+
+
+def spread(slow: Times, fast: Times) -> tuple[float, float]:
+    """Within which slow / fast lies in 90 % of the cases when runs are drawn again, the same for both.
+
+    Bootstrap, Efron 1979. After a single run batches are drawn instead.
+    """
+    if len(slow) == 1:
+        slow, fast = slow.T, fast.T
+        typical = np.mean
+    else:
+        typical = np.median
+    rng = np.random.default_rng(0)
+    drawn = [rng.integers(len(slow), size=len(slow)) for _ in range(RESAMPLED)]
+    ratios = [typical(slow[rows], 0).mean() / typical(fast[rows], 0).mean() for rows in drawn]
+    low, high = np.percentile(ratios, (5, 95))
+    speedup = float(typical(slow, 0).mean() / typical(fast, 0).mean())
+    return min(float(low), speedup), max(float(high), speedup)
 
 
 def stage_times(
@@ -206,59 +322,19 @@ def _plain(name: str, network: EENet, backend: str, **options: Any) -> Contender
     return Contender(name, partial(fast.run, 0))
 
 
-def _batches(pixels_BCHW: Pixels, batch_size: int) -> Any:
+def _batches(pixels_BCHW: Pixels, batch_size: int) -> Iterator[Pixels]:
     """Batches without end, going round."""
     rows = cycle(range(len(pixels_BCHW)))
     while True:
         yield np.ascontiguousarray(pixels_BCHW[list(islice(rows, batch_size))])
 
 
-def _enough(plain: Contender, batches: list[Pixels]) -> tuple[list[Pixels], int]:
-    """As many batches as the plain backbone runs in half a second, at least two; and as many make a block."""
+def _clocked(contender: Contender, batch: Pixels) -> float:
     start = time.perf_counter()
-    plain.call(batches[0])
-    each = time.perf_counter() - start
-    count = max(2, min(len(batches), round(RUN_SECONDS / each)))
-    return batches[:count], max(1, round(BLOCK_SECONDS / each))
+    contender.call(batch)
+    return 1e3 * (time.perf_counter() - start)
 
 
-def _row(
-    network: EENet,
-    policy: ExitPolicy,
-    backend: str,
-    batch_size: int,
-    shares: NDArray[np.float64],
-    times: dict[str, NDArray[np.float64]],
-) -> BenchRow:
-    def ms(name: str) -> float:
-        return float(np.median(times[name].mean(1)))
-
-    def ratio(slow: str, fast: str) -> float:
-        return float(np.median(times[slow].mean(1) / times[fast].mean(1)))
-
-    on = [k for k, enabled in enumerate(policy.enabled) if enabled]
-    ideal = shares[-1] * times["plain"].mean(1)
-    for i, k in enumerate(on):
-        ideal = ideal + shares[k] * times[f"part {i}"].mean(1)
-    speedup, mac_speedup = ratio("plain", "early_exit"), 1 / float(shares @ network.costs(policy.enabled))
-    row: dict[str, Any] = {
-        "backend": backend,
-        "batch_size": batch_size,
-        "plain_ms": ms("plain"),
-        "early_exit_ms": ms("early_exit"),
-        "ideal_ms": float(np.median(ideal)),
-        "speedup": speedup,
-        "mac_speedup": mac_speedup,
-        "realised": speedup / mac_speedup,
-        "efficiency": float(np.median(ideal / times["early_exit"].mean(1))),
-        "exit_shares": shares.tolist(),
-    }
-    for name in ("plain", "early_exit"):
-        for percent in (50, 95, 99):
-            row[f"{name}_p{percent}_ms"] = float(np.percentile(times[name], percent))
-        row[f"{name}_images_per_second"] = 1e3 * batch_size / ms(name)
-    if "against" in times:
-        row |= {"against_ms": ms("against"), "against_speedup": ratio("against", "early_exit")}
-    if "exported" in times:
-        row |= {"exported_ms": ms("exported"), "exported_speedup": ratio("plain", "exported")}
-    return BenchRow(**row)
+def _four_digits(value: float | np.floating[Any]) -> float:
+    """So that what is printed is what ratios are made of; a clock knows no more."""
+    return float(f"{value:.4g}")

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Full
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -15,16 +17,27 @@ import torch
 from numpy.typing import NDArray
 
 from eenet.common import cores
-from eenet.evaluation import DriftMonitor, Evaluation, collect, depth, depths_of, measure
+from eenet.evaluation import DriftMonitor, Evaluation, depth, depths_of, measure
 from eenet.networks import EENet, checkpoint_directory
 from eenet.policies import RECORDS_FILE, ExitPolicy, Records
-from eenet.runtime import Answers, QueuedEngine, create_backend, installed, options_of, segments_of
+from eenet.runtime import (
+    Answers,
+    EngineClosedError,
+    QueuedEngine,
+    create_backend,
+    installed,
+    options_of,
+    segments_of,
+)
 from eenet.serving.metrics import Metrics
+from eenet.serving.protocol.describing import configuration, metadata, statistics
+from eenet.serving.protocol.tensors import Takes
 
-VERSION = "1"
 WATCHED_PER_SECOND = 20  # images that the drift monitor sees, at most
 BUSY, QUIET = 0.25, 0.05  # of the room inside: above the first cheaper, below the second dearer
 STEP_SECONDS, CALM_SECONDS = 0.25, 2.0
+DIGITS = [str(n) for n in range(10)]
+FULL_RUNS, FULL_SECONDS = (3, 15), 0.2  # in which is measured how long an image takes that never leaves early
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,12 @@ class Setting:
     cost: float
     """Wanted mean relative cost; of the own policy as measured on the records. NaN: unknown."""
 
+    @property
+    def thresholds(self) -> list[float | None]:
+        """By early exit, for JSON; none: no image leaves there."""
+        pairs = zip(self.policy.thresholds, self.policy.enabled, strict=True)
+        return [t if on and math.isfinite(t) else None for t, on in pairs]
+
 
 class ServedModel:
     """One network on a queued engine."""
@@ -67,6 +86,8 @@ class ServedModel:
         self.name, self._metrics = name, metrics
         network = EENet.from_pretrained(checkpoint)
         self.config = config = network.config
+        self.class_names = config.class_names or [str(n) for n in range(config.num_classes)]
+        self.takes = Takes(config.input_size, options.most_waiting, config.mean, config.std)
         own = config.exit_policy()
         policies = {budget: config.exit_policy(float(budget)) for budget in config.budgets}
         named = {key: config.exit_policy(None, key) for key in config.policies}
@@ -82,14 +103,15 @@ class ServedModel:
         runs = create_backend(backend, network, segments, own.score, threads=threads)
         self.backend = backend
         self.most_waiting = options.most_waiting
+        self._batch_size, self._workers, self._warm = options.batch_size, options.workers or cores(), False
         self.engine = QueuedEngine(
             runs,
             self._served,
             ensemble=config.ensemble,
             batch_size=options.batch_size,
             most_waiting=options.most_waiting,
-            workers=options.workers or cores(),
-            on_batch=lambda segment, images: metrics.batch(name, segment, images),
+            workers=self._workers,
+            on_batch=lambda segment, images: metrics.batch(name, segment, images) if self._warm else None,
         )
         records = _held_out(network, Path(checkpoint_directory(checkpoint)), options.data)
         self._monitor = _monitor(records, own) if records is not None else None
@@ -97,16 +119,28 @@ class ServedModel:
         measured = measure(records, own) if records is not None else None
         self.own = Setting("own", own, measured.relative_cost if measured else math.nan)
         self._load = _Load(self, records, measured, options.accuracy_floor)
-        self._warm_up(options.batch_size)
+        self.full_ms = self._warm_up()
+        """Median milliseconds in the network of an image that never leaves early, with no other beside it."""
+        self._warm = True
         metrics.loaded(name)
 
-    def _warm_up(self, batch_size: int) -> None:
-        """Every segment once, alone and in a batch, before anyone waits for it."""
+    def _warm_up(self) -> float:
+        """Every segment in a batch and alone, before anyone waits for it; then timed alone."""
         enabled = self._served.enabled
         never = ExitPolicy(self._served.score, (math.inf,) * len(enabled), enabled)
-        for count in (1, batch_size):
+
+        def seconds(count: int) -> float:
             pixels = np.zeros((count, *self.config.input_size), np.uint8)
+            start = time.perf_counter()
             self.engine.submit(pixels, policy=never).result()
+            return time.perf_counter() - start
+
+        seconds(self._batch_size)
+        seconds(1)
+        (fewest, most), end, found = FULL_RUNS, time.perf_counter() + FULL_SECONDS, list[float]()
+        while len(found) < fewest or (len(found) < most and time.perf_counter() < end):
+            found.append(seconds(1))
+        return 1e3 * median(found)
 
     def setting(self, budget: Any = None, policy: Any = None) -> Setting:
         """That of a request.
@@ -130,8 +164,10 @@ class ServedModel:
             raise ValueError(f"budget is {budget!r}; give a number")
         return self._budgets[self.config.budget_within(budget)]
 
-    async def infer(self, pixels_BCHW: NDArray[np.uint8], setting: Setting, seconds: float | None) -> Answers:
-        """Answers of the engine.
+    async def infer(
+        self, pixels_BCHW: NDArray[np.uint8], setting: Setting, seconds: float | None
+    ) -> tuple[Answers, float]:
+        """Answers of the engine, and the seconds it took, waiting for others included.
 
         Raises:
             queue.Full: there is no room for these images.
@@ -139,15 +175,20 @@ class ServedModel:
             EngineClosedError: the model was closed.
         """
         start, found = time.perf_counter(), _Awaited()
-        self.engine.hand_in(pixels_BCHW, found, policy=setting.policy, timeout=seconds, wait=False)
-        async with asyncio.timeout(seconds):
-            answers = await found.future
-        exits = answers.exits_B.tolist()
-        costs = [self.costs[k] for k in exits]
-        self._metrics.answered(self.name, exits, costs, time.perf_counter() - start)
+        try:
+            self.engine.hand_in(pixels_BCHW, found, policy=setting.policy, timeout=seconds, wait=False)
+            async with asyncio.timeout(seconds):
+                answers = await found.future
+        except (Full, EngineClosedError):
+            raise
+        except Exception:
+            self._metrics.failed(self.name, time.perf_counter() - start)
+            raise
+        spent, exits = time.perf_counter() - start, answers.exits_B.tolist()
+        self._metrics.answered(self.name, exits, [self.costs[k] for k in exits], spent)
         if setting.policy == self.own.policy:
             self._watch(answers)
-        return answers
+        return answers, spent
 
     def _watch(self, answers: Answers) -> None:
         """Show an image to the drift monitor, now and then: which one doesn't depend on what is on it."""
@@ -172,10 +213,28 @@ class ServedModel:
         now = self._load.setting()
         self._metrics.state(self.name, inside=self.engine.inside, drift=self.drift, budget=now.cost)
 
+    def metadata(self) -> dict[str, Any]:
+        """Inputs and outputs."""
+        return metadata(self.name, self.takes, len(self.class_names))
+
+    def configuration(self) -> dict[str, Any]:
+        """In Triton's shape."""
+        return configuration(
+            self.name,
+            self.takes,
+            self.class_names,
+            backend=self.backend,
+            batch_size=self._batch_size,
+            workers=self._workers,
+        )
+
+    def statistics(self) -> dict[str, Any]:
+        """In Triton's shape."""
+        return statistics(self.name, self._metrics.totals(self.name))
+
     def describe(self) -> dict[str, Any]:
-        """For the page: classes, exits, budgets and what happened lately."""
+        """For the page: exits, budgets, what never leaving early takes, and what happened lately."""
         now = self._load.setting()
-        thresholds = zip(now.policy.thresholds, now.policy.enabled, strict=True)
         return {
             "name": self.name,
             "backend": self.backend,
@@ -183,7 +242,10 @@ class ServedModel:
             "exits": [*self.config.exits, "final"],
             "costs": self.costs,
             "off": [k for k, on in enumerate(self._served.enabled) if not on],
-            "thresholds": [t if on else None for t, on in thresholds],
+            "thresholds": now.thresholds,
+            "score": self._served.score,
+            "full_ms": round(self.full_ms, 2),
+            "digits": self.config.input_size[0] == 1 and self.class_names == DIGITS,
             "budgets": sorted(map(float, self._budgets)),
             "policies": ["own", *self._named],
             "now": now.name,
@@ -268,9 +330,10 @@ class _Load:
 def _held_out(network: EENet, directory: Path, data_name: str | None) -> Records | None:
     """Records of validation images: collected from a data set, or those that training left."""
     if data_name is not None:
-        from eenet import data
+        from eenet.data import load  # these two take a second to import
+        from eenet.evaluation import collect
 
-        images = data.load(data_name, "validation", size=network.config.input_size[1:])
+        images = load(data_name, "validation", size=network.config.input_size[1:])
         return collect(network, images)
     path = directory / RECORDS_FILE.format(split="validation")
     return Records.load(path) if path.exists() else None

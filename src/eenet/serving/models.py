@@ -1,7 +1,7 @@
 """The models of a server by name."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,20 @@ class Models:
     """The models of a server by name; each can be loaded again from where it came from."""
 
     def __init__(
-        self, checkpoints: Mapping[str, str | Path], options: ServeOptions, metrics: Metrics
+        self,
+        checkpoints: Mapping[str, str | Path],
+        options: ServeOptions,
+        metrics: Metrics,
+        *,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Load all; see `ServedModel` for what may go wrong."""
+        """Load all, as long as they are `wanted`; see `ServedModel` for what may go wrong."""
         self._checkpoints, self._options, self._metrics = dict(checkpoints), options, metrics
         self._loading = threading.Lock()
         self._models: dict[str, ServedModel] = {}
         for name in self._checkpoints:
-            self.load(name)
+            if wanted():
+                self.load(name)
 
     def __getitem__(self, name: str) -> ServedModel:
         return self._models[name]
@@ -52,21 +58,3 @@ class Models:
         """Finish everything."""
         for model in self._models.values():
             model.close()
-
-
-def named_checkpoints(given: list[str]) -> dict[str, str | Path]:
-    """Names for what is to be served: a checkpoint by its last part, a directory of checkpoints by theirs.
-
-    Raises:
-        ValueError: nothing given, or two of the same name.
-    """
-    found: list[tuple[str, str | Path]] = []
-    for one in given:
-        inside = sorted(Path(one).glob("*/config.json")) if not (Path(one) / "config.json").exists() else []
-        found += [(path.parent.name, path.parent) for path in inside] or [(Path(one).resolve().name, one)]
-    names = [name for name, _ in found]
-    if not names:
-        raise ValueError("give at least one checkpoint to serve")
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"two checkpoints are named {', '.join(sorted(twice))}; rename a directory")
-    return dict(found)

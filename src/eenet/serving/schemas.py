@@ -1,7 +1,7 @@
 """What requests and responses look like, for FastAPI and its OpenAPI page."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -11,10 +11,10 @@ from pydantic import BaseModel
 
 from eenet.runtime import Answers
 from eenet.serving.model import ServedModel
-from eenet.serving.protocol import (
-    INPUT,
-    OUTPUTS,
-)
+from eenet.serving.protocol.requests import OUTPUTS
+from eenet.serving.protocol.tensors import DATATYPES, INPUT
+
+MOST_TOLD, FEW = 100, 5  # with more classes, without `top_k`, only the probabilities of the few likeliest
 
 
 class Problem(BaseModel):
@@ -26,7 +26,10 @@ class Problem(BaseModel):
 class Found(BaseModel):
     """The answer for one image."""
 
+    file: str | None
+    """Its name in the form; none for an image that is the body."""
     label: str
+    class_index: int
     probability: float
     exit: int
     """Number of the exit the image left at, from 0."""
@@ -34,6 +37,8 @@ class Found(BaseModel):
     """MACs spent / MACs of the plain backbone."""
     confidences: list[float]
     """What was compared with a threshold at every exit that was on its way."""
+    probabilities: dict[str, float]
+    """By class, in the order of the classes; with `top_k`, or of many classes, the likeliest first."""
 
 
 class Classified(BaseModel):
@@ -42,6 +47,12 @@ class Classified(BaseModel):
     model: str
     policy: str
     """Whose thresholds were used: own, a budget, or a name."""
+    thresholds: list[float | None]
+    """By early exit; none: no image leaves there."""
+    milliseconds: float
+    """In the server, of all images together: from the whole request to its answer, decoding included."""
+    network_milliseconds: float
+    """Of those, in the network, waiting for others included."""
     predictions: list[Found]
 
 
@@ -65,6 +76,14 @@ class ServerMetadata(BaseModel):
 
 Budget = Annotated[float | None, Query(description="wanted mean relative cost", gt=0, le=10)]
 Policy = Annotated[str | None, Query(description="name of a policy of the checkpoint, or own")]
+TopK = Annotated[
+    int | None,
+    Query(
+        description="probabilities of so many of the likeliest classes; "
+        f"by default of all, of {FEW} if there are more than {MOST_TOLD}",
+        ge=1,
+    ),
+]
 Deadline = Annotated[float | None, Query(description="milliseconds", gt=0, le=1e7)]
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -112,6 +131,7 @@ INFER = {
                                 "budget": {"type": "number"},
                                 "policy": {"type": "string"},
                                 "deadline_ms": {"type": "number"},
+                                "normalized": {"type": "boolean"},
                                 "binary_data_output": {"type": "boolean"},
                             },
                         },
@@ -124,7 +144,12 @@ INFER = {
                                 "required": ["name", "datatype", "shape"],
                                 "properties": {
                                     "name": {"const": INPUT},
-                                    "datatype": {"const": "UINT8"},
+                                    "datatype": {
+                                        "enum": list(DATATYPES),
+                                        "description": "; ".join(
+                                            f"{name}: {meaning}" for name, meaning in DATATYPES.items()
+                                        ),
+                                    },
                                     "shape": {"type": "array", "items": {"type": "integer"}},
                                     "data": {"type": "array"},
                                 },
@@ -156,8 +181,7 @@ def _confidences(model: ServedModel, answers: Answers) -> NDArray[np.float32]:
 
 
 def _labels(model: ServedModel, answers: Answers) -> list[str]:
-    names = model.config.class_names
-    return [names[best] if names else str(best) for best in answers.probabilities_BN.argmax(1).tolist()]
+    return [model.class_names[best] for best in answers.probabilities_BN.argmax(1).tolist()]
 
 
 OUTPUT_VALUES: dict[str, Callable[[ServedModel, Answers], Any]] = {
@@ -171,17 +195,31 @@ OUTPUT_VALUES: dict[str, Callable[[ServedModel, Answers], Any]] = {
 }
 
 
-def found_by(model: ServedModel, answers: Answers) -> list[Found]:
+def found_by(
+    model: ServedModel, answers: Answers, files: Sequence[str | None], top_k: int | None
+) -> list[Found]:
+    """Answers as they are told; `files` are the names of the images."""
     assert answers.scores_BK is not None
-    return [
-        Found(
-            label=label,
-            probability=float(answers.probabilities_BN[i].max()),
-            exit=exit_index,
-            relative_cost=model.costs[exit_index],
-            confidences=[float(score) for score in answers.scores_BK[i] if not math.isnan(score)],
+    if top_k is None and len(model.class_names) > MOST_TOLD:
+        top_k = FEW
+    found = []
+    for file, values_N, scores_K, exit_index in zip(
+        files, answers.probabilities_BN, answers.scores_BK, answers.exits_B.tolist(), strict=True
+    ):
+        best = int(values_N.argmax())
+        told = (
+            range(len(values_N)) if top_k is None else np.argsort(-values_N, kind="stable")[:top_k].tolist()
         )
-        for i, (label, exit_index) in enumerate(
-            zip(_labels(model, answers), answers.exits_B.tolist(), strict=True)
+        found.append(
+            Found(
+                file=file,
+                label=model.class_names[best],
+                class_index=best,
+                probability=float(values_N[best]),
+                exit=exit_index,
+                relative_cost=model.costs[exit_index],
+                confidences=[float(score) for score in scores_K if not math.isnan(score)],
+                probabilities={model.class_names[n]: float(values_N[n]) for n in told},
+            )
         )
-    ]
+    return found

@@ -1,26 +1,33 @@
 """Images that a network wasn't trained on → thresholds → the checkpoint with a new policy."""
 
+import itertools
 import os
-from dataclasses import dataclass, replace
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from eenet.common import Result, hardware, lines, write_atomically
+from eenet.common import Result, counted, hardware, lines, wrapped, write_atomically
 from eenet.data import SOURCES, Images, local_folder, sample, unlabelled
-from eenet.evaluation import as_images, collect, measure
-from eenet.networks import CARD_FILE, SHIPPED, EENet, as_network, checkpoint_directory, name_of
+from eenet.evaluation import as_images, collect, diagnose, measure
+from eenet.networks import CARD_FILE, SHIPPED, Config, EENet, as_network, checkpoint_directory, name_of
 from eenet.policies import (
     SCORES,
+    ExitPolicy,
     Guarantee,
+    Records,
     policy_by_rule,
     policy_for_budget,
     policy_for_drop,
     policy_for_risk,
 )
 from eenet.runtime import StageTimes, installed, stage_times
+
+WIDEST = 0.03  # half of the 95 % interval of the cost, above which a calibration is doubted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +53,23 @@ class Calibration(Result):
     relative_time: float | None = None
     """Mean, of the plain backbone's, if the budget was in time."""
     timings: StageTimes | None = None
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """95 %, by bootstrap over these images, of `accuracy` or `agreement`, of `relative_cost`, and of
+    `relative_time` if the budget was in time."""
+    previous: str | None = None
+    """Name under which the policy that was replaced is kept."""
+    notes: list[str] = field(default_factory=list)
+    """What is uncertain, and what else happened."""
 
     def to_dict(self) -> dict[str, Any]:
         """Without `checkpoint` where nothing was saved."""
         return {key: value for key, value in super().to_dict().items() if value is not None}
 
     def __str__(self) -> str:
-        return lines({key: value for key, value in self.to_dict().items() if key != "timings"})
+        left_out = ("timings", "intervals", "notes")
+        told = [told_intervals(self.intervals), *(f"note: {note}" for note in self.notes)]
+        found = lines({key: value for key, value in self.to_dict().items() if key not in left_out})
+        return "\n\n".join([found, "\n".join(map(wrapped, told))])
 
 
 def calibrate(
@@ -91,7 +108,8 @@ def calibrate(
             for their heads are switched off. For a budget.
         backend: to be timed. Default: the fastest that is installed, in the order ONNX Runtime, torch.
         batch_size: to be timed with.
-        name: keep the policy beside the checkpoint's own under this name. Default: instead of it.
+        name: keep the policy beside the checkpoint's own under this name. Default: instead of it, which is
+            kept as `before` (`before-2`, ...).
         out: directory for the checkpoint with its new policy. Default: it is changed in place.
 
     Raises:
@@ -110,10 +128,10 @@ def calibrate(
     network = as_network(checkpoint)
     if not network.num_exits:
         raise ValueError(f"{name_of(checkpoint)} has no early exits to calibrate")
-    known = network.config.provenance.get("train_config", {}).get("data")
-    if risk is not None and data == known and split != "test":
+    trained_on = network.config.provenance.get("train_config", {}).get("data")
+    if risk is not None and data == trained_on and split != "test":
         raise ValueError(
-            f"the gates of {name_of(checkpoint)} were fitted on the validation images of {known}, and a "
+            f"the gates of {name_of(checkpoint)} were fitted on the validation images of {trained_on}, and a "
             "guarantee needs images that were not used before; give other data, or --split test"
         )
     images = _without_labels(data, network)
@@ -131,6 +149,7 @@ def calibrate(
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     fitted, held_out = (records.subset(half) for half in (order[::2], order[1::2]))
     more: dict[str, Any] = {}
+    known_to: dict[str, tuple[float, float]] = {}
     if risk is not None:
         policy, more["guarantee"] = policy_for_risk(fitted, risk, delta=delta, risk=risk_of)
         within = f"delta {delta}" if delta else "no delta (on average)"
@@ -145,21 +164,34 @@ def calibrate(
         costs = time_as_cost(measured)
         policy = policy_for_budget(replace(fitted, **costs), cast(float, budget), any_exits=True)
         _keep_times(network, measured)
-        more["relative_time"] = measure(replace(held_out, **costs), policy).relative_cost
+        timed = replace(held_out, **costs)
+        more["relative_time"] = measure(timed, policy).relative_cost
+        known_to["relative_time"] = intervals(timed, policy)["relative_cost"]
         more["timings"] = measured
         asked_for = f"budget {budget} in time"
     else:
         policy = policy_by_rule(fitted, cast(float, budget), rule)
         asked_for = f"budget {budget} in MACs"
     found = measure(held_out, policy)
+    known = intervals(held_out, policy)
+    right = "accuracy" if labelled else "agreement"
+    known_to = {right: known["accuracy"], "relative_cost": known["relative_cost"], **known_to}
+    half = f"one half of {f'the {split} split of ' * labelled}{data}"
+    notes = doubts(fitted, policy, network.config, labelled=labelled)
     if labelled:
         more |= {"accuracy": found.accuracy, "full_accuracy": found.full_accuracy}
         quality = f"accuracy {found.accuracy:.2%} (full network {found.full_accuracy:.2%})"
     else:
         more["agreement"] = found.accuracy
         quality = f"the full network's answer for {found.accuracy:.2%}"
+    today = datetime.now(UTC).date().isoformat()
+    previous = None
     if name is None:
+        previous = _keep_policy(network.config, policy)
         network.config.policy = policy.to_dict()
+        network.config.provenance["thresholds"] = f"thresholds set on {today} for {asked_for}, on {half}"
+        if previous:
+            notes.append(f"the policy that was there is kept as {previous!r} (--policy {previous})")
     else:
         network.config.policies[name] = policy.to_dict()
     if origin := SCORES.origin(policy.score):
@@ -168,9 +200,11 @@ def calibrate(
     if target is not None:
         heading = f"Policy {name!r} set" if name else "Policy set again"
         note = (
-            f"\n## {heading}, {datetime.now(UTC).date().isoformat()}\n\n"
-            f"For {asked_for}, on one half of {f'the {split} split of ' * labelled}{data}; on the other "
-            f"half {quality} at relative cost {found.relative_cost:.3f}.\n"
+            f"\n## {heading}, {today}\n\n"
+            f"For {asked_for}, on {half}; on the other half {quality} at relative cost "
+            f"{found.relative_cost:.3f}; {told_intervals(known_to)}.\n"
+            + "".join(f"\n- {note}" for note in notes)
+            + "\n" * bool(notes)
         )
         _save(network, Path(target), directory, note)
     return Calibration(
@@ -180,8 +214,55 @@ def calibrate(
         num_examples=found.num_examples,
         relative_cost=found.relative_cost,
         dead_exits=found.dead_exits,
+        intervals=known_to,
+        previous=previous,
+        notes=notes,
         **more,
     )
+
+
+def intervals(records: Records, policy: ExitPolicy) -> dict[str, tuple[float, float]]:
+    """95 % intervals of what a policy does, by bootstrap over the images."""
+    found = diagnose(records, policy).intervals
+    return {name: found[name] for name in ("accuracy", "relative_cost")}
+
+
+def told_intervals(found: Mapping[str, tuple[float, float]]) -> str:
+    """In words."""
+    told = []
+    for name, (low, high) in found.items():
+        share = name in ("accuracy", "agreement")
+        ends = f"{low:.2%} to {high:.2%}" if share else f"{low:.3f} to {high:.3f}"
+        told.append(f"{name.replace('_', ' ')} {ends}")
+    return f"95 % intervals: {', '.join(told)}"
+
+
+def doubts(records: Records, policy: ExitPolicy, config: Config, *, labelled: bool = True) -> list[str]:
+    """Why thresholds that were set on these images may do something else on others."""
+    count, notes = len(records), []
+    low, high = intervals(records, policy)["relative_cost"]
+    if (high - low) / 2 > WIDEST:
+        notes.append(
+            f"{counted(count, 'image')} are too few to tell the cost to ± {WIDEST}: its 95 % interval on "
+            f"those that thresholds were set on is {low:.3f} to {high:.3f}"
+        )
+    seen = set(records.labels_B.tolist()) if labelled else range(config.num_classes)
+    if missing := [n for n in range(config.num_classes) if n not in seen]:
+        names = [config.class_names[n] if config.class_names else str(n) for n in missing]
+        told = textwrap.shorten(", ".join(names), 80, placeholder=" …")
+        notes.append(f"none of the images that thresholds were set on is of class {told}")
+    return notes
+
+
+def _keep_policy(config: Config, policy: ExitPolicy) -> str | None:
+    """Keep the checkpoint's own policy under a name, before another replaces it; none if it is the same."""
+    own = config.policy
+    if own is None or ExitPolicy.from_dict(own, len(config.exits)) == policy:
+        return None
+    names = (f"before-{n}" if n > 1 else "before" for n in itertools.count(1))
+    name = next(each for each in names if config.policies.get(each, own) == own)
+    config.policies[name] = own
+    return name
 
 
 def _save(network: EENet, target: Path, source: Path | None, note: str) -> None:

@@ -4,18 +4,16 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from eenet.common import training_progress
+from eenet.common import say, training_progress
 from eenet.data import AUGMENTATIONS, Augmentation, Images, batches
-from eenet.evaluation import check_fit, collect, measure
+from eenet.evaluation import Evaluation, check_fit, collect, measure
 from eenet.networks import EENet
-from eenet.policies import ExitPolicy, Records, policy_for_budget
+from eenet.policies import ExitPolicy, Records, fit_ensemble, policy_for_budget
 from eenet.training.objectives import trains_confidence
 from eenet.training.recipes import TrainConfig
 from eenet.training.state import STATE_FILE, TrainingState, stop_signals
@@ -33,6 +31,7 @@ def fit(
     *,
     augmentation: Augmentation | None = None,
     resume: bool = False,
+    heading: str | None = None,
 ) -> float:
     """Train `network` in place.
 
@@ -47,6 +46,7 @@ def fit(
         out: directory for state and metrics; must exist.
         augmentation: how training images are varied. Default: as `config` says, else not at all.
         resume: go on from the state in `out`, to the same weights as an unbroken run.
+        heading: a line to show once it is known that the run can begin.
 
     Returns:
         Seconds spent training, over all resumed parts.
@@ -65,11 +65,13 @@ def fit(
         trainer = Trainer(network, config, augmentation, steps)
         run = TrainingState(trainer.parts(), asdict(config), out, writes=trainer.first)
         if resume:
-            run.load(network.num_exits)
-        with training_progress(config.epochs, steps, shown=trainer.first) as show, stop_signals() as asked:
+            run.load()
+        if heading and trainer.first:
+            say(heading)
+        shown = training_progress(config.epochs, steps, shown=trainer.first)
+        with shown as (show, end), stop_signals() as asked:
             while run.epoch < config.epochs:
                 trainer.to_train_mode()
-                watch = _Watch(network, run.policy)
                 steps_before, began = run.step, time.perf_counter()
                 for batch in batches(
                     train,
@@ -81,73 +83,56 @@ def fit(
                     part=trainer.part,
                     workers=config.workers,
                 ):
-                    outputs, labels_B, loss = trainer.step(batch, run.epoch, run.step)
+                    run.add_loss(trainer.step(batch, run.epoch, run.step))
                     run.advance()
                     at_look = run.step % LOG_EVERY == 0 or run.step == steps
                     if at_look:
-                        mean_loss = trainer.mean_of_processes(loss)
-                        _check_finite(mean_loss, run, config)
-                        watch.look(outputs, labels_B, mean_loss)
-                        show(run.epoch, run.step, watch.text())
+                        loss = trainer.mean_of_processes(run.mean_loss())
+                        _check_finite(loss, run, config)
+                        show(run.epoch, run.step, f"training loss {loss:.3f}")
                         run.save_if_due()
                     if trainer.all_stop(asked(), at_look):
                         run.save()
                         raise KeyboardInterrupt(f"the state is saved in {out}; continue with --resume")
                 seconds = time.perf_counter() - began
-                policy, line = None, {}
+                line, loss = {}, trainer.mean_of_processes(run.mean_loss())
                 if trainer.first:
                     records = collect(trainer.judged, validation)
-                    policy = _policy_so_far(network, records, config)
+                    found = _as_if_fitted(network, records, config)
+                    end(run.epoch, f"training loss {loss:.3f} · {on_validation(found)}")
                     line = {
                         "epoch": run.epoch + 1,
                         "learning_rate": trainer.optimizer.param_groups[0]["lr"],
-                        "loss": watch.loss,
+                        "loss": loss,
                         "images_per_second": (run.step - steps_before) * config.batch_size / seconds,
                         "train_seconds": run.seconds,
-                        "validation": measure(records, policy).to_dict(),
+                        "validation": found.to_dict(),
                     }
                 trainer.wait()
-                run.end_epoch(policy, line)
+                run.end_epoch(line)
         trainer.finish()
     return run.seconds
 
 
-def _policy_so_far(network: EENet, records: Records, config: TrainConfig) -> ExitPolicy:
-    """While training goes on: gates aren't fitted yet, so by what the answers themselves say."""
+def _as_if_fitted(network: EENet, records: Records, config: TrainConfig) -> Evaluation:
+    """What the network would do now: as `eenet.policies.fit` has it, without the seconds that gates take."""
     if not network.num_exits or trains_confidence(config.objective):
-        return ExitPolicy("confidence", (0.5,) * network.num_exits)
-    return policy_for_budget(records, config.budget, scores=("max_softmax", "margin"))
+        return measure(records, ExitPolicy("confidence", (0.5,) * network.num_exits))
+    own_KBN = records.logits_KBN.double().softmax(2).numpy()
+    records = replace(records, ensemble=fit_ensemble(list(own_KBN), records.labels_B.numpy()))
+    return measure(records, policy_for_budget(records, config.budget))
 
 
-class _Watch:
-    """Running means over the epoch for the progress bar."""
-
-    def __init__(self, network: EENet, policy: ExitPolicy | None) -> None:
-        self.costs_K = torch.tensor(network.costs_K)
-        self.policy = policy
-        self.loss = self.accuracy = 0.0
-        self.shares_K = torch.zeros(len(self.costs_K))
-        self.looks = 0
-
-    def look(self, outputs: Any, labels_B: Tensor, loss: float) -> None:
-        self.looks += 1
-        weight = max(1 / self.looks, 0.02)
-        final = outputs.logits_KBN[-1].detach()
-        right = (final.argmax(1) == labels_B).float().mean().item()
-        self.loss += weight * (loss - self.loss)
-        self.accuracy += weight * (right - self.accuracy)
-        if self.policy is not None:
-            detached = [[t.detach() for t in ts] for ts in outputs]
-            exits_B = self.policy.decide(*detached).cpu()
-            shares_K = torch.bincount(exits_B, minlength=len(self.costs_K)) / len(exits_B)
-            self.shares_K += weight * (shares_K - self.shares_K)
-
-    def text(self) -> str:
-        text = f"loss {self.loss:.3f}  acc {self.accuracy:.1%}"
-        if self.policy is not None and len(self.costs_K) > 1:
-            shares = "/".join(f"{100 * share:.0f}" for share in self.shares_K.tolist())
-            text += f"  cost {float(self.costs_K @ self.shares_K):.2f}  exits {shares} %"
+def on_validation(found: Evaluation) -> str:
+    """What a policy does on the validation images, in a line."""
+    text = f"validation: accuracy {100 * found.accuracy:.1f} %"
+    if len(found.costs) == 1:
         return text
+    shares = "/".join(f"{100 * count / found.num_examples:.0f}" for count in found.exit_counts)
+    return (
+        f"{text} (full network {100 * found.full_accuracy:.1f} %) at cost {found.relative_cost:.3f}, "
+        f"exits {shares} %"
+    )
 
 
 def _check(network: EENet, train: Images, validation: Images, config: TrainConfig) -> int:
@@ -156,7 +141,8 @@ def _check(network: EENet, train: Images, validation: Images, config: TrainConfi
     check_fit(network.config, validation)
     if len(train) < config.batch_size:
         raise ValueError(f"{len(train)} training images are fewer than one batch of {config.batch_size}")
-    if network.num_exits and config.budget < network.costs_K[0]:
+    bound = network.num_exits and not trains_confidence(config.objective)
+    if bound and config.budget < network.costs_K[0]:
         raise ValueError(
             f"budget {config.budget} is impossible: leaving at the first exit already costs "
             f"{network.costs_K[0]:.3f}; give a larger budget, more exits so that the first comes earlier, "

@@ -11,7 +11,7 @@ cross-entropy, so the recursion runs on vectors [B].
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import torch
@@ -20,11 +20,14 @@ from torch import Tensor
 
 from eenet.common import Registry
 from eenet.networks import ExitOutputs
+from eenet.training.recipes import TrainConfig, changed
 
 Objective = Callable[..., Tensor]
 """(outputs, targets_B, costs_K) and settings of its own as keywords → the loss."""
 OBJECTIVES: Registry[Objective] = Registry("objective", "objective")
 """By name. Those marked `trains_confidence` train the gates; the others leave it to held-out images."""
+WEIGHTS = ("cost_weight", "early_weight", "distillation")
+"""Settings of a run that an objective may take."""
 
 
 def trains_confidence(name: str) -> bool:
@@ -201,8 +204,34 @@ def get_objective(name: str, **settings: float) -> Objective:
     Raises:
         ValueError: there is no objective of this name.
     """
-    taken = inspect.signature(OBJECTIVES[name]).parameters
+    taken = settings_of(name)
     return partial(OBJECTIVES[name], **{key: value for key, value in settings.items() if key in taken})
+
+
+def settings_of(name: str) -> list[str]:
+    """Which of `WEIGHTS` an objective takes."""
+    taken = inspect.signature(OBJECTIVES[name]).parameters
+    return [weight for weight in WEIGHTS if weight in taken]
+
+
+def unused(config: TrainConfig, asked: Collection[str]) -> list[str]:
+    """What of a configuration does nothing, though it was `asked` for or a recipe sets it, and why."""
+    if not config.num_exits:
+        idle = ("placement", "head", "budget", "cost_weight", "early_weight", "distillation")
+        told = [f"{name} {getattr(config, name)}" for name in idle if name in asked]
+        return [f"not used: {', '.join(told)}, as there are no early exits"] if told else []
+    known, notable = settings_of(config.objective), {*asked, *changed(config)}
+    notes = [
+        f"not used: {name} {getattr(config, name)}, which objective {config.objective} doesn't have"
+        for name in WEIGHTS
+        if name in notable and name not in known
+    ]
+    if trains_confidence(config.objective):
+        notes.append(
+            f"not used: budget {config.budget}, as objective {config.objective} trains confidences to be "
+            "compared with 0.5; for a budget, set thresholds by `eenet calibrate --budget`"
+        )
+    return notes
 
 
 def _wide(logits: Tensor) -> Tensor:

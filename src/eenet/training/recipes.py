@@ -1,11 +1,14 @@
 """Everything a training run depends on, and named runs, each with what to expect of it."""
 
 import difflib
-from dataclasses import dataclass, field, replace
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from eenet.backbones import CIFAR_RESNETS, Placement
-from eenet.common import Result
+from eenet.common import Result, wrapped
 from eenet.data import AUGMENTATIONS, SOURCES
 from eenet.networks import about_shipped, shipped_checkpoints
 
@@ -29,7 +32,8 @@ class TrainConfig:
     head: str = "deep"
     """Kind of exit head."""
     budget: float = 0.6
-    """Wanted mean relative cost; sets the exit threshold, on the validation split."""
+    """Wanted mean relative cost; sets the exit threshold, on the validation split. Not used by objectives
+    that train confidences, which are compared with 0.5."""
     objective: str = "joint"
     """Training loss, see `eenet.training.objectives`."""
     cost_weight: float = 1.0
@@ -56,6 +60,8 @@ class TrainConfig:
     """Decay of the weights' moving average, such as 0.999, which is then what is kept."""
     image_size: int | None = None
     """Height and width that images are brought to. Default: their own."""
+    skip_damaged: bool = False
+    """Leave out image files that can't be read, instead of stopping."""
     augmentation: str | None = None
     """A name from `eenet.data.AUGMENTATIONS`. Default: what suits the named data set."""
     seed: int = 0
@@ -95,6 +101,69 @@ class TrainConfig:
             from eenet.training.objectives import get_objective
 
             get_objective(self.objective)
+
+
+def changed(config: TrainConfig) -> dict[str, Any]:
+    """What of a configuration isn't as by default."""
+    found = {}
+    for each in fields(config):
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        if (value := getattr(config, each.name)) != default:
+            found[each.name] = value
+    return found
+
+
+def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration that an older eenet wrote down, with the settings that there are since."""
+    later = {each.name: each.default for each in fields(TrainConfig) if each.default is not MISSING}
+    return {**later, **settings}
+
+
+def script(config: TrainConfig, *, imports: Sequence[str] = (), given: Sequence[str] = ()) -> list[str]:
+    """Lines of Python that run a configuration again; `given`: what `train` is given beside it."""
+    told = ", ".join(f"{name}={value!r}" for name, value in changed(config).items())
+    words = ", ".join([f"eenet.TrainConfig({told})", *(f"{name}={name}" for name in given)])
+    return [*(f"import {module}" for module in [*imports, "eenet"]), f"eenet.train({words})"]
+
+
+def how_to_repeat(
+    config: TrainConfig,
+    command: str | None,
+    *,
+    given: Sequence[str] = (),
+    imports: Sequence[str] = (),
+    needs: Sequence[str] = (),
+) -> tuple[str, str]:
+    """The command or the script, and a card's section about it.
+
+    Args:
+        config: of the run.
+        command: by which it was started; none: from Python.
+        given: `network` or `images` or both, that were objects in memory.
+        imports: modules of a user's own parts.
+        needs: what else must be there, in words.
+    """
+    from eenet.data import local_folder  # which needs torch
+
+    needs, folder = list(needs), None
+    if Path(config.model).is_dir():
+        needs.append(f"the checkpoint `{config.model}`")
+    if "images" not in given and config.data not in SOURCES:
+        folder = local_folder(config.data, os.environ.get("EENET_DATA"))
+    if folder is not None:
+        needs.append(f"the images in `{folder}`")
+    text = f"It needs {' and '.join(needs)}.\n\n" if needs else ""
+    if command is not None:
+        command += "".join(f" --import {module}" for module in imports)
+        return command, f"{text}```\n{command}\n```\n"
+    lines = script(config, imports=imports, given=given)
+    if given:
+        text += (
+            f"Not from this card alone: `{'` and `'.join(given)}` were objects in the memory of the program "
+            "that trained. With the same again:\n\n"
+        )
+    listing = "\n".join([*lines[:-1], "", lines[-1]])
+    return "; ".join(lines), f"{text}```python\n{listing}\n```\n"
 
 
 @dataclass(frozen=True)
@@ -199,6 +268,25 @@ def get_recipe(name: str) -> TrainConfig:
     return RECIPES[name].config
 
 
+def configured(recipe: str | TrainConfig, *, plain: bool = False, **settings: Any) -> TrainConfig:
+    """A recipe with other settings; see `train`.
+
+    Raises:
+        ValueError: unknown recipe or setting, or a value out of range.
+    """
+    config = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    known = {field.name for field in fields(TrainConfig)}
+    for name in settings.keys() - known:
+        near = difflib.get_close_matches(name, known, n=3)
+        raise ValueError(f"unknown setting {name!r}; choose from {', '.join(near or sorted(known))}")
+    num_exits = settings.get("num_exits")
+    if num_exits is not None and num_exits < 1:
+        raise ValueError(f"num_exits is {num_exits}; give at least 1, or --plain for no early exits")
+    if settings.get("freeze_backbone") and isinstance(recipe, str):
+        config = retrofit(config, num_exits=num_exits)
+    return replace(config, **settings, **({"num_exits": 0} if plain else {}))
+
+
 def retrofit(config: TrainConfig, *, num_exits: int | None = None) -> TrainConfig:
     """A recipe turned into one that gives exits to an already trained backbone, which stays as it is.
 
@@ -234,13 +322,14 @@ class Names(Result):
     def __str__(self) -> str:
         width = max(map(len, (*self.checkpoints, *self.recipes)))
         checkpoints, recipes = (
-            "\n".join(f"  {name:<{width}} {about}" for name, about in found.items())
+            "\n".join(wrapped(f"  {name:<{width}} {about}", width + 3) for name, about in found.items())
             for found in (self.checkpoints, self.recipes)
         )
+        data = f"  {', '.join(self.data)}, a folder, or owner/name on the Hugging Face hub"
+        backbones = f"  {', '.join(self.backbones)}, and every CNN of timm"
         return (
             f"checkpoints\n{checkpoints}\n\nrecipes\n{recipes}\n\n"
-            f"data\n  {', '.join(self.data)}, a folder, or owner/name on the Hugging Face hub\n\n"
-            f"backbones\n  {', '.join(self.backbones)}, and every CNN of timm"
+            f"data\n{wrapped(data, 2)}\n\nbackbones\n{wrapped(backbones, 2)}"
         )
 
 
@@ -250,5 +339,5 @@ def list_names() -> Names:
         checkpoints={name: about_shipped(name) for name in shipped_checkpoints()},
         recipes={name: recipe.about for name, recipe in RECIPES.items()},
         data=list(SOURCES),
-        backbones=sorted(CIFAR_RESNETS),
+        backbones=list(CIFAR_RESNETS),
     )

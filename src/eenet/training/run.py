@@ -1,9 +1,7 @@
 """What training does from end to end: train → gates and thresholds → records → report → checkpoint."""
 
-import difflib
-import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,13 +13,12 @@ from timm import get_pretrained_cfg_value
 from torch import nn
 
 from eenet import policies
-from eenet.backbones import ALIASES, create_backbone
-from eenet.common import hardware, write_atomically
-from eenet.data import SPLITS, Images, load, source_of
+from eenet.backbones import ALIASES, BACKBONES, create_backbone
+from eenet.common import Registry, counted, hardware, say, wrapped, write_atomically
+from eenet.data import SPLITS, Images, describe_splits, load, source_of
 from eenet.evaluation import Evaluation, about_run, build_report, collect, measure, report_entry
 from eenet.networks import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
+    HEADS,
     Config,
     EENet,
     convert,
@@ -32,15 +29,14 @@ from eenet.networks import (
     without_exits,
 )
 from eenet.policies import RECORDS_FILE
-from eenet.training.loop import fit
-from eenet.training.objectives import trains_confidence
-from eenet.training.recipes import TrainConfig, get_recipe, retrofit
-from eenet.training.state import STATE_FILE
+from eenet.training.calibrating import doubts, intervals, told_intervals
+from eenet.training.loop import fit, on_validation
+from eenet.training.objectives import OBJECTIVES, trains_confidence, unused
+from eenet.training.recipes import TrainConfig, changed, configured, how_to_repeat
+from eenet.training.state import check_room, prepare
 from eenet.training.trainer import process_state
 
 REPORT_FILE = "report.html"
-
-REPORT_BYTES = 10e6  # most of it is the plotting library
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +48,15 @@ class TrainResult(Evaluation):
     report: str
     """The page."""
     train_seconds: float
+    intervals: dict[str, tuple[float, float]]
+    """95 %, of `accuracy` and `relative_cost`, by bootstrap over the test images."""
+    notes: list[str]
+    """What of the settings did nothing, and what of the result is uncertain."""
 
     def __str__(self) -> str:
-        return f"{super().__str__()}\n\ncheckpoint {self.checkpoint}\nreport     {self.report}"
+        told = [told_intervals(self.intervals), *(f"note: {note}" for note in self.notes)]
+        where = f"checkpoint {self.checkpoint}\nreport     {self.report}"
+        return f"{super().__str__()}\n\n{chr(10).join(map(wrapped, told))}\n\n{where}"
 
 
 def train(
@@ -97,12 +99,18 @@ def train(
         name = recipe if isinstance(recipe, str) else f"{config.data}-{config.model}".replace("/", "-")
         out = f"runs/{name}{kind}-seed{config.seed}"
     out = Path(out)
+    given = [name for name, value in (("network", network), ("images", images)) if value is not None]
+    asked = {*settings, *(changed(recipe) if isinstance(recipe, TrainConfig) else ())}
+    config, notes = _used(config, network, images, asked)
     if first := process_state().is_main_process:
-        _prepare(out, resume)
+        prepare(out, resume)
     images = load_images(config) if images is None else images
+    if missing := [split for split in SPLITS if split not in images]:
+        raise ValueError(f"images has no {missing[0]!r}; give {', '.join(SPLITS)}")
     network = _for_images(network, images["train"]) if network else build(config, images["train"])
     if first:
-        _check_room(out, network, len(images["validation"]) + len(images["test"]))
+        check_room(out, network, len(images["validation"]) + len(images["test"]))
+    splits = describe_splits(images)
     seconds = fit(
         network,
         images["train"],
@@ -111,36 +119,32 @@ def train(
         out,
         augmentation=source_of(config.data).augmentation,
         resume=resume,
+        heading=splits,
     )
-    result = _conclude(network, images, config, out, seconds, command) if first else None
+    imports, needs = _own_parts(config, network)
+    command, how = how_to_repeat(config, command, given=given, imports=imports, needs=needs)
+    made = {
+        "command": command,
+        "train_config": asdict(config),
+        "train_seconds": round(seconds, 1),
+        "splits": splits,
+        "notes": notes,
+        "hardware": hardware(),
+        "processes": process_state().num_processes,
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": {name: version(name) for name in ("eenet", "torch", "timm")},
+    }
+    result = _conclude(network, images, config, out, made, how) if first else None
     (result,) = broadcast_object_list([result])
     assert isinstance(result, TrainResult)
     return result
 
 
-def configured(recipe: str | TrainConfig, *, plain: bool = False, **settings: Any) -> TrainConfig:
-    """A recipe with other settings; see `train`.
-
-    Raises:
-        ValueError: unknown recipe or setting, or a value out of range.
-    """
-    config = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    known = {field.name for field in fields(TrainConfig)}
-    for name in settings.keys() - known:
-        near = difflib.get_close_matches(name, known, n=3)
-        raise ValueError(f"unknown setting {name!r}; choose from {', '.join(near or sorted(known))}")
-    num_exits = settings.get("num_exits")
-    if num_exits is not None and num_exits < 1:
-        raise ValueError(f"num_exits is {num_exits}; give at least 1, or --plain for no early exits")
-    if settings.get("freeze_backbone") and isinstance(recipe, str):
-        config = retrofit(config, num_exits=num_exits)
-    return replace(config, **settings, **({"num_exits": 0} if plain else {}))
-
-
 def load_images(config: TrainConfig) -> dict[str, Images]:
     """The splits of a configuration's data set, at the size it wants."""
     size = _image_size(config)
-    return {split: load(config.data, split, size=size) for split in SPLITS}
+    skip = config.skip_damaged
+    return {split: load(config.data, split, size=size, skip_damaged=skip) for split in SPLITS}
 
 
 def _conclude(
@@ -148,27 +152,45 @@ def _conclude(
     images: Mapping[str, Images],
     config: TrainConfig,
     out: Path,
-    seconds: float,
-    command: str | None,
+    made: dict[str, Any],
+    how: str,
 ) -> TrainResult:
-    """Calibrate and evaluate a trained network; write checkpoint, records and report."""
+    """Calibrate and evaluate a trained network; write checkpoint, records and report.
+
+    `made` becomes its provenance, `how` is the card's section about repeating that.
+    """
+    notes = [*dict.fromkeys(note for split in SPLITS for note in images[split].notes), *made["notes"]]
     budget = None if trains_confidence(config.objective) else config.budget
-    fitted = policies.fit(collect(network, images["validation"]), budget, gate=network.config.gate)
+    held_out = images["validation"]
+    fitted = policies.fit(collect(network, held_out), budget, gate=network.config.gate)
     network.adopt(fitted)
+    if network.num_exits and budget is None:
+        made["thresholds"] = f"thresholds at 0.5, for which objective {config.objective} trains confidences"
+    elif network.num_exits:
+        say(f"fitted  {on_validation(measure(fitted.records, fitted.policy))}")
+        doubted = doubts(fitted.records, fitted.policy, network.config)
+        set_on = f"thresholds set for budget {budget} on {counted(len(held_out), 'validation image')}"
+        made["thresholds"] = "; ".join([set_on, *doubted])
+        notes += doubted
     tested = collect(network, images["test"])
     for split, records in (("validation", fitted.records), ("test", tested)):
         records.save(out / RECORDS_FILE.format(split=split))
-    measured = measure(tested, fitted.policy)
-    network.config.provenance = _provenance(config, seconds, command)
-    name = network.config.backbone or config.model
-    title = f"{name} with {network.num_exits} early exits on {config.data}"
-    network.save_pretrained(out, card=_card(network.config, title, measured))
+    network.config.provenance = made
+    result = TrainResult(
+        checkpoint=str(out),
+        report=str(out / REPORT_FILE),
+        train_seconds=made["train_seconds"],
+        intervals=intervals(tested, fitted.policy),
+        notes=notes,
+        **vars(measure(tested, fitted.policy)),
+    )
+    exits = f" with {counted(network.num_exits, 'early exit')}" if network.num_exits else ""
+    title = f"{network.config.backbone or config.model}{exits} on {config.data}"
+    network.save_pretrained(out, card=_card(network.config, title, result, how))
     entry = report_entry(out.name, network.config, tested, fitted.policy)
     page = build_report([entry], images["test"], title=title, data_name=config.data)
     write_atomically(out / REPORT_FILE, page.encode())
-    return TrainResult(
-        checkpoint=str(out), report=str(out / REPORT_FILE), train_seconds=seconds, **vars(measured)
-    )
+    return result
 
 
 def build(config: TrainConfig, images: Images) -> EENet:
@@ -268,50 +290,56 @@ def _check_is_trained(config: TrainConfig, classes: int) -> None:
         )
 
 
-def _prepare(out: Path, resume: bool) -> None:
-    """Find out before hours are spent whether the run may and can write to its directory."""
-    taken = [name for name in (STATE_FILE, CONFIG_FILE, WEIGHTS_FILE) if (out / name).exists()]
-    if taken and not resume:
-        raise FileExistsError(
-            f"{out} already holds a run ({taken[0]}); continue it with --resume, or choose another --out"
+def _used(
+    config: TrainConfig, network: EENet | None, images: Mapping[str, Images] | None, asked: Collection[str]
+) -> tuple[TrainConfig, list[str]]:
+    """The configuration as far as it comes to bear beside what is given, and notes on the rest."""
+    used, why = config, []
+    if network is not None:
+        exits = {"num_exits": network.num_exits, "placement": list(network.config.exits)}
+        own = {"head": network.config.head, "pretrained": False, "model_args": {}}
+        used = replace(used, **exits, **own)
+        why.append(("the network was given", [*exits, *own]))
+    elif Path(config.model).is_dir():
+        used = replace(used, pretrained=False, model_args={})
+        why.append((f"the backbone is that of {config.model}", ["pretrained", "model_args"]))
+    if images is not None:
+        used = replace(used, image_size=None, skip_damaged=False)
+        why.append(("the images were given", ["image_size", "skip_damaged"]))
+    notes = []
+    for reason, names in why:
+        idle = [name for name in names if name in asked and getattr(config, name) != getattr(used, name)]
+        if idle:
+            told = ", ".join(f"{name} {getattr(config, name)}" for name in idle)
+            notes.append(f"not used: {told}, as {reason}")
+    notes += unused(used, asked)
+    if network is not None and network.config.gate == "features" and not trains_confidence(config.objective):
+        notes.append(
+            f"gates of kind features are trained by none but the objectives that train confidences, and "
+            f"{config.objective} isn't one: give `convert` gate='answer'"
         )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / ".writable", b"")
-        (out / ".writable").unlink()
-    except OSError as error:
-        raise ValueError(f"can't write to {out}: {error.strerror or error}") from error
+    return used, notes
 
 
-def _check_room(out: Path, network: EENet, recorded: int) -> None:
-    """A full disk is found before hours are spent: state twice while it is replaced, records, report."""
-    weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
-    records = 4 * recorded * (network.num_exits + 1) * (network.config.num_classes + 1)
-    needed = 8 * weights + records + REPORT_BYTES
-    free = shutil.disk_usage(out).free
-    if free < needed:
-        raise OSError(
-            f"the disk of {out} has {free / 1e6:.0f} MB left; this run needs up to {needed / 1e6:.0f} MB"
-        )
+def _own_parts(config: TrainConfig, network: EENet) -> tuple[list[str], list[str]]:
+    """Modules of a user's own parts, and parts that the program which trains registers itself."""
+    objective = OBJECTIVES.origin(config.objective)
+    modules = {*network.config.plugins, objective or ""} - {""}
+    parts: list[tuple[Registry[Any], str]] = [(OBJECTIVES, config.objective), (HEADS, config.head)]
+    parts += [(BACKBONES, config.model)]
+    return sorted(modules), [
+        f"the {registry.noun} {name}, which the program that trained registered itself"
+        for registry, name in parts
+        if name in registry and registry[name].__module__ == "__main__"
+    ]
 
 
-def _provenance(config: TrainConfig, seconds: float, command: str | None) -> dict[str, Any]:
-    return {
-        "command": command or f"eenet.train({config})",
-        "train_config": asdict(config),
-        "train_seconds": round(seconds, 1),
-        "hardware": hardware(),
-        "processes": process_state().num_processes,
-        "date": datetime.now(UTC).date().isoformat(),
-        "versions": {name: version(name) for name in ("eenet", "torch", "timm")},
-    }
-
-
-def _card(config: Config, title: str, measured: Evaluation) -> str:
+def _card(config: Config, title: str, measured: TrainResult, how: str) -> str:
     return (
         f"---\nlibrary_name: eenet\ntags: [early-exit, image-classification]\n---\n\n"
         f"# {title}\n\n{about_run(config)}\n\n"
-        f"## Measured on the test split\n\n{measured}\n\n"
+        f"## Measured on the test split\n\n{Evaluation.__str__(measured)}\n\n"
+        f"{told_intervals(measured.intervals)}.\n\n"
         f"Relative cost is MACs spent per image, exit heads included, divided by those of the plain "
-        f"backbone.\n\n## How to reproduce\n\n```\n{config.provenance['command']}\n```\n"
+        f"backbone.\n\n## How to reproduce\n\n{how}"
     )

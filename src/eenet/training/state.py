@@ -1,8 +1,9 @@
-"""Where a training run is, its state on disk, and the signals that ask it to stop."""
+"""Where a training run is, its directory, its state on disk, and the signals that ask it to stop."""
 
 import io
 import json
 import pickle
+import shutil
 import signal
 import threading
 import time
@@ -14,11 +15,14 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from eenet.common import write_atomically
-from eenet.policies import ExitPolicy
+from eenet.networks import CONFIG_FILE, WEIGHTS_FILE, EENet
+from eenet.training.recipes import with_defaults
 
 STATE_FILE, METRICS_FILE = "training_state.pt", "metrics.jsonl"
+REPORT_BYTES = 10e6  # most of it is the plotting library
 _MAY_CHANGE = {"save_every", "workers"}  # settings that don't touch the weights
 
 
@@ -36,8 +40,8 @@ class TrainingState:
         self.settings = json.loads(json.dumps(settings))
         self.epoch = self.step = 0
         self.seconds = 0.0
-        self.policy: ExitPolicy | None = None
         self.lines: list[dict[str, Any]] = []
+        self.loss_sum, self.losses = torch.zeros(()), 0
         self.clock = self.saved = time.perf_counter()
 
     def advance(self) -> None:
@@ -46,11 +50,19 @@ class TrainingState:
         self.seconds, self.clock = self.seconds + now - self.clock, now
         self.step += 1
 
-    def end_epoch(self, policy: ExitPolicy | None, line: dict[str, Any]) -> None:
+    def add_loss(self, loss: Tensor) -> None:
+        """Of a step; it stays on its device, as each look waits for that."""
+        self.loss_sum, self.losses = self.loss_sum.to(loss) + loss, self.losses + 1
+
+    def mean_loss(self) -> Tensor:
+        """Over the steps of the epoch so far."""
+        return self.loss_sum / max(self.losses, 1)
+
+    def end_epoch(self, line: dict[str, Any]) -> None:
         """An epoch is done: save, with its line in `metrics.jsonl`."""
-        self.policy = policy
         self.lines.append(line)
         self.epoch, self.step = self.epoch + 1, 0
+        self.loss_sum, self.losses = torch.zeros(()), 0
         if self.writes:
             text = "".join(json.dumps(entry) + "\n" for entry in self.lines)
             write_atomically(self.out / METRICS_FILE, text.encode())
@@ -73,13 +85,13 @@ class TrainingState:
             "epoch": self.epoch,
             "step": self.step,
             "seconds": self.seconds,
-            "policy": json.dumps(self.policy.to_dict() if self.policy else None),
+            "losses": [self.loss_sum.item(), self.losses],
             "lines": json.dumps(self.lines),
         }
         torch.save(progress | {name: part.state_dict() for name, part in self.parts.items()}, buffer)
         write_atomically(self.out / STATE_FILE, buffer.getvalue())
 
-    def load(self, num_exits: int) -> None:
+    def load(self) -> None:
         """Go on from the state on disk.
 
         Raises:
@@ -93,7 +105,7 @@ class TrainingState:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of what is refused or read below
                 state = torch.load(path, weights_only=True, map_location="cpu")
-            before = dict(json.loads(state["settings"]))
+            before = with_defaults(json.loads(state["settings"]))
         except pickle.UnpicklingError as error:  # torch's own message says how to run it anyway
             raise ValueError(
                 f"{path} is not a training state: damaged, or it pickles more than tensors and numbers, "
@@ -108,10 +120,37 @@ class TrainingState:
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
-        policy = json.loads(state["policy"])
-        self.policy = ExitPolicy.from_dict(policy, num_exits) if policy else None
+        loss_sum, self.losses = state.get("losses", [0.0, 0])
+        self.loss_sum = torch.tensor(loss_sum)
         self.lines = json.loads(state["lines"])
         self.clock = time.perf_counter()
+
+
+def prepare(out: Path, resume: bool) -> None:
+    """Find out before hours are spent whether the run may and can write to its directory."""
+    taken = [name for name in (STATE_FILE, CONFIG_FILE, WEIGHTS_FILE) if (out / name).exists()]
+    if taken and not resume:
+        raise FileExistsError(
+            f"{out} already holds a run ({taken[0]}); continue it with --resume, or choose another --out"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / ".writable", b"")
+        (out / ".writable").unlink()
+    except OSError as error:
+        raise ValueError(f"can't write to {out}: {error.strerror or error}") from error
+
+
+def check_room(out: Path, network: EENet, recorded: int) -> None:
+    """A full disk is found before hours are spent: state twice while it is replaced, records, report."""
+    weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+    records = 4 * recorded * (network.num_exits + 1) * (network.config.num_classes + 1)
+    needed = 8 * weights + records + REPORT_BYTES
+    free = shutil.disk_usage(out).free
+    if free < needed:
+        raise OSError(
+            f"the disk of {out} has {free / 1e6:.0f} MB left; this run needs up to {needed / 1e6:.0f} MB"
+        )
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -17,13 +17,13 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from eenet.backbones import PLACEMENTS, place, trace
-from eenet.common import Result, format_table, write_atomically
+from eenet.common import Result, counted, format_table, write_atomically
 from eenet.data import Images
 from eenet.evaluation import EXIT_COLOURS, accuracy_cost_curve, measure
 from eenet.networks import HEADS, WEIGHTS_FILE, trained_backbone
 from eenet.policies import RECORDS_FILE, Records, exits_for_budget, policy_for_budget
-from eenet.training.recipes import TrainConfig
-from eenet.training.run import configured, load_images, plain_backbone, train
+from eenet.training.recipes import TrainConfig, configured, with_defaults
+from eenet.training.run import load_images, plain_backbone, train
 from eenet.training.state import STATE_FILE
 
 SEARCHED = "searched"
@@ -99,8 +99,7 @@ def sweep(
     out, space = Path(out), space or Space()
     _check(space, trials)
     out.mkdir(parents=True, exist_ok=True)
-    images = load_images(config)
-    cuts = _cuts(config, images["train"])
+    cuts = _cuts(config, load_images(config)["train"])
     optuna.logging.set_verbosity(logging.ERROR)
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(out / JOURNAL_FILE))),
@@ -110,7 +109,7 @@ def sweep(
         load_if_exists=True,
     )
     asked = json.loads(json.dumps(asdict(config)))
-    if study.user_attrs.setdefault("recipe", asked) != asked:
+    if with_defaults(study.user_attrs.get("recipe", asked)) != asked:
         raise ValueError(f"{out} holds the sweep of another recipe; choose another --out")
     study.set_user_attr("recipe", asked)
     for stopped in study.get_trials(states=[TrialState.RUNNING]):
@@ -123,7 +122,7 @@ def sweep(
         head = trial.suggest_categorical("head", list(space.heads))
         try:
             chosen = replace(config, placement=placement, num_exits=num_exits, head=head)
-            row = _train(chosen, cuts, out, images, command)
+            row = _train(chosen, cuts, out, command)
         except ValueError as error:  # too many exits for this placement, a budget below the first exit
             trial.set_user_attr("error", str(error))
             raise optuna.TrialPruned(str(error)) from error
@@ -166,18 +165,17 @@ def _train(
     config: TrainConfig,
     cuts: Sequence[tuple[str, float]],
     out: Path,
-    images: Mapping[str, Images],
     command: str | None,
 ) -> SweepRow:
     """Train unless that network is there already, and measure."""
     if config.placement == SEARCHED:
         every = place(cuts, MOST_EXITS) if len(cuts) > MOST_EXITS else range(len(cuts))
-        path = _trained(config, cuts, list(every), out, images, command)
+        path = _trained(config, cuts, list(every), out, command)
         held_out = Records.load(path / RECORDS_FILE.format(split="validation"))
         chosen = [every[k] for k in exits_for_budget(held_out, config.num_exits, config.budget)]
     else:
         chosen = place(cuts, config.num_exits, config.placement)
-    path = _trained(config, cuts, chosen, out, images, command)
+    path = _trained(config, cuts, chosen, out, command)
     held_out, tested = (
         Records.load(path / RECORDS_FILE.format(split=split)) for split in ("validation", "test")
     )
@@ -203,14 +201,13 @@ def _trained(
     cuts: Sequence[tuple[str, float]],
     chosen: Sequence[int],
     out: Path,
-    images: Mapping[str, Images],
     command: str | None,
 ) -> Path:
     """The directory of the network with these exits: two placements may mean the same one."""
     path = out / "-".join([config.head, *map(str, chosen)])
     if not (path / WEIGHTS_FILE).exists():
         placed = replace(config, placement=[cuts[i][0] for i in chosen], num_exits=len(chosen))
-        train(placed, path, resume=(path / STATE_FILE).exists(), images=images, command=command)
+        train(placed, path, resume=(path / STATE_FILE).exists(), command=command)
     return path
 
 
@@ -256,7 +253,7 @@ def _write(out: Path, rows: Sequence[SweepRow]) -> None:
         tested = Records.load(Path(row.checkpoint) / RECORDS_FILE.format(split="test"))
         points = sorted((cost, accuracy) for _, cost, accuracy in accuracy_cost_curve(tested, "confidence"))
         costs, accuracies = zip(*points, strict=True)
-        name = f"{row.placement}, {row.num_exits} exits, {row.head}"
+        name = f"{row.placement}, {counted(row.num_exits, 'exit')}, {row.head}"
         colour = EXIT_COLOURS[placements.index(row.placement) % len(EXIT_COLOURS)]
         figure.add_scatter(x=costs, y=accuracies, name=name, legendgroup=name, line_color=colour)
         figure.add_scatter(

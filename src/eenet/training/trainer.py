@@ -74,12 +74,12 @@ class Trainer:
         if self.config.freeze_backbone:
             self.network.stages.eval()
 
-    def step(self, whole: Batch, epoch: int, step: int) -> tuple[Any, Tensor, Tensor]:
-        """One update; returns outputs and labels of its last part, and the loss over all parts."""
+    def step(self, whole: Batch, epoch: int, step: int) -> Tensor:
+        """One update; returns the loss."""
         device, count = self.accelerator.device, self.config.accumulate
         rank, update = self.part[0], epoch * self.steps + step
         torch.manual_seed(derived_seed(self.config.seed, epoch, step, 1 + rank))  # dropout and the like
-        losses, outputs, labels_B = [], None, whole.labels_B
+        losses = []
         for i, share in enumerate(zip(*(tensor.chunk(count) for tensor in whole), strict=True)):
             batch = Batch(*share)
             batch = batch._replace(pixels_BCHW=batch.pixels_BCHW.to(device, non_blocking=True))
@@ -96,10 +96,10 @@ class Trainer:
         self.optimizer.zero_grad()
         if self.average:
             self.average.update(self.network, step=update + 1)
-        return outputs, labels_B, torch.stack(losses).sum()
+        return torch.stack(losses).sum()
 
     def mean_of_processes(self, value: Tensor) -> float:
-        reduced: Any = self.accelerator.reduce(value, "mean")
+        reduced: Any = self.accelerator.reduce(value.to(self.accelerator.device), "mean")
         return reduced.item()
 
     def all_stop(self, asked: bool, may_ask: bool) -> bool:
