@@ -5,7 +5,6 @@ curl -X POST -F request=@seven.png http://127.0.0.1:8000/predict
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import litserve
@@ -27,7 +26,7 @@ class EarlyExit(litserve.LitAPI):
         return list(inputs)
 
     def predict(self, x: list[bytes]) -> list[dict[str, Any]]:
-        return [asdict(answer) for answer in self.predictor.predict_many(x)]
+        return [answer.to_dict() for answer in self.predictor.predict_many(x)]
 
     def unbatch(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return output

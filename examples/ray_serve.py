@@ -5,7 +5,6 @@ curl --data-binary @seven.png http://127.0.0.1:8000/
 
 import argparse
 import asyncio
-from dataclasses import asdict
 from typing import Any
 
 from ray import serve
@@ -23,7 +22,7 @@ class EarlyExit:
 
     async def __call__(self, request: Request) -> dict[str, Any]:
         image = await request.body()
-        return asdict(await asyncio.to_thread(self.predictor.predict, image))
+        return (await asyncio.to_thread(self.predictor.predict, image)).to_dict()
 
 
 if __name__ == "__main__":

@@ -181,9 +181,16 @@ def test_a_bad_image_among_good_ones_is_named(
     for good in ("a.png", "z.png"):
         write(images / good)
     bad_image(name, images / name)
-    error = refusal(["predict", str(checkpoint), str(images), "--json"], capsys)
-    assert message in error
-    assert str(images / name) in error
+    assert main(["predict", str(checkpoint), str(images), "--json"]) == 1
+    said = capsys.readouterr()
+    rows = json.loads(said.out)
+    assert [row["file"] for row in rows if "label" in row] == [
+        str(images / good) for good in ("a.png", "z.png")
+    ]
+    (bad,) = [row for row in rows if "error" in row]
+    assert message in bad["error"]
+    assert str(images / name) in bad["error"]
+    assert "1 of 3 files can't be read" in said.err
 
 
 def test_damaged_metadata_is_no_reason_to_refuse(

@@ -820,9 +820,15 @@ def test_page_says_in_words_what_its_numbers_are(page: Page, address: str) -> No
             assert first["label"] == name[-1]
             row = page.locator("article").last
             expect(row).to_have_attribute("data-file", f"digit-{name[-1]}.png")
-            expect(row).to_contain_text("ms in the network")
+            expect(row).to_contain_text(
+                re.compile(r"This request: \S+ ms in the server, of which \S+ in the net")
+            )
             never = f"never leaving early: {round(100 * model['costs'][-1])} %, "
             expect(row.locator(".cost")).to_contain_text(never)
+            alone, full = map(float, re.findall(r"(\S+) ms", row.locator(".cost").inner_text()))
+            assert (alone, full) == pytest.approx(
+                (model["alone_ms"][first["exit"]], model["alone_ms"][-1]), rel=0.06
+            )
             taken = first["exit"]
             verdicts = ["went on"] * taken + ["left here"] + ["not run"] * (2 - taken)
             said = row.locator("li").all_inner_texts()
@@ -830,6 +836,6 @@ def test_page_says_in_words_what_its_numbers_are(page: Page, address: str) -> No
             for text, score, threshold in zip(said, first["confidences"], found["thresholds"], strict=False):
                 low, sign, high = re.findall(r"(\S+) ([>≤]) (\S+),", text)[0]
                 assert (float(low) > float(high)) == (score > threshold) == (sign == ">")
-        expect(page.locator("#legend")).to_contain_text("score (confidence) and the threshold")
+        expect(page.locator("#legend")).to_contain_text("score (confidence) beside its threshold")
         expect(page.locator("#total")).to_contain_text("3 images at")
         expect(page.locator("#total")).to_contain_text("Never leaving early: ")

@@ -28,7 +28,6 @@ async function ask(path, options = {}) {
 const chosen = () => models.find(model => model.name === at("model").value);
 const percent = share => `${Math.round(100 * share)} %`;
 const short = ms => ms < 10 ? ms.toPrecision(2) : ms.toFixed(0);
-const median = values => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
 const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 
 function fillModels() {
@@ -106,10 +105,11 @@ function row(file, found) {
   const { model } = found;
   const picture = make("img", { alt: file.name, src: URL.createObjectURL(file) });
   const text = make("p", {}, make("b", {}, found.label), ` ${(100 * found.probability).toFixed(1)} % sure · ${file.name}`);
-  const cost = make("p", { class: "soft cost" }, `${percent(found.relative_cost)} of the plain network's work, ${short(found.network_milliseconds)} ms in the network`
-    + ` (${short(found.milliseconds)} ms in the server, with decoding) · never leaving early: ${percent(model.costs.at(-1))}, ${short(model.full_ms)} ms`);
+  const cost = make("p", { class: "soft cost" }, `${percent(found.relative_cost)} of the plain network's work, ${short(model.alone_ms[found.exit])} ms when alone`
+    + ` · never leaving early: ${percent(model.costs.at(-1))}, ${short(model.alone_ms.at(-1))} ms`);
+  const spent = make("p", { class: "soft" }, `This request: ${short(found.milliseconds)} ms in the server, of which ${short(found.network_milliseconds)} in the network`);
   const attributes = { "data-file": file.name, "data-label": found.label, "data-exit": found.exit };
-  return make("article", attributes, picture, text, cost, make("ol", { "aria-label": "way through the network" }, ...way(found)));
+  return make("article", attributes, picture, make("div", {}, text, cost, spent, make("ol", { "aria-label": "way through the network" }, ...way(found))));
 }
 async function takeAll(files) {
   at("error").textContent = "";
@@ -120,7 +120,7 @@ async function takeAll(files) {
       const found = await classify(file);
       article = row(file, found);
       const { name } = found.model;
-      seen.set(name, [...(seen.get(name) ?? []), { cost: found.relative_cost, ms: found.network_milliseconds }]);
+      seen.set(name, [...(seen.get(name) ?? []), { cost: found.relative_cost, ms: found.model.alone_ms[found.exit] }]);
       tell();
     } catch (error) {
       article = make("article", { class: "failed", "data-file": file.name }, make("p", {}, `${file.name}: ${error.message}`));
@@ -135,11 +135,13 @@ const take = files => { work = work.then(() => takeAll(files)); };
 
 function tell() {
   const model = chosen(), images = seen.get(model.name) ?? [];
-  at("legend").textContent = images.length ? `At each exit on the way: its score (${model.score}) and the threshold. An image leaves at the first exit whose score is above it; what comes after isn't run.` : "";
-  if (!images.length) { at("total").textContent = ""; return; }
-  const mean = images.reduce((sum, image) => sum + image.cost, 0) / images.length;
-  at("total").textContent = `${plural(images.length, "image")} at ${percent(mean)} of the plain network's work, median ${short(median(images.map(image => image.ms)))} ms in the network. `
-    + `Never leaving early: ${percent(model.costs.at(-1))}, ${short(model.full_ms)} ms (median at the start of the server, an image alone).`;
+  if (!images.length) { at("total").textContent = at("legend").textContent = ""; return; }
+  const mean = key => images.reduce((sum, image) => sum + image[key], 0) / images.length;
+  at("total").textContent = `${plural(images.length, "image")} at ${percent(mean("cost"))} of the plain network's work, on average ${short(mean("ms"))} ms when alone. `
+    + `Never leaving early: ${percent(model.costs.at(-1))}, ${short(model.alone_ms.at(-1))} ms.`;
+  at("legend").textContent = `An exit shows the image's score (${model.score}) beside its threshold: an image leaves at the first exit where its score is above; what comes after isn't run. `
+    + "“When alone” is the time in the network with no other image in the server, measured for every exit when the server started. "
+    + "“In the server” is from the whole request to its answer, with decoding and waiting, without the way over the wire.";
 }
 
 function bars(svg, values, say) {

@@ -10,7 +10,7 @@ from typing import Any
 
 from eenet.common import Result, RowFile, cores, format_row, format_table, steady_progress
 from eenet.data import find_images
-from eenet.networks import EENet, as_network
+from eenet.networks import CONFIG_FILE, EENet, as_network, name_of
 from eenet.policies import ExitPolicy
 from eenet.runtime.backends.choice import installed, options_of
 from eenet.runtime.predictor import Prediction, Predictor
@@ -101,6 +101,10 @@ def predict_each(
     strict = strict or len(files) == 1
     network = as_network(checkpoint)
     config = network.config
+    if config.mean is None:
+        raise ValueError(
+            f"{CONFIG_FILE} of {name_of(checkpoint)} has no mean and std, so images can't be normalised"
+        )
     likeliest = min(top_k or config.num_classes, config.num_classes)
     rows = RowFile(out, _columns(likeliest if top_k else 0), resume=resume) if out is not None else None
     try:

@@ -37,7 +37,7 @@ WATCHED_PER_SECOND = 20  # images that the drift monitor sees, at most
 BUSY, QUIET = 0.25, 0.05  # of the room inside: above the first cheaper, below the second dearer
 STEP_SECONDS, CALM_SECONDS = 0.25, 2.0
 DIGITS = [str(n) for n in range(10)]
-FULL_RUNS, FULL_SECONDS = (3, 15), 0.2  # in which is measured how long an image takes that never leaves early
+FEWEST_RUNS, MOST_RUNS, TIMING_SECONDS = 3, 15, 0.2  # in which is timed how long images take, exit by exit
 
 
 @dataclass(frozen=True)
@@ -119,28 +119,32 @@ class ServedModel:
         measured = measure(records, own) if records is not None else None
         self.own = Setting("own", own, measured.relative_cost if measured else math.nan)
         self._load = _Load(self, records, measured, options.accuracy_floor)
-        self.full_ms = self._warm_up()
-        """Median milliseconds in the network of an image that never leaves early, with no other beside it."""
+        self.alone_ms = self._warm_up()
+        """By exit, median milliseconds in the network of an image that leaves there; none: it is off."""
         self._warm = True
         metrics.loaded(name)
 
-    def _warm_up(self) -> float:
-        """Every segment in a batch and alone, before anyone waits for it; then timed alone."""
-        enabled = self._served.enabled
-        never = ExitPolicy(self._served.score, (math.inf,) * len(enabled), enabled)
+    def _warm_up(self) -> list[float | None]:
+        """Every segment in a batch and alone, before anyone waits for it; then timed, an image at a time."""
+        score, enabled = self._served.score, self._served.enabled
+        final = len(enabled)
 
-        def seconds(count: int) -> float:
+        def seconds(exit_index: int, count: int = 1) -> float:
+            """All leave there."""
+            thresholds = tuple(-math.inf if k == exit_index else math.inf for k in range(final))
             pixels = np.zeros((count, *self.config.input_size), np.uint8)
             start = time.perf_counter()
-            self.engine.submit(pixels, policy=never).result()
+            self.engine.submit(pixels, policy=ExitPolicy(score, thresholds, enabled)).result()
             return time.perf_counter() - start
 
-        seconds(self._batch_size)
-        seconds(1)
-        (fewest, most), end, found = FULL_RUNS, time.perf_counter() + FULL_SECONDS, list[float]()
-        while len(found) < fewest or (len(found) < most and time.perf_counter() < end):
-            found.append(seconds(1))
-        return 1e3 * median(found)
+        for count in (self._batch_size, 1):
+            seconds(final, count)
+        found = {k: list[float]() for k in range(final + 1) if k == final or enabled[k]}
+        end = time.perf_counter() + TIMING_SECONDS
+        while (runs := len(found[final])) < FEWEST_RUNS or (runs < MOST_RUNS and time.perf_counter() < end):
+            for exit_index, times in found.items():
+                times.append(1e3 * seconds(exit_index))
+        return [round(median(found[k]), 3) if k in found else None for k in range(final + 1)]
 
     def setting(self, budget: Any = None, policy: Any = None) -> Setting:
         """That of a request.
@@ -233,7 +237,7 @@ class ServedModel:
         return statistics(self.name, self._metrics.totals(self.name))
 
     def describe(self) -> dict[str, Any]:
-        """For the page: exits, budgets, what never leaving early takes, and what happened lately."""
+        """For the page: exits, budgets, what they cost and take, and what happened lately."""
         now = self._load.setting()
         return {
             "name": self.name,
@@ -244,7 +248,7 @@ class ServedModel:
             "off": [k for k, on in enumerate(self._served.enabled) if not on],
             "thresholds": now.thresholds,
             "score": self._served.score,
-            "full_ms": round(self.full_ms, 2),
+            "alone_ms": self.alone_ms,
             "digits": self.config.input_size[0] == 1 and self.class_names == DIGITS,
             "budgets": sorted(map(float, self._budgets)),
             "policies": ["own", *self._named],
