@@ -1,6 +1,7 @@
 """From what a request brought to its answers: which model, whether there is room, images decoded, in time."""
 
 import asyncio
+import io
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from fastapi import HTTPException, Request
 from numpy.typing import NDArray
+from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 
@@ -48,6 +50,9 @@ class Desk:
     def __init__(self, models: Models, metrics: Metrics, limits: Limits) -> None:
         self._models, self._metrics, self._limits = models, metrics, limits
         self._decoding = asyncio.Semaphore(DECODING)
+        to_pixels(
+            open_image(_png()), (3, 8, 8)
+        )  # what decoding imports isn't for the first client to wait for
 
     def named(self, name: str | None, wanted: str = VERSION) -> ServedModel:
         """A model; by default the first."""
@@ -124,6 +129,12 @@ class Desk:
             request.state.said = {"model": model.name, "exits": answers.exits_B.tolist()[:64]}
             return Answered(model, setting, answers, spent)
         raise HTTPException(503, "the model is being loaded", {"Retry-After": "1"})
+
+
+def _png() -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (9, 9)).save(file, "PNG")
+    return file.getvalue()
 
 
 @contextmanager
