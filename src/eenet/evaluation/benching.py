@@ -129,7 +129,7 @@ def bench(
         FileNotFoundError, ValueError: checkpoint or data can't be read, or a backend can't be had.
     """
     network = as_network(checkpoint)
-    chosen = policy if isinstance(policy, ExitPolicy) else network.config.exit_policy(budget, policy)
+    chosen = network.config.exit_policy(budget, policy)
     other = as_network(against) if against is not None else None
     if other and other.config.input_size != network.config.input_size:
         raise ValueError(

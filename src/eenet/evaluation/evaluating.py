@@ -112,7 +112,7 @@ def evaluate(
             raise ValueError("records are evaluated under an ExitPolicy, and need no data and no budget")
         return measure(source, policy)
     network = as_network(source)
-    chosen = policy if isinstance(policy, ExitPolicy) else network.config.exit_policy(budget, policy)
+    chosen = network.config.exit_policy(budget, policy)
     records = collect(network, as_images(data, network.config, split), show_progress=True)
     found = vars(measure(records, chosen)) | vars(diagnose(records, chosen))
     return DiagnosedEvaluation(**found)

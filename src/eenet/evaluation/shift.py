@@ -104,7 +104,7 @@ def evaluate_under_corruptions(
     for name, severity in product(names, severities):
         check_known(name, severity)
     network = as_network(source)
-    chosen = policy if isinstance(policy, ExitPolicy) else network.config.exit_policy(budget, policy)
+    chosen = network.config.exit_policy(budget, policy)
     images = as_images(data, network.config, split)
     with progress("evaluating", 1 + len(names) * len(severities)) as advance:
         rows = under_corruptions(

@@ -117,7 +117,7 @@ def export(
     _check(format, precision, out, force)
     network = as_network(checkpoint)
     config = network.config
-    chosen = policy if isinstance(policy, ExitPolicy) else config.exit_policy(budget, policy)
+    chosen = config.exit_policy(budget, policy)
     if looks_back(chosen.score):
         raise ValueError(
             f"the score {chosen.score!r} looks back at earlier exits, and exported files compare the "

@@ -56,12 +56,16 @@ class Config:
     """Modules of users' own heads, gates, backbones and scores that the network needs."""
     format_version: int = FORMAT_VERSION
 
-    def exit_policy(self, budget: float | None = None, name: str | None = None) -> ExitPolicy:
+    def exit_policy(self, budget: float | None = None, name: ExitPolicy | str | None = None) -> ExitPolicy:
         """The policy to run, or the one made for the largest budget that is not above this one, or by name.
+
+        A policy itself, as the verbs also take, stays as it is.
 
         Raises:
             ValueError: there is none for a budget this small, or none of this name; or both are given.
         """
+        if isinstance(name, ExitPolicy):
+            return name
         if name is not None:
             if budget is not None:
                 raise ValueError(f"give a budget or the name of a policy, not both ({budget}, {name!r})")

@@ -104,8 +104,7 @@ class Predictor:
         if config.mean is None or config.std is None:
             where = "the network's config" if isinstance(network, EENet) else f"{CONFIG_FILE} of {network}"
             raise ValueError(f"{where} has no mean and std, so images can't be normalised")
-        if not isinstance(policy, ExitPolicy):
-            policy = config.exit_policy(budget, policy)
+        policy = config.exit_policy(budget, policy)
         if len(policy.thresholds) != self.network.num_exits:
             raise ValueError(
                 f"the policy is for {len(policy.thresholds)} early exits, "
