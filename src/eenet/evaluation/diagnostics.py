@@ -1,14 +1,14 @@
 """Records and a policy → what accuracy and cost don't tell: calibration, ranking, what an oracle would do."""
 
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from sklearn.metrics import roc_auc_score
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from eenet.common import Result, format_table
 from eenet.evaluation.metrics import Evaluation, accuracy_cost_curve
-from eenet.policies import ExitPolicy, Records, decide, recorded_scores
+from eenet.policies import ExitPolicy, Records, decide, probabilities, recorded_scores
 
 BINS = 15
 DRAWS = 1000
@@ -70,13 +70,13 @@ def diagnose(records: Records, policy: ExitPolicy) -> Diagnosis:
     """How well the exits know what they know on recorded inputs, and what is left to be gained."""
     correct_KB, exits_B = records.correct(policy.enabled), decide(records, policy)
     early_KB, final_B = correct_KB[:-1], records.correct()[-1]
-    right_B = correct_KB.gather(0, exits_B[None])[0].double()
-    spent_B = torch.tensor(records.costs(policy.enabled), dtype=torch.float64)[exits_B]
+    right_B = correct_KB[exits_B, np.arange(len(records))].astype(np.float64)
+    spent_B = np.array(records.costs(policy.enabled))[exits_B]
     values = {
         "accuracy": right_B,
         "relative_cost": spent_B,
-        "full_accuracy": final_B.double(),
-        "drop": final_B.double() - right_B,
+        "full_accuracy": final_B.astype(np.float64),
+        "drop": final_B - right_B,
     }
     return Diagnosis(
         calibration_error=[
@@ -84,8 +84,8 @@ def diagnose(records: Records, policy: ExitPolicy) -> Diagnosis:
             for logits_BN, right_B in zip(records.answers(policy.enabled), correct_KB, strict=True)
         ],
         auroc=[
-            roc_auc_score(right_B, score_B) if 0 < right_B.sum() < len(right_B) else None
-            for right_B, score_B in zip(early_KB, _scores(records, policy), strict=True)
+            auroc(right_B, score_B) if 0 < right_B.sum() < len(right_B) else None
+            for right_B, score_B in zip(early_KB, recorded_scores(records, policy.score), strict=True)
         ],
         right_then_wrong=(early_KB & ~final_B).sum(1).tolist(),
         wrong_then_right=(~early_KB & final_B).sum(1).tolist(),
@@ -95,18 +95,29 @@ def diagnose(records: Records, policy: ExitPolicy) -> Diagnosis:
     )
 
 
-def reliability(logits_BN: Tensor, right_B: Tensor) -> tuple[list[float], list[float], list[int]]:
+def auroc(right_B: NDArray[np.bool_], score_B: NDArray[Any]) -> float:
+    """Area under the ROC curve: how often a right one scores higher than a wrong one; ties count half."""
+    values, of_B, counts = np.unique(score_B, return_inverse=True, return_counts=True)
+    wrong = np.bincount(of_B[~right_B], minlength=len(values))
+    right = counts - wrong
+    below = wrong.cumsum() - wrong / 2
+    return float(right @ below / (right.sum() * wrong.sum()))
+
+
+def reliability(
+    logits_BN: NDArray[Any], right_B: NDArray[np.bool_]
+) -> tuple[list[float], list[float], list[int]]:
     """Mean max softmax, accuracy and number of inputs, in those of 15 bins of equal width that hold any."""
-    top_B = logits_BN.double().softmax(1).amax(1)
-    bins_B = (top_B * BINS).long().clamp(max=BINS - 1)
-    counts = torch.bincount(bins_B, minlength=BINS)
-    sums = [torch.zeros(BINS, dtype=torch.float64).index_add(0, bins_B, v) for v in (top_B, right_B.double())]
+    top_B = probabilities(logits_BN.astype(np.float64)).max(1)
+    bins_B = np.minimum((top_B * BINS).astype(int), BINS - 1)
+    counts = np.bincount(bins_B, minlength=BINS)
     held = counts > 0
-    probability, accuracy = ((values / counts)[held].tolist() for values in sums)
+    sums = (np.bincount(bins_B, of_B, minlength=BINS) for of_B in (top_B, right_B))
+    probability, accuracy = ((values[held] / counts[held]).tolist() for values in sums)
     return probability, accuracy, counts[held].tolist()
 
 
-def expected_calibration_error(logits_BN: Tensor, right_B: Tensor) -> float:
+def expected_calibration_error(logits_BN: NDArray[Any], right_B: NDArray[np.bool_]) -> float:
     """Mean distance between max softmax and accuracy, over bins. Guo et al. 2017."""
     bins = zip(*reliability(logits_BN, right_B), strict=True)
     return sum(count * abs(accuracy - probability) for probability, accuracy, count in bins) / len(logits_BN)
@@ -114,12 +125,12 @@ def expected_calibration_error(logits_BN: Tensor, right_B: Tensor) -> float:
 
 def oracle(records: Records) -> list[tuple[float, float]]:
     """Relative cost and accuracy of leaving at the first right exit, of those up to exit 0, 1, ..."""
-    costs_K = torch.tensor(records.costs(), dtype=torch.float64)
+    costs_K = np.array(records.costs())
     correct_KB, points = records.correct(), []
     for last in range(len(correct_KB)):
         seen_KB = correct_KB[: last + 1]
-        first_B = seen_KB.int().argmax(0)  # exit 0 where none is right
-        points.append((costs_K[first_B].mean().item(), seen_KB.any(0).double().mean().item()))
+        first_B = seen_KB.argmax(0)  # exit 0 where none is right
+        points.append((float(costs_K[first_B].mean()), float(seen_KB.any(0).mean())))
     return points
 
 
@@ -128,20 +139,16 @@ def curve_area(records: Records, score: str) -> float:
     if not records.head_macs:
         return records.full_accuracy
     points = sorted((cost, accuracy) for _, cost, accuracy in accuracy_cost_curve(records, score))
-    costs, accuracies = (torch.tensor(values, dtype=torch.float64) for values in zip(*points, strict=True))
-    return (torch.trapezoid(accuracies, costs) / (costs[-1] - costs[0])).item()
+    costs, accuracies = map(np.array, zip(*points, strict=True))
+    return float(np.trapezoid(accuracies, costs) / (costs[-1] - costs[0]))
 
 
-def bootstrap_interval(values_B: Tensor, *, draws: int = DRAWS) -> tuple[float, float]:
+def bootstrap_interval(values_B: NDArray[Any], *, draws: int = DRAWS) -> tuple[float, float]:
     """95 % interval of the mean, by bootstrap over inputs; the same every time."""
-    random = torch.Generator().manual_seed(0)
-    count, means = len(values_B), []
-    for chunk in torch.arange(draws).split(max(CHUNK // count, 1)):
-        picked = torch.randint(count, (len(chunk), count), generator=random)
-        means.append(values_B.double()[picked].mean(1))
-    low, high = torch.cat(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    random, count, means = np.random.default_rng(0), len(values_B), []
+    step = max(CHUNK // count, 1)
+    for start in range(0, draws, step):
+        picked = random.integers(count, size=(min(step, draws - start), count))
+        means.append(values_B[picked].mean(1, dtype=np.float64))
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975]).tolist()
     return low, high
-
-
-def _scores(records: Records, policy: ExitPolicy) -> Tensor:
-    return recorded_scores(records, policy.score) if records.head_macs else records.confidence_logits_KB

@@ -2,12 +2,14 @@
 
 import bisect
 import math
+import random
 from collections.abc import Sequence
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from eenet.policies import ExitPolicy, Records, decide, recorded_scores
+from eenet.policies import ExitPolicy, Records, decide, recorded_scores, sigmoid
 
 BINS = 10  # of p-values
 RESTART = 50  # images after which a new bet is opened
@@ -42,7 +44,7 @@ class DriftMonitor:
             raise ValueError("the depths hold a NaN")
         self.alpha, self.seen, self.alarm_at = alpha, 0, None
         self._calibration = sorted(depths)
-        self._random = torch.Generator().manual_seed(seed)
+        self._random = random.Random(seed)
         self._begin()
 
     def _begin(self) -> None:
@@ -59,7 +61,7 @@ class DriftMonitor:
             if len(self._bets) > MOST_BETS:
                 self._bets.remove(min(self._bets, key=lambda bet: bet.log_money))
         low, high = bisect.bisect_left(self._sorted, depth), bisect.bisect_right(self._sorted, depth)
-        drawn = torch.rand((), generator=self._random, dtype=torch.float64).item()
+        drawn = self._random.random()
         p = (low + drawn * (high - low + 1)) / (len(self._sorted) + 1)
         self._sorted.insert(low, depth)
         self.seen += 1
@@ -97,7 +99,7 @@ class _Bet:
         self._counts[bin_index] += 1
 
 
-def depths_of(records: Records, policy: ExitPolicy) -> Tensor:
+def depths_of(records: Records, policy: ExitPolicy) -> NDArray[np.float64]:
     """How deep recorded inputs go: the exit each takes minus its score there, squashed to (0, 1): [B].
 
     At the final exit, which has no score, that of the last early exit that is on counts.
@@ -107,10 +109,10 @@ def depths_of(records: Records, policy: ExitPolicy) -> Tensor:
     if not on:
         raise ValueError("no exit is on, so there is nothing to be watched")
     scores_KB = recorded_scores(records, policy.score)
-    asked_B = exits_B.clamp(max=on[-1])
-    return depth(exits_B, scores_KB.gather(0, asked_B[None])[0])
+    asked_B = np.minimum(exits_B, on[-1])
+    return depth(exits_B, scores_KB[asked_B, np.arange(len(records))])
 
 
-def depth(exits_B: Tensor, scores_B: Tensor) -> Tensor:
-    """The exit minus the score asked for last, squashed to (0, 1)."""
-    return exits_B.double() - scores_B.double().sigmoid()
+def depth(exits_B: Any, scores_B: Any) -> Any:
+    """The exit minus the score asked for last, squashed to (0, 1); of one image or several."""
+    return exits_B - sigmoid(np.asarray(scores_B, np.float64))

@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from eenet.backbones import eval_mode
 from eenet.common import progress, say
-from eenet.data import Images, in_order, load, normalize
+from eenet.data import Images, in_order, load
 from eenet.evaluation.diagnostics import DiagnosedEvaluation, diagnose
 from eenet.evaluation.metrics import Evaluation, measure
 from eenet.networks import Config, EENet, as_network
@@ -34,22 +32,16 @@ def collect(
     """
     check_fit(network.config, images)
     config = network.config
-    assert config.mean is not None
-    assert config.std is not None
-    parameter, layout = next(network.parameters()), network.memory_format
     logits, confidences = [], []
-    shown = progress("evaluating", len(images), shown=show_progress)
-    with eval_mode(network), torch.inference_mode(), shown as advance:
-        for chunk in in_order(images, batch_size):
-            pixels = chunk.to(parameter.device)
-            inputs = normalize(pixels, config.mean, config.std)
-            outputs = network(inputs.contiguous(memory_format=layout))
-            logits.append(torch.stack(outputs.logits_KBN).float().cpu())
-            confidences.append(_stack(outputs.confidence_logits_KB, len(pixels)))
-            advance(len(pixels))
+    with progress("evaluating", len(images), shown=show_progress) as advance:
+        for pixels_BCHW in in_order(images, batch_size):
+            said = network.answers(np.asarray(pixels_BCHW))
+            logits.append(said[0])
+            confidences.append(said[1])
+            advance(len(pixels_BCHW))
     return Records(
-        torch.cat(logits, 1).clone(),
-        torch.cat(confidences, 1).clone(),
+        np.concatenate(logits, 1),
+        np.concatenate(confidences, 1),
         images.labels_B,
         config.stage_macs,
         config.head_macs,
@@ -76,10 +68,6 @@ def check_fit(config: Config, images: Images) -> None:
         )
     if config.mean is None or config.std is None:
         raise ValueError("the network's config has no mean and std; set them from its training images")
-
-
-def _stack(confidences: list[Tensor], count: int) -> Tensor:
-    return torch.stack(confidences).float().cpu() if confidences else torch.empty(0, count)
 
 
 def evaluate(

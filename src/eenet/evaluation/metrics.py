@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 from eenet.common import Result, format_table
 from eenet.policies import DEAD_SHARE, ExitPolicy, Records, decide, first_above, recorded_scores
@@ -67,11 +67,11 @@ def measure(records: Records, policy: ExitPolicy) -> Evaluation:
     exits_B = decide(records, policy)
     correct_KB = records.correct(policy.enabled)
     num_exits, num_classes = len(correct_KB), records.logits_KBN.shape[2]
-    counts_K = torch.bincount(exits_B, minlength=num_exits)
-    chosen_B = correct_KB.gather(0, exits_B[None])[0]
-    accuracy_K = correct_KB.double().mean(1)
+    counts_K = np.bincount(exits_B, minlength=num_exits)
+    chosen_B = correct_KB[exits_B, np.arange(len(records))]
+    accuracy_K = correct_KB.mean(1)
     costs = records.costs(policy.enabled)
-    costs_K = torch.tensor(costs, dtype=torch.float64)
+    costs_K = np.array(costs)
     dead = [
         k
         for k in range(num_exits - 1)
@@ -81,8 +81,8 @@ def measure(records: Records, policy: ExitPolicy) -> Evaluation:
     left_right = [int(chosen_B[exits_B == k].sum()) for k in range(num_exits)]
     return Evaluation(
         num_examples=len(records),
-        accuracy=chosen_B.double().mean().item(),
-        relative_cost=costs_K[exits_B].mean().item(),
+        accuracy=float(chosen_B.mean()),
+        relative_cost=float(costs_K[exits_B].mean()),
         exit_counts=counts_K.tolist(),
         exit_accuracy=accuracy_K.tolist(),
         leaving_accuracy=[
@@ -105,13 +105,13 @@ def accuracy_cost_curve(
     leaves early".
     """
     scores_KB = recorded_scores(records, score)
-    costs_K = torch.tensor(records.costs(), dtype=torch.float64)
-    quantiles = scores_KB.flatten().sort().values
-    picks = torch.linspace(0, len(quantiles) - 1, points).long()
+    costs_K, rows_B = np.array(records.costs()), np.arange(len(records))
+    quantiles = np.sort(scores_KB, None)
+    picks = np.linspace(0, len(quantiles) - 1, points).astype(int)
     thresholds = [float("-inf"), *quantiles[picks].tolist()]
     curve, correct_KB = [], records.correct()
     for threshold in thresholds:
         exits_B = first_above(scores_KB, threshold)
-        right = correct_KB.gather(0, exits_B[None])[0].double().mean().item()
-        curve.append((threshold, costs_K[exits_B].mean().item(), right))
+        right = float(correct_KB[exits_B, rows_B].mean())
+        curve.append((threshold, float(costs_K[exits_B].mean()), right))
     return curve

@@ -7,19 +7,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
+from statistics import NormalDist
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
-from scipy.stats import binomtest
-from torch import Tensor
 
 from eenet.data import Images
 from eenet.evaluation.benching import Bench
 from eenet.evaluation.diagnostics import diagnose, reliability
 from eenet.evaluation.metrics import measure
 from eenet.evaluation.shift import ShiftRow
-from eenet.policies import ExitPolicy, Records, decide, recorded_scores
+from eenet.policies import ExitPolicy, Records, decide, probabilities, recorded_scores
 
 IMAGES_PER_STRIP = 8
 MOST_IMAGES = 200  # on a page
@@ -115,9 +115,9 @@ def _network(entry: Entry, images: Images, first_macs: int, entries: int) -> dic
         "policy": _described(entry),
         "own_budget": _own_budget(entry),
         "full": records.full_accuracy,
-        "plain": (records.logits_KBN[-1].argmax(1) == records.labels_B).double().mean().item(),
+        "plain": float((records.logits_KBN[-1].argmax(1) == records.labels_B).mean()),
         "full_cost": records.costs()[-1],
-        "exit_accuracy": records.correct().double().mean(1).tolist(),
+        "exit_accuracy": records.correct().mean(1).tolist(),
         "auroc": [*found.auroc, None],
         "oracle": found.oracle,
         "calibration_error": found.calibration_error,
@@ -163,12 +163,11 @@ def _setting(records: Records, policy: ExitPolicy, budget: float | None, classes
     """What a policy does, for a position of the slider."""
     measured, exits_B = measure(records, policy), decide(records, policy)
     right, count = round(measured.accuracy * len(records)), len(records)
-    interval = binomtest(right, count).proportion_ci(method="wilson")
     confusion = _confusion(records.labels_B, _answers(records, policy, exits_B), classes)
     return {
         "budget": budget,
         "accuracy": measured.accuracy,
-        "interval": [float(interval.low), float(interval.high)],
+        "interval": wilson(right, count),
         "cost": measured.relative_cost,
         "costs": measured.costs,
         "counts": measured.exit_counts,
@@ -179,18 +178,30 @@ def _setting(records: Records, policy: ExitPolicy, budget: float | None, classes
     }
 
 
-def _confusion(labels_B: Tensor, answers_B: Tensor, classes: int) -> Tensor:
+def wilson(right: int, count: int) -> tuple[float, float]:
+    """95 % interval of a share. Wilson 1927."""
+    square = NormalDist().inv_cdf(0.975) ** 2
+    middle = (right + square / 2) / (count + square)
+    reach = (square * (right * (count - right) / count + square / 4)) ** 0.5 / (count + square)
+    return max(middle - reach, 0.0), min(middle + reach, 1.0)
+
+
+def _confusion(labels_B: NDArray[Any], answers_B: NDArray[Any], classes: int) -> NDArray[Any]:
     """Rows of label, answer, count: all that occur, or the most frequent mistakes if classes are many."""
-    kinds, counts = torch.stack([labels_B, answers_B]).unique(dim=1, return_counts=True)
-    found = torch.cat([kinds, counts[None]]).T
+    kinds, counts = np.unique(np.stack([labels_B, answers_B], 1), axis=0, return_counts=True)
+    found = np.column_stack([kinds, counts])
     if classes <= MATRIX_UP_TO:
         return found
     wrong = found[found[:, 0] != found[:, 1]]
-    return wrong[wrong[:, 2].argsort(descending=True, stable=True)][:MOST_CONFUSIONS]
+    return wrong[_descending(wrong[:, 2])][:MOST_CONFUSIONS]
 
 
-def _answers(records: Records, policy: ExitPolicy, exits_B: Tensor) -> Tensor:
-    return records.answers(policy.enabled).argmax(2).gather(0, exits_B[None])[0]
+def _answers(records: Records, policy: ExitPolicy, exits_B: NDArray[Any]) -> NDArray[Any]:
+    return records.answers(policy.enabled)[exits_B, np.arange(len(records))].argmax(1)
+
+
+def _descending(values: NDArray[Any]) -> NDArray[Any]:
+    return np.argsort(-values, kind="stable")
 
 
 def _strips(entry: Entry, images: Images, entries: int) -> list[dict[str, Any]]:
@@ -203,30 +214,30 @@ def _strips(entry: Entry, images: Images, entries: int) -> list[dict[str, Any]]:
     number = max(2, min(IMAGES_PER_STRIP, room))
     if on:
         score_KB = recorded_scores(records, policy.score)
-        score_B = score_KB.gather(0, exits_B.clamp(max=on[-1])[None])[0]
+        score_B = score_KB[np.minimum(exits_B, on[-1]), np.arange(len(records))]
     else:
-        score_B = records.answers()[-1].softmax(1).amax(1)
-    chosen: list[tuple[str, Tensor]] = []
+        score_B = probabilities(records.answers()[-1]).max(1)
+    chosen: list[tuple[str, NDArray[Any]]] = []
     for k in [*on, final]:
-        members = (exits_B == k).nonzero()[:, 0]
-        ranked = members[score_B[members].argsort(descending=True, stable=True)]
+        members = np.flatnonzero(exits_B == k)
+        ranked = members[_descending(score_B[members])]
         name = f"Exit {k}" if k < final else "Final exit"
         sure = "surest" if k < final or not on else f"nearly left at exit {on[-1]}"
         unsure = "just sure enough" if k < final else "least sure"
         many = f"{name}, {len(members)} image{'' if len(members) == 1 else 's'}"
         chosen.append((f"{many}: {sure}", ranked[:number]))
         if len(ranked) > number:
-            chosen.append((f"{name}: {unsure}", ranked[number:].flip(0)[:number]))
+            chosen.append((f"{name}: {unsure}", ranked[number:][::-1][:number]))
     if on:
         full_B = records.correct()[-1]
-        lost = ((exits_B < final) & (answers_B != records.labels_B) & full_B).nonzero()[:, 0]
-        ranked = lost[score_B[lost].argsort(descending=True, stable=True)]
+        lost = np.flatnonzero((exits_B < final) & (answers_B != records.labels_B) & full_B)
+        ranked = lost[_descending(score_B[lost])]
         title = f"Left too early: wrong, and the final exit is right ({len(lost)})"
         chosen.append((title, ranked[: 2 * number]))
     return [{"title": title, "figures": _figures(members, answers_B, images)} for title, members in chosen]
 
 
-def _figures(members: Tensor, answers_B: Tensor, images: Images) -> list[dict[str, str]]:
+def _figures(members: NDArray[Any], answers_B: NDArray[Any], images: Images) -> list[dict[str, str]]:
     names = images.class_names
     pixels = images.pixels(members) if len(members) else []
     return [
@@ -239,10 +250,11 @@ def _figures(members: Tensor, answers_B: Tensor, images: Images) -> list[dict[st
     ]
 
 
-def _data_uri(pixels_CHW: Tensor) -> str:
+def _data_uri(pixels_CHW: Any) -> str:
     """Small images as they are, large ones as small ones."""
-    array = pixels_CHW[0] if len(pixels_CHW) == 1 else pixels_CHW.permute(1, 2, 0)
-    picture, buffer = Image.fromarray(array.to(torch.uint8).numpy()), io.BytesIO()
+    array = np.asarray(pixels_CHW)
+    array = array[0] if len(array) == 1 else array.transpose(1, 2, 0)
+    picture, buffer = Image.fromarray(array), io.BytesIO()
     exact = max(picture.size) <= EXACT_UP_TO
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     picture.save(buffer, "webp", **({"lossless": True, "method": 6} if exact else {"quality": 75}))

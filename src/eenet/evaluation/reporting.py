@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from eenet.common import Result, counted, lines, write_atomically
 from eenet.data import Images
@@ -93,13 +93,13 @@ def _records(network: EENet, checkpoint: EENet | str | Path, images: Images, spl
     if not isinstance(checkpoint, EENet):
         path = checkpoint_directory(checkpoint) / RECORDS_FILE.format(split=split)
         if path.exists() and len(kept := Records.load(path)) == len(images):
-            some = torch.linspace(0, len(images) - 1, min(len(images), 64)).long()
+            some = np.linspace(0, len(images) - 1, min(len(images), 64)).astype(int)
             fresh, same = collect(network, images.subset(some.tolist())), kept.subset(some)
             if (
-                torch.equal(kept.labels_B, images.labels_B)
+                np.array_equal(kept.labels_B, images.labels_B)
                 and fresh.ensemble == same.ensemble
                 and fresh.logits_KBN.shape == same.logits_KBN.shape
-                and torch.allclose(fresh.logits_KBN, same.logits_KBN, atol=1e-3)
+                and np.allclose(fresh.logits_KBN, same.logits_KBN, rtol=0, atol=1e-3)
             ):
                 return kept
     return collect(network, images, show_progress=True)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+import numpy as np
+
 from eenet.common import Result, format_table, progress
 from eenet.data import CORRUPTIONS, Images, ImageSet, check_known, corrupt
 from eenet.evaluation.diagnostics import expected_calibration_error
@@ -118,8 +120,7 @@ def describe(
 ) -> ShiftRow:
     """What counts under shift, on recorded inputs."""
     measured, exits_B = measure(records, policy), decide(records, policy)
-    answers_KBN = records.answers(policy.enabled)
-    answers_BN = answers_KBN.gather(0, exits_B[None, :, None].expand(1, -1, answers_KBN.shape[2]))[0]
+    answers_BN = records.answers(policy.enabled)[exits_B, np.arange(len(records))]
     right_B = answers_BN.argmax(1) == records.labels_B
     other_B = answers_BN.argmax(1) != records.answers()[-1].argmax(1)
     return ShiftRow(
@@ -130,7 +131,7 @@ def describe(
         relative_cost=measured.relative_cost,
         full_accuracy=measured.full_accuracy,
         excess_error=measured.full_accuracy - measured.accuracy,
-        disagreement=other_B.double().mean().item(),
+        disagreement=float(other_B.mean()),
         exit_shares=[count / len(records) for count in measured.exit_counts],
         calibration_error=expected_calibration_error(answers_BN, right_B),
     )

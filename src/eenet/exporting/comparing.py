@@ -4,13 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from eenet.common import hardware
 from eenet.data import ImageSet
 from eenet.exporting.formats import Job
-from eenet.policies import ExitPolicy, Records, decide, recorded_scores
+from eenet.policies import ExitPolicy, Records, decide, probabilities, recorded_scores
 from eenet.runtime import MANIFEST_FILE, Contender, load_exported, mean_ms, run_batch, spread, times_in_turn
 
 GUARD = {"fp32": 1e-4, "fp16": 1e-2, "int8": 5e-2}  # around a threshold: there rounding may decide
@@ -27,7 +26,7 @@ def compare(job: Job, images: ImageSet, expected: Records) -> dict[str, Any]:
     Raises:
         ValueError: an exit differs though no score is near its threshold, or a probability does.
     """
-    pixels_BCHW = images.pixels_BCHW.numpy()
+    pixels_BCHW = np.asarray(images.pixels_BCHW)
     try:
         backend, policy = load_exported(job.target)
         answers = [run_batch(backend, policy, pixels_BCHW[i : i + 32]) for i in range(0, len(images), 32)]
@@ -39,14 +38,14 @@ def compare(job: Job, images: ImageSet, expected: Records) -> dict[str, Any]:
     probabilities_BN = np.concatenate([answer.probabilities_BN for answer in answers])
     wanted_B = decide(expected, policy)
     near_B = _near_a_threshold(expected, policy, GUARD[job.precision])
-    same_B = exits_B == wanted_B.numpy()
+    same_B = exits_B == wanted_B
     if (wrong := int((~same_B & ~near_B).sum())) > 0 or same_B.mean() < AGREEMENT:
         raise ValueError(
             f"{wrong or int((~same_B).sum())} of {len(images)} images leave at another exit than "
             "in the network"
         )
-    rows = torch.arange(len(images))
-    wanted_BN = expected.answers(policy.enabled)[wanted_B, rows].softmax(1).numpy()
+    rows = np.arange(len(images))
+    wanted_BN = probabilities(expected.answers(policy.enabled)[wanted_B, rows])
     differences = np.abs(probabilities_BN - wanted_BN)[same_B]
     difference = float(differences.max(initial=0))
     if not difference <= TOLERANCE[job.precision]:
@@ -61,7 +60,7 @@ def _near_a_threshold(records: Records, policy: ExitPolicy, guard: float) -> NDA
     """Images with a score, at an exit that is on, so close to its threshold that rounding may decide."""
     near_B = np.zeros(len(records), bool)
     if policy.thresholds:
-        scores_KB = recorded_scores(records, policy.score).numpy()
+        scores_KB = recorded_scores(records, policy.score)
         for k, threshold in enumerate(policy.thresholds):
             if policy.enabled[k]:
                 near_B |= np.abs(scores_KB[k] - threshold) <= guard
@@ -78,7 +77,7 @@ def time_against_fp32(lower: Path, fp32: Path, images: ImageSet) -> dict[str, An
         Contender("fp32", lambda batch: run_batch(before, before_policy, batch)),
         Contender("lower", lambda batch: run_batch(now, now_policy, batch)),
     ]
-    pixels_BCHW = images.pixels_BCHW.numpy()
+    pixels_BCHW = np.asarray(images.pixels_BCHW)
     found: dict[str, Any] = {
         "milliseconds": {},
         "fp32_milliseconds": {},

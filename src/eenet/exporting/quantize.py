@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
-import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -14,7 +14,7 @@ from onnxruntime.transformers.onnx_model import OnnxModel
 
 from eenet.data import Images, in_order, sample
 from eenet.networks import EENet
-from eenet.policies import Records
+from eenet.policies import Records, logarithm, logit
 from eenet.runtime import PIXELS, features_name, probabilities_name, score_name, session_of
 
 CALIBRATION_IMAGES = 256
@@ -65,15 +65,12 @@ def graph_records(graph: onnx.ModelProto, network: EENet, images: Images) -> Rec
     wanted = [probabilities_name(k) for k in range(final + 1)]
     wanted += [score_name("confidence", k) for k in range(final)]
     session = session_of(graph, None)
-    parts = [session.run(wanted, {PIXELS: chunk.numpy()}) for chunk in in_order(images, BATCH)]
-    columns: list[Any] = [
-        torch.cat([torch.from_numpy(p) for p in column]) for column in zip(*parts, strict=True)
-    ]
-    tiny = torch.finfo(torch.float32).tiny
-    confidences = [column.double().logit().float() for column in columns[final + 1 :]]
+    parts = [session.run(wanted, {PIXELS: np.asarray(chunk)}) for chunk in in_order(images, BATCH)]
+    columns: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    confidences = [logit(column) for column in columns[final + 1 :]]
     return Records(
-        torch.stack([column.clamp(min=tiny).log() for column in columns[: final + 1]]),
-        torch.stack(confidences) if confidences else torch.empty(0, len(images)),
+        np.stack([logarithm(column) for column in columns[: final + 1]]),
+        np.stack(confidences) if confidences else np.empty((0, len(images)), np.float32),
         images.labels_B,
         config.stage_macs,
         config.head_macs,

@@ -6,12 +6,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import safetensors.torch
 import torch
 from huggingface_hub import HfApi
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from eenet.backbones import eval_mode
 from eenet.common import write_atomically
+from eenet.data import normalize
 from eenet.networks.config import Config
 from eenet.networks.directories import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from eenet.policies import Fitted, relative_costs
@@ -92,6 +96,24 @@ class EENet(nn.Module):
                 features = features.clone()
         logits.append(self.stages[-1](features))
         return ExitOutputs(logits, confidence_logits)
+
+    def answers(self, pixels_BCHW: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What every exit says about images, in eval mode: logits [K, B, N], confidence logits [K - 1, B].
+
+        Raises:
+            ValueError: the network's `config` has no `mean` and `std`.
+        """
+        mean, std = self.config.mean, self.config.std
+        if mean is None or std is None:
+            raise ValueError("the network's config has no mean and std, so images can't be normalised")
+        pixels = torch.from_numpy(pixels_BCHW).to(next(self.parameters()).device)
+        images = normalize(pixels, mean, std).contiguous(memory_format=self.memory_format)
+        with eval_mode(self), torch.inference_mode():
+            outputs = self(images)
+        said = outputs.confidence_logits_KB
+        confidences = torch.stack(said) if said else torch.empty(0, len(pixels))
+        logits = torch.stack(outputs.logits_KBN)
+        return logits.float().cpu().numpy(), confidences.float().cpu().numpy()
 
     def adopt(self, fitted: Fitted) -> None:
         """Leave from now on as `eenet.policies.fit` found best: gates, joined answers and policies."""

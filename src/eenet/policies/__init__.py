@@ -36,6 +36,15 @@ if TYPE_CHECKING:
         relative_costs,
     )
     from eenet.policies.risk import Guarantee, policy_for_drop, policy_for_risk
-    from eenet.policies.scores import SCORES, graph_scores, looks_back, score_of, score_of_answers
+    from eenet.policies.scores import (
+        SCORES,
+        graph_scores,
+        logarithm,
+        logit,
+        looks_back,
+        score_of,
+        score_of_answers,
+        sigmoid,
+    )
 
 __getattr__, __dir__ = lazy_names(__name__)

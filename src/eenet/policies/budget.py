@@ -4,9 +4,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, product
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from eenet.common import Registry
 from eenet.policies.policy import ExitPolicy
@@ -109,11 +108,11 @@ def policy_for_budget(
     return exits.policy(score, thresholds)
 
 
-def _sample(count: int) -> Tensor | None:
+def _sample(count: int) -> NDArray[np.int64] | None:
     """Some of so many inputs, the same every time; none if all can be looked at."""
     if count <= MANY:
         return None
-    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:MANY]
+    return np.random.default_rng(0).permutation(count)[:MANY]
 
 
 def _choices(num_exits: int) -> list[tuple[bool, ...]]:
@@ -189,15 +188,15 @@ def exits_for_budget(records: Records, num_exits: int, budget: float) -> list[in
 class _Exits:
     """The exits that are switched on, and what thresholds at them lead to on recorded inputs."""
 
-    def __init__(self, records: Records, scores_KB: Tensor, enabled: Sequence[bool]) -> None:
+    def __init__(self, records: Records, scores_KB: NDArray[np.float32], enabled: Sequence[bool]) -> None:
         self._given = records, scores_KB
         self.enabled = tuple(enabled)
         self.on = [k for k, on in enumerate(enabled) if on]
         rows = [*self.on, len(enabled)]
         self.scores_KB = scores_KB[self.on]
-        self.order_KB = self.scores_KB.argsort(1, descending=True)
-        self.correct_KB = records.correct(self.enabled)[rows].double()
-        self.costs_K = torch.tensor(records.costs(self.enabled), dtype=torch.float64)[rows]
+        self.order_KB = np.argsort(-self.scores_KB, 1, kind="stable")
+        self.correct_KB = records.correct(self.enabled)[rows].astype(np.float64)
+        self.costs_K = np.array(records.costs(self.enabled))[rows]
 
     def sample(self) -> "_Exits | None":
         """The same on some of the inputs, if there are many."""
@@ -206,20 +205,20 @@ class _Exits:
             return None
         return _Exits(records.subset(rows), scores_KB[:, rows], self.enabled)
 
-    def taken(self, thresholds: Sequence[float]) -> Tensor:
+    def taken(self, thresholds: Sequence[float]) -> NDArray[np.int64]:
         """The exit at which each input leaves, among those that are on."""
-        return first_above(self.scores_KB, torch.tensor(thresholds)[:, None])
+        return first_above(self.scores_KB, np.array(thresholds)[:, None])
 
-    def shares(self, thresholds: Sequence[float]) -> Tensor:
+    def shares(self, thresholds: Sequence[float]) -> NDArray[np.float64]:
         """Part of the inputs that leaves at each exit that is on, and at the final one."""
         exits_B = self.taken(thresholds)
-        return torch.bincount(exits_B, minlength=len(thresholds) + 1) / len(exits_B)
+        return np.bincount(exits_B, minlength=len(thresholds) + 1) / len(exits_B)
 
     def measure(self, thresholds: Sequence[float]) -> tuple[float, float]:
         """Accuracy and mean relative cost."""
         exits_B = self.taken(thresholds)
-        correct = self.correct_KB.gather(0, exits_B[None])
-        return correct.mean().item(), self.costs_K[exits_B].mean().item()
+        correct_B = self.correct_KB[exits_B, np.arange(len(exits_B))]
+        return float(correct_B.mean()), float(self.costs_K[exits_B].mean())
 
     def shared(self, budget: float) -> float:
         """The highest threshold for all exits that keeps the budget.
@@ -227,7 +226,7 @@ class _Exits:
         Mean cost grows with the threshold and changes only at recorded scores, so a binary
         search over these finds it.
         """
-        scores = self.scores_KB.flatten().unique().flip(0)
+        scores = np.unique(self.scores_KB)[::-1]
         low, high = 0, len(scores)  # how many of them are above the threshold
         while low < high:
             middle = (low + high) // 2
@@ -268,7 +267,7 @@ class _Exits:
                 best = accuracy, price, thresholds
         return best[1:] if best else None
 
-    def _settled(self, start: list[float], *, price: float, budget: float = torch.inf) -> list[float]:
+    def _settled(self, start: list[float], *, price: float, budget: float = math.inf) -> list[float]:
         """Thresholds of which none alone can be improved: in accuracy minus price times cost."""
         thresholds = list(start)
         for _ in range(SWEEPS):
@@ -280,19 +279,19 @@ class _Exits:
         return thresholds
 
     def _best_threshold(self, k: int, thresholds: Sequence[float], price: float, budget: float) -> float:
-        others = [t if i != k else torch.inf for i, t in enumerate(thresholds)]
+        others = [t if i != k else math.inf for i, t in enumerate(thresholds)]
         onward_B = self.taken(others)  # where inputs go that don't leave here
         here_B = onward_B > k  # the others left before
-        right_B = (self.correct_KB[k] - self.correct_KB.gather(0, onward_B[None])[0]) * here_B
+        right_B = (self.correct_KB[k] - self.correct_KB[onward_B, np.arange(len(onward_B))]) * here_B
         cost_B = (self.costs_K[k] - self.costs_K[onward_B]) * here_B
         order_B = self.order_KB[k]
         scores_B = self.scores_KB[k, order_B]
         # what is gained and spent if the surest 0, 1, 2, ... inputs leave here
-        gains = F.pad((right_B - price * cost_B)[order_B].cumsum(0), (1, 0))
-        spent = F.pad(cost_B[order_B].cumsum(0), (1, 0)) + self.costs_K[onward_B].sum()
-        gains[1:-1][scores_B[:-1] == scores_B[1:]] = -torch.inf  # equal scores leave together
-        gains[spent > budget * len(scores_B)] = -torch.inf
-        if gains.max() == -torch.inf:
+        gains = np.append(0.0, (right_B - price * cost_B)[order_B].cumsum())
+        spent = np.append(0.0, cost_B[order_B].cumsum()) + self.costs_K[onward_B].sum()
+        gains[1:-1][scores_B[:-1] == scores_B[1:]] = -math.inf  # equal scores leave together
+        gains[spent > budget * len(scores_B)] = -math.inf
+        if gains.max() == -math.inf:
             return thresholds[k]
         count = int(gains.argmax())
         return _threshold(scores_B, count)
@@ -305,10 +304,10 @@ class _Exits:
         return ExitPolicy(score, tuple(every), self.enabled)
 
 
-def _threshold(descending: Tensor, count: int) -> float:
+def _threshold(descending: NDArray[np.float32], count: int) -> float:
     """Above it lie the first `count` scores: halfway to the next, so that rounding can't flip an input."""
     if not count:
-        return descending[0].item()
+        return float(descending[0])
     if count == len(descending):
-        return descending[-1].item() - 1e-6
-    return (descending[count - 1].item() + descending[count].item()) / 2
+        return float(descending[-1]) - 1e-6
+    return (float(descending[count - 1]) + float(descending[count])) / 2

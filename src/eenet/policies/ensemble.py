@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from eenet.common import require
+
 FLOOR = 1e-12  # of a probability, before its logarithm is taken
 PENALTY = 1e-3  # on squared weights, counted from "own answers only"
 LARGEST = 1e3  # weight
@@ -95,7 +97,7 @@ def _fit(parts_PBN: Floats, labels_B: NDArray[np.int64]) -> Weights:
         away_P = weights_P - alone_P
         return misfit + PENALTY * away_P @ away_P, slope_P + 2 * PENALTY * away_P
 
-    from scipy.optimize import minimize  # takes a third of a second to import; only fitting needs it
+    minimize = require("scipy.optimize", "fitting joined answers").minimize
 
     found = minimize(loss, alone_P, jac=True, method="L-BFGS-B", bounds=[(0, LARGEST)] * 2)
     return Weights(*map(float, found.x))

@@ -1,14 +1,17 @@
 """The one door to deciding: records of held-out images → everything a checkpoint keeps about leaving."""
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 
 from eenet.policies.budget import policies_for_budgets, policy_by_rule
-from eenet.policies.ensemble import fit_ensemble
-from eenet.policies.gates import AnswerGate, accuracy_kept
+from eenet.policies.ensemble import fit_ensemble, probabilities
 from eenet.policies.policy import ExitPolicy
 from eenet.policies.records import Records
+
+if TYPE_CHECKING:
+    from eenet.policies.gates import AnswerGate
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Fitted:
     """For others, such as "0.500"."""
     ensemble: list[list[list[float]]] | None
     """How exits answer together; none: each alone."""
-    gates: list[AnswerGate]
+    gates: "list[AnswerGate]"
     """One for each early exit; none where the gates are not fitted but trained."""
     records: Records
     """Those it was fitted on, with the joined answers and the confidences that follow."""
@@ -44,7 +47,7 @@ def fit(records: Records, budget: float | None, *, gate: str = "answer", rule: s
         raise ValueError("there are no inputs to fit on")
     if not records.head_macs:
         return Fitted(ExitPolicy("confidence", ()), {}, None, [], records)
-    gates: list[AnswerGate] = []
+    gates = []
     ensemble = None
     if budget is None:
         policy = ExitPolicy("confidence", (0.5,) * len(records.head_macs))
@@ -59,18 +62,22 @@ def fit(records: Records, budget: float | None, *, gate: str = "answer", rule: s
 
 def _ensemble(records: Records) -> list[list[list[float]]]:
     """The weights by which exits best answer together, see `eenet.policies.ensemble`."""
-    own_KBN = records.logits_KBN.double().softmax(2).numpy()
-    return fit_ensemble(list(own_KBN), records.labels_B.numpy())
+    own_KBN = [probabilities(logits_BN.astype(np.float64)) for logits_BN in records.logits_KBN]
+    return fit_ensemble(own_KBN, records.labels_B)
 
 
-def _with_gates(records: Records) -> tuple[list[AnswerGate], Records]:
+def _with_gates(records: Records) -> "tuple[list[AnswerGate], Records]":
     """Gates fitted to the joined answers, and the confidences they give. Labels are not used."""
-    gates, confidences, answers_KBN = [], [], records.answers().double()
+    import torch
+
+    from eenet.policies.gates import AnswerGate, accuracy_kept
+
+    gates, confidences, answers_KBN = [], [], torch.from_numpy(records.answers()).double()
     for k in range(len(records.head_macs)):
-        logits_BN = records.logits_KBN[k]
+        logits_BN = torch.from_numpy(records.logits_KBN[k])
         gate = AnswerGate(0, logits_BN.shape[1])
         gate.fit(logits_BN, accuracy_kept(answers_KBN[k], answers_KBN[-1]))
         with torch.no_grad():
             confidences.append(gate.judge(logits_BN.to(gate.hidden.weight)))
         gates.append(gate)
-    return gates, replace(records, confidence_logits_KB=torch.stack(confidences))
+    return gates, replace(records, confidence_logits_KB=torch.stack(confidences).numpy())

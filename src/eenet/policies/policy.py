@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from eenet.policies.scores import SCORES, score_of
 
@@ -33,7 +33,9 @@ class ExitPolicy:
         if len(self.enabled) != len(self.thresholds):
             raise ValueError(f"{len(self.thresholds)} thresholds, but {len(self.enabled)} on/off flags")
 
-    def leaves(self, logits_KBN: Sequence[Tensor], confidence_logits_KB: Sequence[Tensor]) -> Tensor:
+    def leaves(
+        self, logits_KBN: Sequence[ArrayLike], confidence_logits_KB: Sequence[ArrayLike]
+    ) -> NDArray[np.bool_]:
         """Which inputs leave at an early exit that is on, if they get there: bool [B].
 
         Args:
@@ -42,15 +44,18 @@ class ExitPolicy:
         """
         exit_index = len(logits_KBN) - 1
         on = [k for k in range(exit_index + 1) if self.enabled[k]]
-        logits, confidences = ([part[k].float() for k in on] for part in (logits_KBN, confidence_logits_KB))
+        given = (logits_KBN, confidence_logits_KB)
+        logits, confidences = ([np.asarray(part[k], np.float32) for k in on] for part in given)
         return score_of(self.score, logits, confidences) > self.thresholds[exit_index]
 
-    def decide(self, logits_KBN: Sequence[Tensor], confidence_logits_KB: Sequence[Tensor]) -> Tensor:
+    def decide(
+        self, logits_KBN: Sequence[ArrayLike], confidence_logits_KB: Sequence[ArrayLike]
+    ) -> NDArray[np.int64]:
         """The exit at which each input leaves, from the outputs of all exits: int64 [B]."""
         final = len(logits_KBN) - 1
         if final != len(self.thresholds):
             raise ValueError(f"the policy is for {len(self.thresholds)} early exits, the network has {final}")
-        exits_B = torch.full((len(logits_KBN[0]),), final, device=logits_KBN[0].device)
+        exits_B = np.full(len(np.asarray(logits_KBN[0])), final)
         for k in reversed(range(final)):
             if self.enabled[k]:
                 exits_B[self.leaves(logits_KBN[: k + 1], confidence_logits_KB[: k + 1])] = k

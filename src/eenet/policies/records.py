@@ -8,16 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from numpy.typing import ArrayLike, NDArray
 
-from eenet.common import write_atomically
-from eenet.policies.ensemble import Ensemble, chain, join
+from eenet.common import require, write_atomically
+from eenet.policies.ensemble import Ensemble, chain, join, probabilities
 from eenet.policies.policy import ExitPolicy
-from eenet.policies.scores import score_of
+from eenet.policies.scores import score_of, sigmoid
 
 RECORDS_FILE = "records-{split}.safetensors"
 """What training leaves beside a checkpoint, of the validation and the test split."""
@@ -29,20 +25,24 @@ _COSTS = ("stage_macs", "head_macs", "backbone_macs")
 class Records:
     """The outputs of K exits on B labelled images, with what each exit costs."""
 
-    logits_KBN: Tensor
-    confidence_logits_KB: Tensor
+    logits_KBN: NDArray[np.float32]
+    confidence_logits_KB: NDArray[np.float32]
     """K - 1 rows."""
-    labels_B: Tensor
+    labels_B: NDArray[np.int64]
     stage_macs: list[int]
     head_macs: list[int]
     backbone_macs: int
     ensemble: Ensemble | None = None
     """How answers are joined, see `eenet.policies.ensemble`."""
 
+    def __post_init__(self) -> None:
+        for name in _TENSORS:  # whatever holds numbers on the CPU, torch's tensors too
+            object.__setattr__(self, name, np.asarray(getattr(self, name)))
+
     def __len__(self) -> int:
         return len(self.labels_B)
 
-    def answers(self, enabled: Sequence[bool] | None = None) -> Tensor:
+    def answers(self, enabled: Sequence[bool] | None = None) -> NDArray[np.float32]:
         """What is answered at each exit, joined with those of the exits before that are on: logits [K, B, N].
 
         At an exit that is switched off: its own answer.
@@ -50,13 +50,13 @@ class Records:
         Args:
             enabled: for each early exit. Default: all on.
         """
-        return self.logits_KBN if self.ensemble is None else torch.stack(list(self._answers(enabled)))
+        return self.logits_KBN if self.ensemble is None else np.stack(list(self._answers(enabled)))
 
-    def correct(self, enabled: Sequence[bool] | None = None) -> Tensor:
+    def correct(self, enabled: Sequence[bool] | None = None) -> NDArray[np.bool_]:
         """Whether the answer at each exit is right, see `answers`: bool [K, B]."""
-        return torch.stack([logits_BN.argmax(1) == self.labels_B for logits_BN in self._answers(enabled)])
+        return np.stack([logits_BN.argmax(1) == self.labels_B for logits_BN in self._answers(enabled)])
 
-    def _answers(self, enabled: Sequence[bool] | None) -> Iterator[Tensor]:
+    def _answers(self, enabled: Sequence[bool] | None) -> Iterator[NDArray[np.float32]]:
         """One exit after the other, since all at once may need much memory."""
         joined_BN = None
         weights_K = chain(self.ensemble, enabled or [True] * len(self.head_macs))
@@ -64,15 +64,15 @@ class Records:
             if weights is None:
                 yield logits_BN
             else:
-                joined_BN = join(logits_BN.softmax(1).numpy(), joined_BN, weights)
-                yield torch.from_numpy(joined_BN)
+                joined_BN = join(probabilities(logits_BN), joined_BN, weights)
+                yield joined_BN
 
     @cached_property
     def full_accuracy(self) -> float:
         """Of the final exit on all inputs, with all exits on."""
-        return self.correct()[-1].double().mean().item()
+        return float(self.correct()[-1].mean())
 
-    def subset(self, rows: Tensor) -> "Records":
+    def subset(self, rows: NDArray[Any]) -> "Records":
         """Those of some inputs, by index."""
         return replace(
             self,
@@ -86,10 +86,10 @@ class Records:
         `labels` [B], `costs` [K] relative.
         """
         return {
-            "logits": self.logits_KBN.numpy(),
-            "answers": self.answers().numpy(),
-            "confidences": self.confidence_logits_KB.sigmoid().numpy(),
-            "labels": self.labels_B.numpy(),
+            "logits": self.logits_KBN,
+            "answers": self.answers(),
+            "confidences": sigmoid(self.confidence_logits_KB),
+            "labels": self.labels_B,
             "costs": np.array(self.costs()),
         }
 
@@ -97,23 +97,24 @@ class Records:
         """A table with a row for each input: `label`, and for every exit `answer_K`, `probability_K` of it,
         `right_K`, and for early exits `confidence_K`.
         """
-        import pandas
+        pandas: Any = require("pandas", "a table of records")
 
-        columns: dict[str, Any] = {"label": self.labels_B.numpy()}
+        columns: dict[str, Any] = {"label": self.labels_B}
         for k, answers_BN in enumerate(self.answers()):
-            columns[f"answer_{k}"] = answers_BN.argmax(1).numpy()
-            columns[f"probability_{k}"] = answers_BN.softmax(1).amax(1).numpy()
-            columns[f"right_{k}"] = (answers_BN.argmax(1) == self.labels_B).numpy()
+            columns[f"answer_{k}"] = answers_BN.argmax(1)
+            columns[f"probability_{k}"] = probabilities(answers_BN).max(1)
+            columns[f"right_{k}"] = answers_BN.argmax(1) == self.labels_B
             if k < len(self.head_macs):
-                columns[f"confidence_{k}"] = self.confidence_logits_KB[k].sigmoid().numpy()
+                columns[f"confidence_{k}"] = sigmoid(self.confidence_logits_KB[k])
         return pandas.DataFrame(columns)
 
     def save(self, path: str | Path) -> None:
         """Write them as one safetensors file."""
-        tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
+        save = require("safetensors.numpy", "saving records").save
+        tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in _TENSORS}
         costs = {name: getattr(self, name) for name in _COSTS}
         about = {"costs": json.dumps(costs), "ensemble": json.dumps(self.ensemble)}
-        write_atomically(Path(path), safetensors.torch.save(tensors, about))
+        write_atomically(Path(path), save(tensors, about))
 
     @staticmethod
     def load(path: str | Path) -> "Records":
@@ -125,8 +126,9 @@ class Records:
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"no records file {path}")
+        safetensors: Any = require("safetensors", "reading records")
         try:
-            with safetensors.safe_open(path, "pt") as file:
+            with safetensors.safe_open(path, "np") as file:
                 tensors = {name: file.get_tensor(name) for name in _TENSORS}
                 about = file.metadata()
                 ensemble = json.loads(about.get("ensemble", "null"))
@@ -164,12 +166,14 @@ def relative_costs(
     return costs
 
 
-def decide(records: Records, policy: ExitPolicy) -> Tensor:
+def decide(records: Records, policy: ExitPolicy) -> NDArray[np.int64]:
     """The exit at which each recorded input leaves: int64 [B]."""
     return policy.decide(list(records.logits_KBN), list(records.confidence_logits_KB))
 
 
-def recorded_scores(records: Records, score: str, enabled: Sequence[bool] | None = None) -> Tensor:
+def recorded_scores(
+    records: Records, score: str, enabled: Sequence[bool] | None = None
+) -> NDArray[np.float32]:
     """Score of every early exit and input: float32 [K - 1, B].
 
     Args:
@@ -184,13 +188,13 @@ def recorded_scores(records: Records, score: str, enabled: Sequence[bool] | None
         seen = [i for i in range(k) if on[i]] + [k]
         outputs = (list(of[seen]) for of in (records.logits_KBN, records.confidence_logits_KB))
         rows.append(score_of(score, *outputs))
-    return torch.stack(rows)
+    return np.stack(rows) if rows else np.empty((0, len(records)), np.float32)
 
 
-def first_above(scores_KB: Tensor, threshold: float | Tensor) -> Tensor:
+def first_above(scores_KB: NDArray[np.float32], threshold: ArrayLike) -> NDArray[np.int64]:
     """The first exit at which each input's score is above the threshold, else the final one: int64 [B].
 
     `threshold` is shared, or one per exit: [K - 1, 1].
     """
-    above_KB = torch.cat([scores_KB > threshold, torch.ones(1, scores_KB.shape[1], dtype=torch.bool)])
-    return above_KB.int().argmax(0)
+    above_KB = scores_KB > np.asarray(threshold, np.float32)
+    return np.concatenate([above_KB, np.ones((1, scores_KB.shape[1]), bool)]).argmax(0)

@@ -12,11 +12,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
-from scipy.special import bdtr
-from scipy.stats import beta
-from torch import Tensor
+from numpy.typing import NDArray
 
+from eenet.common import require
 from eenet.policies.policy import ExitPolicy
 from eenet.policies.records import Records, recorded_scores
 
@@ -136,22 +134,26 @@ def p_value(lost: int, won: int, count: int, limit: float, risk: str = "excess_e
         risk: see `Guarantee`.
     """
     if risk == "disagreement":
-        return float(bdtr(lost, count, limit))
+        return float(_special().bdtr(lost, count, limit))
     most = (1 - limit) / 2  # losses and gains are at most all inputs
-    highest = float(beta.ppf(1 - NUISANCE_ERROR, won + 1, count - won)) if won < count else most
+    highest = float(_special().betaincinv(won + 1, count - won, 1 - NUISANCE_ERROR)) if won < count else most
     rates = np.linspace(0, min(highest, most), NUISANCE_STEPS)
     return max(_tail(lost - won, count, rate + limit, rate) for rate in rates) + NUISANCE_ERROR
 
 
 def _tail(surplus: int, count: int, lose: float, win: float) -> float:
     """Probability that losses minus gains are at most `surplus`, at these rates of both."""
-    mean = count * win
+    mean, bdtr = count * win, _special().bdtr
     reach = 8 * (mean * (1 - win)) ** 0.5 + 12  # all but 1e-14
     won = np.arange(max(math.floor(mean - reach), 0), min(math.ceil(mean + reach), count) + 1)
     likely = bdtr(won, count, win) - np.where(won > 0, bdtr(won - 1, count, win), 0.0)
     left = count - won
     lost_at_most = bdtr(np.clip(won + surplus, 0, left), left, min(lose / (1 - win), 1.0))
     return float((likely * np.where(won + surplus < 0, 0.0, lost_at_most)).sum())
+
+
+def _special() -> Any:
+    return require("scipy.special", "a guaranteed risk")
 
 
 def inputs_needed(limit: float, delta: float | None, risk: str = "excess_error") -> int:
@@ -173,12 +175,12 @@ def inputs_needed(limit: float, delta: float | None, risk: str = "excess_error")
 
 def thresholds_to_try(score: str, num_classes: int) -> list[float]:
     """The grid, from careful to bold: dense where a score is nearly perfect."""
-    distances = torch.logspace(-DECADES, 0, STEPS + 1, dtype=torch.float64)
+    distances = np.logspace(-DECADES, 0, STEPS + 1)
     if score == "entropy":  # the negative one, from 0 down to -log N
         thresholds = -1.001 * math.log(max(num_classes, 2)) * distances
     else:
         thresholds = 1 - 1.000001 * distances  # the last is below 0, so that all leave
-    return thresholds.float().tolist()  # as scores are: no threshold falls between two roundings
+    return thresholds.astype(np.float32).tolist()  # as scores are: no threshold falls between two roundings
 
 
 def _along_the_grid(records: Records, score: str, risk: str) -> tuple[list[int], list[int], list[int]]:
@@ -187,29 +189,29 @@ def _along_the_grid(records: Records, score: str, risk: str) -> tuple[list[int],
         raise ValueError("there are no inputs to calibrate on")
     if not records.head_macs:
         raise ValueError("these are records of a network without early exits")
-    if risk == "excess_error" and bool((records.labels_B < 0).any()):
+    if risk == "excess_error" and (records.labels_B < 0).any():
         raise ValueError("excess error needs labels, and some inputs have none; use risk 'disagreement'")
     if risk == "disagreement":
         answers_KB = records.answers().argmax(2)
-        losses_KB = (answers_KB[:-1] != answers_KB[-1]).int()
+        losses_KB = (answers_KB[:-1] != answers_KB[-1]).astype(np.int64)
     else:
-        right_KB = records.correct().int()
+        right_KB = records.correct().astype(np.int64)
         losses_KB = right_KB[-1] - right_KB[:-1]
     # An input is at exit k from the threshold that one of its scores up to there is above, until
     # the one that a score before is above.
-    best_KB = recorded_scores(records, score).cummax(0).values
-    thresholds = torch.tensor(thresholds_to_try(score, records.logits_KBN.shape[2]))
-    from_KB = torch.searchsorted(-thresholds, -best_KB, right=True)
-    until_KB = torch.cat([torch.full_like(from_KB[:1], len(thresholds)), from_KB[:-1]])
+    best_KB = np.maximum.accumulate(recorded_scores(records, score))
+    thresholds = np.array(thresholds_to_try(score, records.logits_KBN.shape[2]), np.float32)
+    from_KB = np.searchsorted(-thresholds, -best_KB, side="right")
+    until_KB = np.concatenate([np.full_like(from_KB[:1], len(thresholds)), from_KB[:-1]])
     there_KB = from_KB < until_KB
 
-    def count(chosen_KB: Tensor) -> list[int]:
-        enter, leave = (torch.bincount(at[chosen_KB], minlength=STEPS + 2) for at in (from_KB, until_KB))
-        return (enter - leave).cumsum(0)[: STEPS + 1].tolist()
+    def count(chosen_KB: NDArray[np.bool_]) -> list[int]:
+        enter, leave = (np.bincount(at[chosen_KB], minlength=STEPS + 2) for at in (from_KB, until_KB))
+        return (enter - leave).cumsum()[: STEPS + 1].tolist()
 
     lost_KB = there_KB & (losses_KB == 1)
-    first_B = torch.where(lost_KB, from_KB, STEPS + 1).amin(0)
-    once_lost_T = torch.bincount(first_B, minlength=STEPS + 2).cumsum(0)[: STEPS + 1].tolist()
+    first_B = np.where(lost_KB, from_KB, STEPS + 1).min(0)
+    once_lost_T = np.bincount(first_B, minlength=STEPS + 2).cumsum()[: STEPS + 1].tolist()
     return count(lost_KB), count(there_KB & (losses_KB == -1)), once_lost_T
 
 

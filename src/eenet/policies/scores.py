@@ -2,56 +2,61 @@
 
 A score is a function of what the exits so far said, the exit in question last: class logits [B, N] and
 confidence logits [B] of each. One that doesn't look back is given that one exit only: it becomes part of the
-exported graphs. One that does (`looks_back`) is computed by the engines, from log-probabilities of the exits
-that are on.
+network's graph, so it is called with torch's tensors. One that does (`looks_back`) is computed by the
+engines, from log-probabilities of the exits that are on. Ours are written once, for tensors and for numpy's
+arrays; one of a user's own is always given tensors.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from eenet.common import Registry
+from eenet.common import Registry, require
 
-Score = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
+Floats = Any
+"""torch's tensors, or numpy's arrays."""
+Score = Callable[[Sequence[Floats], Sequence[Floats]], Floats]
 SCORES: Registry[Score] = Registry("score", "score")
 
 
 @SCORES.add()
-def max_softmax(logits_KBN: Sequence[Tensor], confidence_logits_KB: Sequence[Tensor]) -> Tensor:  # noqa: ARG001
+def max_softmax(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]) -> Floats:  # noqa: ARG001
     """Largest class probability."""
-    return logits_KBN[-1].softmax(1).amax(1)
+    of = _library(logits_KBN)
+    return of.amax(of.softmax(logits_KBN[-1], 1), 1)
 
 
 @SCORES.add()
-def confidence(logits_KBN: Sequence[Tensor], confidence_logits_KB: Sequence[Tensor]) -> Tensor:  # noqa: ARG001
+def confidence(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]) -> Floats:  # noqa: ARG001
     """The learned confidence, in (0, 1)."""
-    return confidence_logits_KB[-1].sigmoid()
+    return _library(confidence_logits_KB).sigmoid(confidence_logits_KB[-1])
 
 
 @SCORES.add()
-def entropy(logits_KBN: Sequence[Tensor], confidence_logits_KB: Sequence[Tensor]) -> Tensor:  # noqa: ARG001
+def entropy(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]) -> Floats:  # noqa: ARG001
     """Negative entropy of the class probabilities, in nats. BranchyNet, Teerapittayanon et al. 2016."""
-    log_p = logits_KBN[-1].log_softmax(1)
-    return (log_p.exp() * log_p).sum(1)
+    of = _library(logits_KBN)
+    log_p = of.log_softmax(logits_KBN[-1], 1)
+    return (of.exp(log_p) * log_p).sum(1)
 
 
 @SCORES.add()
-def margin(logits_KBN: Sequence[Tensor], confidence_logits_KB: Sequence[Tensor]) -> Tensor:  # noqa: ARG001
+def margin(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]) -> Floats:  # noqa: ARG001
     """Largest minus second largest class probability."""
-    logits_BN = logits_KBN[-1]
-    top = logits_BN.softmax(1).topk(min(2, logits_BN.shape[1]), 1).values
+    of, logits_BN = _library(logits_KBN), logits_KBN[-1]
+    top, _ = of.topk(of.softmax(logits_BN, 1), min(2, logits_BN.shape[1]), 1)
     return top[:, 0] - top[:, 1:].sum(1)  # nothing to take away where there is one class only
 
 
 @SCORES.add(looks_back=True)
-def patience(logits_KBN: Sequence[Tensor], confidence_logits_KB: Sequence[Tensor]) -> Tensor:  # noqa: ARG001
+def patience(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]) -> Floats:
     """How many exits in a row, up to this one, gave the same class, minus one. PABEE, Zhou et al. 2020."""
-    said_KB = torch.stack([logits_BN.argmax(1) for logits_BN in logits_KBN])
-    agree_KB = (said_KB == said_KB[-1]).flip(0).int()
-    return agree_KB.cumprod(0).sum(0).float() - 1
+    of = _library(logits_KBN)
+    said_KB = of.stack([logits_BN.argmax(1) for logits_BN in logits_KBN])
+    agree_KB = of.flip(said_KB == said_KB[-1], (0,)) * 1
+    return of.cumprod(agree_KB, 0).sum(0) * of.ones_like(confidence_logits_KB[-1]) - 1
 
 
 def looks_back(score: str) -> bool:
@@ -64,18 +69,67 @@ def graph_scores() -> list[str]:
     return [name for name in SCORES if not looks_back(name)]
 
 
-def score_of(score: str, logits_KBN: Sequence[Tensor], confidence_logits_KB: Sequence[Tensor]) -> Tensor:
+def score_of(
+    score: str, logits_KBN: Sequence[NDArray[Any]], confidence_logits_KB: Sequence[NDArray[Any]]
+) -> NDArray[np.float32]:
     """A score [B] at the last of these exits, from the outputs of all that are on up to there."""
     if looks_back(score):
-        return SCORES[score]([logits_BN.log_softmax(1) for logits_BN in logits_KBN], confidence_logits_KB)
-    return SCORES[score](logits_KBN[-1:], confidence_logits_KB[-1:])
+        logits_KBN = [_Arrays.log_softmax(logits_BN, 1) for logits_BN in logits_KBN]
+    else:
+        logits_KBN, confidence_logits_KB = logits_KBN[-1:], confidence_logits_KB[-1:]
+    if SCORES.origin(score) is None:
+        return SCORES[score](logits_KBN, confidence_logits_KB)
+    torch: Any = require("torch", f"the score {score!r}")
+    given = ([torch.from_numpy(np.array(part)) for part in of] for of in (logits_KBN, confidence_logits_KB))
+    return SCORES[score](*given).numpy()
 
 
 def score_of_answers(
     score: str, said: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]
 ) -> NDArray[np.float32]:
     """The same for a score that looks back, from class probabilities [B, N] and confidences [B] in (0, 1)."""
-    tiny = torch.finfo(torch.float32).tiny
-    logits_KBN = [torch.from_numpy(p_BN).clamp(min=tiny).log() for p_BN, _ in said]
-    confidences_KB = [torch.from_numpy(h_B).double().logit().float() for _, h_B in said]
-    return score_of(score, logits_KBN, confidences_KB).numpy()
+    return score_of(score, [logarithm(p_BN) for p_BN, _ in said], [logit(h_B) for _, h_B in said])
+
+
+def logarithm(p: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of probabilities, as logits that give them again; finite."""
+    return np.log(np.maximum(p, np.finfo(np.float32).tiny))
+
+
+def logit(p: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What `sigmoid` makes p of."""
+    with np.errstate(divide="ignore"):  # of 0 and 1: infinite
+        exact = p.astype(np.float64)
+        return (np.log(exact) - np.log1p(-exact)).astype(np.float32)
+
+
+def sigmoid(x: NDArray[Any]) -> NDArray[Any]:
+    """1 / (1 + e^-x), without overflow."""
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1, small) / (1 + small)
+
+
+class _Arrays:
+    """What scores use of torch, for numpy's arrays."""
+
+    exp, stack, flip, cumprod, amax, ones_like = np.exp, np.stack, np.flip, np.cumprod, np.max, np.ones_like
+    sigmoid = staticmethod(sigmoid)
+
+    @staticmethod
+    def log_softmax(x: NDArray[Any], dim: int) -> NDArray[Any]:
+        x = x - x.max(dim, keepdims=True)
+        return x - np.log(np.exp(x).sum(dim, keepdims=True))
+
+    @staticmethod
+    def softmax(x: NDArray[Any], dim: int) -> NDArray[Any]:
+        powers = np.exp(x - x.max(dim, keepdims=True))
+        return powers / powers.sum(dim, keepdims=True)
+
+    @staticmethod
+    def topk(x: NDArray[Any], k: int, dim: int) -> tuple[NDArray[Any], None]:
+        return np.flip(np.sort(x, dim).take(np.arange(-k, 0), dim), dim), None
+
+
+def _library(of: Sequence[Floats]) -> Any:
+    """numpy for arrays, torch for its tensors."""
+    return _Arrays if isinstance(of[-1], np.ndarray | np.generic) else require("torch", "a tensor")

@@ -3,7 +3,10 @@
 Every faster engine must leave at the same exit with the same answer.
 """
 
+from typing import Any
+
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from eenet.networks import EENet
@@ -21,7 +24,7 @@ def run_one(network: EENet, policy: ExitPolicy, image_CHW: Tensor) -> tuple[Tens
     """
     assert not network.training
     weights_K, joined_BN = chain(network.config.ensemble, policy.enabled), None
-    seen: list[tuple[Tensor, Tensor]] = []
+    seen: list[list[NDArray[Any]]] = []
     with torch.inference_mode():
         features = image_CHW[None]
         for k, stage in enumerate(network.stages):
@@ -29,8 +32,8 @@ def run_one(network: EENet, policy: ExitPolicy, image_CHW: Tensor) -> tuple[Tens
             if k < network.num_exits:
                 if not policy.enabled[k]:
                     continue
-                seen.append(network.heads[k](features))
-                logits_BN = seen[-1][0]
+                logits_BN, confidence_logits_B = network.heads[k](features)
+                seen.append([logits_BN.cpu().numpy(), confidence_logits_B.cpu().numpy()])
                 score_B = score_of(policy.score, *map(list, zip(*seen, strict=True)))
                 leaves = score_B.item() > policy.thresholds[k]
             else:

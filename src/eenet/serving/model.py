@@ -13,7 +13,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from eenet.common import cores
@@ -205,7 +204,7 @@ class ServedModel:
         assert answers.scores_BK is not None
         score = float(answers.scores_BK[0, min(exit_index, last)])
         with self._watching:
-            self._monitor.update(depth(torch.tensor(exit_index), torch.tensor(score)).item())
+            self._monitor.update(float(depth(exit_index, score)))
 
     @property
     def drift(self) -> bool | None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-import torch
+import numpy as np
 
 from eenet.common import Result, counted, hardware, lines, wrapped, write_atomically
 from eenet.data import SOURCES, Images, local_folder, sample, unlabelled
@@ -146,7 +146,7 @@ def calibrate(
     records = collect(network, images, show_progress=True)
     if not labelled:  # what is right is then what the full network says
         records = replace(records, labels_B=records.answers()[-1].argmax(1))
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    order = np.random.default_rng(0).permutation(len(images))
     fitted, held_out = (records.subset(half) for half in (order[::2], order[1::2]))
     more: dict[str, Any] = {}
     known_to: dict[str, tuple[float, float]] = {}

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from eenet.common import say, training_progress
 from eenet.data import AUGMENTATIONS, Augmentation, Images, batches
 from eenet.evaluation import Evaluation, check_fit, collect, measure
 from eenet.networks import EENet
-from eenet.policies import ExitPolicy, Records, fit_ensemble, policy_for_budget
+from eenet.policies import ExitPolicy, Records, fit_ensemble, policy_for_budget, probabilities
 from eenet.training.objectives import trains_confidence
 from eenet.training.recipes import TrainConfig
 from eenet.training.state import STATE_FILE, TrainingState, stop_signals
@@ -118,8 +119,8 @@ def _as_if_fitted(network: EENet, records: Records, config: TrainConfig) -> Eval
     """What the network would do now: as `eenet.policies.fit` has it, without the seconds that gates take."""
     if not network.num_exits or trains_confidence(config.objective):
         return measure(records, ExitPolicy("confidence", (0.5,) * network.num_exits))
-    own_KBN = records.logits_KBN.double().softmax(2).numpy()
-    records = replace(records, ensemble=fit_ensemble(list(own_KBN), records.labels_B.numpy()))
+    own_KBN = [probabilities(logits_BN.astype(np.float64)) for logits_BN in records.logits_KBN]
+    records = replace(records, ensemble=fit_ensemble(own_KBN, records.labels_B))
     return measure(records, policy_for_budget(records, config.budget))
 
 
