@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, errors that name them, the cache."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,12 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OSError(f"can't write {path}: {error.strerror or error}") from error
+
+
+def sha256(path: Path) -> str:
+    """Of what a file holds, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cache_directory() -> Path:

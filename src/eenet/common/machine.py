@@ -1,20 +1,33 @@
-"""The machine this runs on: its name, its cores, its memory."""
+"""The machine this runs on: its name, its cores, its memory, and the libraries it has."""
 
 import ctypes
 import os
 import platform
+import re
 import sys
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+NAMES = {"sklearn": "scikit-learn"}  # where a package is called otherwise
 
 
 def hardware() -> str:
     """What this runs on, in words."""
-    import torch
-
-    if torch.cuda.is_available():
+    torch = sys.modules.get("torch")  # without it nothing runs on a GPU
+    if torch is not None and torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    names = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    processor = names.get("cpu_name") or platform.processor() or platform.machine()
-    return f"{os.cpu_count()} cores of {processor}"
+    return f"{os.cpu_count()} cores of {_processor()}"
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return " ".join(re.sub(r"\((R|TM)\)|CPU|Processor|@.*", " ", value).split())
+    return platform.processor() or platform.machine()
 
 
 def cores() -> int:
@@ -36,3 +49,23 @@ def keep_freed_memory() -> None:
     if hasattr(libc, "mallopt"):
         for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)):
             libc.mallopt(option, value)
+
+
+def require(module: str, what: str, extra: str = "train") -> ModuleType:
+    """Import a module, or say what needs it and how to install it.
+
+    Args:
+        module: such as `scipy.special`.
+        what: needs it, at the start of a sentence.
+        extra: of eenet, which brings it.
+
+    Raises:
+        ValueError: its package isn't installed.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        raise ValueError(
+            f"{what} needs {NAMES.get(package, package)}; pip install 'eenet[{extra}]'"
+        ) from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from eenet.common import Result, format_table, hardware, progress, wrapped
 from eenet.data import Images, sample
 from eenet.evaluation.evaluating import as_images
-from eenet.networks import EENet, as_network, name_of
+from eenet.networks import Network, name_of, open_network
 from eenet.policies import ExitPolicy
 from eenet.runtime import BACKENDS, BenchRow, installed, options_of, time_network
 
@@ -99,13 +99,13 @@ def pace(other: str, speedup: float, low: float, high: float) -> str:
 
 
 def bench(
-    checkpoint: EENet | str | Path,
+    checkpoint: Network | str | Path,
     policy: ExitPolicy | str | None = None,
     *,
     data: str | Images | None = None,
     backends: Sequence[str] = (),
     batch_sizes: Sequence[int] = (1, 64),
-    against: EENet | str | Path | None = None,
+    against: Network | str | Path | None = None,
     exported: str | Path | None = None,
     budget: float | None = None,
     repeats: int = 7,
@@ -128,9 +128,9 @@ def bench(
     Raises:
         FileNotFoundError, ValueError: checkpoint or data can't be read, or a backend can't be had.
     """
-    network = as_network(checkpoint)
+    network = open_network(checkpoint)
     chosen = network.config.exit_policy(budget, policy)
-    other = as_network(against) if against is not None else None
+    other = open_network(against) if against is not None else None
     if other and other.config.input_size != network.config.input_size:
         raise ValueError(
             f"{name_of(against or other)} takes images of size {other.config.input_size}, "

@@ -8,12 +8,12 @@ from eenet.common import progress, say
 from eenet.data import Images, in_order, load
 from eenet.evaluation.diagnostics import DiagnosedEvaluation, diagnose
 from eenet.evaluation.metrics import Evaluation, measure
-from eenet.networks import Config, EENet, as_network
+from eenet.networks import Config, Network, open_network
 from eenet.policies import ExitPolicy, Records
 
 
 def collect(
-    network: EENet,
+    network: Network,
     images: Images,
     *,
     batch_size: int = 256,
@@ -71,7 +71,7 @@ def check_fit(config: Config, images: Images) -> None:
 
 
 def evaluate(
-    source: EENet | Records | str | Path,
+    source: Network | Records | str | Path,
     policy: ExitPolicy | str | None = None,
     *,
     data: str | Images | None = None,
@@ -99,7 +99,7 @@ def evaluate(
         if not isinstance(policy, ExitPolicy) or data is not None or budget is not None:
             raise ValueError("records are evaluated under an ExitPolicy, and need no data and no budget")
         return measure(source, policy)
-    network = as_network(source)
+    network = open_network(source)
     chosen = network.config.exit_policy(budget, policy)
     records = collect(network, as_images(data, network.config, split), show_progress=True)
     found = vars(measure(records, chosen)) | vars(diagnose(records, chosen))

@@ -14,7 +14,7 @@ from eenet.evaluation.benching import bench
 from eenet.evaluation.evaluating import as_images, collect
 from eenet.evaluation.page import Entry, build_report
 from eenet.evaluation.shift import evaluate_under_corruptions
-from eenet.networks import Config, EENet, as_network, checkpoint_directory, name_of
+from eenet.networks import Config, Network, checkpoint_directory, name_of, open_network
 from eenet.policies import RECORDS_FILE, ExitPolicy, Records
 
 
@@ -32,7 +32,7 @@ class Report(Result):
 
 
 def report(
-    checkpoints: EENet | str | Path | Sequence[EENet | str | Path],
+    checkpoints: Network | str | Path | Sequence[Network | str | Path],
     out: str | Path,
     *,
     data: str,
@@ -59,14 +59,14 @@ def report(
     start, out = time.perf_counter(), Path(out)
     if out.is_dir() or not out.parent.is_dir():
         raise ValueError(f"can't write to {out}: {'a directory' if out.is_dir() else 'no such directory'}")
-    if isinstance(checkpoints, EENet | str | Path):
+    if not isinstance(checkpoints, Sequence) or isinstance(checkpoints, str):
         checkpoints = [checkpoints]
     known = [name_of(checkpoint) for checkpoint in checkpoints]
     names = [Path(name).name for name in known]
     labels = names if len(set(names)) == len(names) else known
     entries, shown = [], None
     for label, checkpoint in zip(labels, checkpoints, strict=True):
-        network = as_network(checkpoint)
+        network = open_network(checkpoint)
         images = as_images(data, network.config, split)
         shown = images if shown is None else shown
         if images.class_names != shown.class_names:
@@ -88,9 +88,9 @@ def report(
     return Report(report=str(out), bytes=len(page), seconds=round(time.perf_counter() - start, 1))
 
 
-def _records(network: EENet, checkpoint: EENet | str | Path, images: Images, split: str) -> Records:
+def _records(network: Network, checkpoint: Network | str | Path, images: Images, split: str) -> Records:
     """Those that training left, if they are of these images and this network, else collected now."""
-    if not isinstance(checkpoint, EENet):
+    if isinstance(checkpoint, str | Path):
         path = checkpoint_directory(checkpoint) / RECORDS_FILE.format(split=split)
         if path.exists() and len(kept := Records.load(path)) == len(images):
             some = np.linspace(0, len(images) - 1, min(len(images), 64)).astype(int)

@@ -12,7 +12,7 @@ from eenet.data import CORRUPTIONS, Images, ImageSet, check_known, corrupt
 from eenet.evaluation.diagnostics import expected_calibration_error
 from eenet.evaluation.evaluating import as_images, collect
 from eenet.evaluation.metrics import measure
-from eenet.networks import EENet, as_network
+from eenet.networks import Network, open_network
 from eenet.policies import ExitPolicy, Records, decide
 
 MOST_IMAGES = 2000
@@ -40,7 +40,7 @@ class ShiftRow(Result):
 
 
 def under_corruptions(
-    network: EENet,
+    network: Network,
     policy: ExitPolicy,
     images: Images,
     *,
@@ -80,7 +80,7 @@ def under_corruptions(
 
 
 def evaluate_under_corruptions(
-    source: EENet | str | Path,
+    source: Network | str | Path,
     policy: ExitPolicy | str | None = None,
     *,
     data: str | Images | None = None,
@@ -105,7 +105,7 @@ def evaluate_under_corruptions(
     names = list(CORRUPTIONS) if list(names) == ["all"] else names
     for name, severity in product(names, severities):
         check_known(name, severity)
-    network = as_network(source)
+    network = open_network(source)
     chosen = network.config.exit_policy(budget, policy)
     images = as_images(data, network.config, split)
     with progress("evaluating", 1 + len(names) * len(severities)) as advance:

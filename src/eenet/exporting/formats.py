@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from eenet.common import write_atomically
-from eenet.networks import EENet
+from eenet.networks import PIXELS, Network, StoredNetwork, from_array, parse
 from eenet.policies import ExitPolicy
 from eenet.runtime import Segment, SegmentModule, examples, folded_segments, segments_of
 
@@ -23,7 +23,7 @@ LARGEST_BATCH = 1024  # of a library compiled by torch
 class Job:
     """What is to be written, and where."""
 
-    network: EENet
+    network: Network
     policy: ExitPolicy
     precision: str
     target: Path
@@ -67,9 +67,7 @@ def _staged(job: Job, save: Save) -> dict[str, Any]:
 
 def _single(job: Job, save: Save, *, defaults: bool, images: Literal["one", "any"]) -> dict[str, Any]:
     """The stages nested; thresholds are inputs, with defaults where the format has such."""
-    import onnx
-
-    from eenet.runtime import PIXELS, nest, threshold_name
+    from eenet.runtime import nest, threshold_name
 
     segments = job.segments
     parts = [_halved(job, part, save) for part in _parts(job)[1]]
@@ -78,7 +76,7 @@ def _single(job: Job, save: Save, *, defaults: bool, images: Literal["one", "any
     for name, segment in zip(names, segments, strict=False):
         default = np.array([job.policy.thresholds[segment.exit or 0]], np.float32)
         if defaults:
-            model.graph.initializer.append(onnx.numpy_helper.from_array(default, name))
+            model.graph.initializer.append(from_array(default, name))
     if images == "one":
         model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     outputs = {"probabilities": "probabilities", "exit_index": "exit_index"}
@@ -90,7 +88,7 @@ def _parts(job: Job) -> tuple[list[dict[str, Any]], list[Any]]:
     """For each segment the names of what goes in and out, and its ONNX model."""
     from eenet.runtime import Cutter, inputs_and_outputs
 
-    cutter, final = Cutter(job.graph), job.network.num_exits
+    cutter, final = Cutter(parse(job.graph.SerializeToString(), "the graph")), job.network.num_exits
     stages, models = [], []
     for segment in job.segments:
         inputs, outputs = inputs_and_outputs(segment, job.policy.score, final)
@@ -103,9 +101,12 @@ def _halved(job: Job, model: Any, save: Save) -> Any:
     """In float16, if that is wanted and saving doesn't do it."""
     if job.precision != "fp16" or save is not _save_onnx:
         return model
+    import onnx
+
     from eenet.exporting.quantize import to_float16
 
-    return to_float16(model)
+    given = onnx.ModelProto.FromString(model.SerializeToString())
+    return parse(to_float16(given).SerializeToString(), "the graph in float16")
 
 
 def _kinds(segment: Segment, final: int) -> list[str]:
@@ -142,8 +143,9 @@ class _Tensors(nn.Module):
 
 def _programs(job: Job, *, any_batch: bool) -> Sequence[Any]:
     """torch's exported program of every segment, with BatchNorm folded."""
-    modules = folded_segments(job.network, job.segments, job.policy.score)
-    inputs = examples(job.network, job.segments, batch_size=2 if any_batch else 1)
+    network = job.network.to_torch() if isinstance(job.network, StoredNetwork) else job.network
+    modules = folded_segments(network, job.segments, job.policy.score)
+    inputs = examples(network, job.segments, batch_size=2 if any_batch else 1)
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     with torch.no_grad():
         return [

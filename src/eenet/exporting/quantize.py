@@ -7,18 +7,27 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
+import onnxscript.optimizer
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
 from eenet.data import Images, in_order, sample
-from eenet.networks import EENet
+from eenet.networks import PIXELS, Network, features_name, probabilities_name, score_name
 from eenet.policies import Records, logarithm, logit
-from eenet.runtime import PIXELS, features_name, probabilities_name, score_name, session_of
+from eenet.runtime import session_of
 
 CALIBRATION_IMAGES = 256
 BATCH = 64
+
+
+def simplified(model: Any) -> onnx.ModelProto:
+    """A network's graph with BatchNorm folded and without what has no effect, for other programs to run."""
+    given = onnx_ir.from_proto(onnx.ModelProto.FromString(model.SerializeToString()))
+    onnxscript.optimizer.optimize_ir(given)
+    return onnx_ir.to_proto(given)
 
 
 def to_float16(graph: onnx.ModelProto) -> onnx.ModelProto:
@@ -59,7 +68,7 @@ def to_int8(graph: onnx.ModelProto, images: Images) -> onnx.ModelProto:
         return onnx.load(written)
 
 
-def graph_records(graph: onnx.ModelProto, network: EENet, images: Images) -> Records:
+def graph_records(graph: onnx.ModelProto, network: Network, images: Images) -> Records:
     """What a graph of a network says about images, as records. Its answers are log-probabilities."""
     final, config = network.num_exits, network.config
     wanted = [probabilities_name(k) for k in range(final + 1)]

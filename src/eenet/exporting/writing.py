@@ -9,14 +9,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from eenet.common import Result, lines, working, wrapped, write_atomically
 from eenet.data import ImageSet, load, sample
 from eenet.evaluation import collect, measure, pace
 from eenet.exporting.comparing import bytes_in, compare, reason, time_against_fp32
 from eenet.exporting.formats import FORMATS, PRECISIONS, Job
-from eenet.networks import EENet, as_network, name_of
+from eenet.networks import Network, graph_of, name_of, open_network
 from eenet.policies import ExitPolicy, looks_back, policies_for_budgets, policy_for_budget
 from eenet.runtime import FORMAT_VERSION, MANIFEST_FILE, read_manifest
 
@@ -80,7 +80,7 @@ class Export(Result):
 
 
 def export(
-    checkpoint: EENet | str | Path,
+    checkpoint: Network | str | Path,
     out: str | Path,
     *,
     format: str = "onnx",
@@ -115,7 +115,7 @@ def export(
     """
     out = Path(out)
     _check(format, precision, out, force)
-    network = as_network(checkpoint)
+    network = open_network(checkpoint)
     config = network.config
     chosen = config.exit_policy(budget, policy)
     if looks_back(chosen.score):
@@ -127,9 +127,9 @@ def export(
     data_name = data or config.provenance.get("train_config", {}).get("data")
     graph, measured = None, {}
     if FORMATS[format].from_onnx:
-        from eenet.runtime import network_graph
+        from eenet.exporting.quantize import simplified
 
-        graph = network_graph(network)
+        graph = simplified(graph_of(network))
     images, before = _images(network, data_name), (graph, chosen)
     if precision == "int8":
         from eenet.exporting.quantize import graph_records
@@ -191,7 +191,7 @@ def _check(format: str, precision: str, out: Path, force: bool) -> None:
         raise FileExistsError(f"{out} is not empty; give another directory, or --force")
 
 
-def _images(network: EENet, data_name: str | None) -> ImageSet:
+def _images(network: Network, data_name: str | None) -> ImageSet:
     """Test images, or random ones."""
     channels, height, width = network.config.input_size
     count = min(COMPARED_IMAGES, max(8, COMPARED_PIXELS // (height * width)))
@@ -200,17 +200,15 @@ def _images(network: EENet, data_name: str | None) -> ImageSet:
         if data_name is None:
             raise FileNotFoundError
         images = load(data_name, "test", size=(height, width))
-        pixels_BCHW = torch.from_numpy(sample(images, count))
+        pixels_BCHW = sample(images, count)
     except (FileNotFoundError, ValueError):
-        generator = torch.Generator().manual_seed(0)
-        pixels_BCHW = torch.randint(
-            256, (count, channels, height, width), dtype=torch.uint8, generator=generator
-        )
-    return ImageSet(pixels_BCHW, torch.zeros(len(pixels_BCHW), dtype=torch.int64), names)
+        size = (count, channels, height, width)
+        pixels_BCHW = np.random.default_rng(0).integers(256, size=size, dtype=np.uint8)
+    return ImageSet(pixels_BCHW, np.zeros(len(pixels_BCHW), np.int64), names)
 
 
 def _quantized(
-    network: EENet, graph: Any, policy: ExitPolicy, data_name: str
+    network: Network, graph: Any, policy: ExitPolicy, data_name: str
 ) -> tuple[Any, ExitPolicy, dict[str, ExitPolicy], dict[str, Any]]:
     """The graph in int8, thresholds set anew for it, and what that does on test images."""
     from eenet.exporting.quantize import graph_records, to_int8

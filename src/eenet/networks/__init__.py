@@ -6,18 +6,49 @@ from eenet.common.lazy import lazy_names
 
 if TYPE_CHECKING:
     from eenet.networks.building import convert, create_model, name_backbone, without_exits
-    from eenet.networks.checkpoint import as_network, name_of, trained_backbone
+    from eenet.networks.checkpoint import as_network, trained_backbone
     from eenet.networks.config import Config, read_config
     from eenet.networks.describing import BackboneInfo, CheckpointInfo, info
     from eenet.networks.directories import (
         CARD_FILE,
         CONFIG_FILE,
+        GRAPH_FILE,
         SHIPPED,
         WEIGHTS_FILE,
         about_shipped,
         checkpoint_directory,
         shipped_checkpoints,
     )
+    from eenet.networks.graphs.keeping import write_graph
+    from eenet.networks.graphs.messages import (
+        BOOL,
+        FLOAT,
+        INT64,
+        Graph,
+        Model,
+        Node,
+        Tensor,
+        copy_of,
+        extract,
+        from_array,
+        make_node,
+        parse,
+        to_array,
+        value_info,
+    )
+    from eenet.networks.graphs.stored import (
+        PIXELS,
+        Network,
+        StoredNetwork,
+        check_hashes,
+        features_name,
+        graph_of,
+        name_of,
+        open_network,
+        probabilities_name,
+        score_name,
+    )
+    from eenet.networks.graphs.whole import network_graph, normalization
     from eenet.networks.heads import HEADS
     from eenet.networks.network import EENet, ExitOutputs
 

@@ -75,13 +75,6 @@ def as_network(source: EENet | str | Path) -> EENet:
     return source if isinstance(source, EENet) else load_checkpoint(source)
 
 
-def name_of(source: EENet | str | Path) -> str:
-    """What to call it in messages and titles."""
-    if isinstance(source, EENet):
-        return source.config.backbone or "the network"
-    return str(source)
-
-
 def load_checkpoint(name: str | Path, backbone: nn.Module | Sequence[nn.Module] | None = None) -> EENet:
     """See `EENet.from_pretrained`.
 

@@ -6,12 +6,12 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from eenet.common import blaming
+from eenet.common import blaming, write_atomically
 from eenet.networks.directories import CONFIG_FILE
 from eenet.policies import LARGEST, ExitPolicy
 
@@ -54,6 +54,8 @@ class Config:
     """Versions of torch and timm with which the division was proved exact."""
     plugins: list[str] = field(default_factory=list)
     """Modules of users' own heads, gates, backbones and scores that the network needs."""
+    hashes: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of the graph, if there is one beside the weights, and of the files that hold its weights."""
     format_version: int = FORMAT_VERSION
 
     def exit_policy(self, budget: float | None = None, name: ExitPolicy | str | None = None) -> ExitPolicy:
@@ -142,6 +144,10 @@ _CONFIG_CHECKS: dict[str, tuple[str, Callable[[Any, Mapping[str, Any]], bool]]] 
         lambda v, _: isinstance(v, dict) and all(isinstance(each, str) for each in v.values()),
     ),
     "plugins": ("a list of modules", lambda v, _: _list_of(v, [str])),
+    "hashes": (
+        "an object of SHA-256 sums by file",
+        lambda v, _: isinstance(v, dict) and all(isinstance(each, str) for each in v.values()),
+    ),
     "provenance": ("an object", lambda v, _: isinstance(v, dict)),
 }
 
@@ -170,7 +176,7 @@ def read_config(directory: Path) -> Config:
             f"{' and '.join(map(str, READABLE))}"
         )
     if version == 2:
-        values = {"proved_with": {}, "plugins": [], **values}
+        values = {"proved_with": {}, "plugins": [], "hashes": {}, **values}
     known = {f.name for f in fields(Config)}
     for key in sorted(known - values.keys()):
         raise ValueError(f"{path}: key {key!r} is missing")
@@ -189,6 +195,11 @@ def read_config(directory: Path) -> Config:
                 ExitPolicy.from_dict(policy, len(values["exits"]))
     values["input_size"] = tuple(values["input_size"])
     return Config(**values)
+
+
+def write_config(config: Config, directory: Path) -> None:
+    """Write `config.json`."""
+    write_atomically(directory / CONFIG_FILE, (json.dumps(asdict(config), indent=2) + "\n").encode())
 
 
 def _list_of(value: Any, kinds: Sequence[type], count: int | None = None) -> bool:

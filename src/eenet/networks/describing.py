@@ -5,15 +5,16 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eenet.backbones import Cut, create_backbone, default_input_size, is_backbone, trace
-from eenet.common import Result, format_table, lines
-from eenet.networks.checkpoint import name_of
+from eenet.common import Result, format_table, lines, require
 from eenet.networks.config import Config, read_config
 from eenet.networks.directories import checkpoint_directory, shipped_checkpoints
-from eenet.networks.network import EENet
+from eenet.networks.graphs.stored import Network, name_of
 from eenet.policies import ExitPolicy, relative_costs
+
+if TYPE_CHECKING:
+    from eenet.backbones import Cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class BackboneInfo(Result):
     num_classes: int
     macs: int
     parameters: int
-    cuts: list[Cut]
+    cuts: "list[Cut]"
 
     def __str__(self) -> str:
         told = {key: value for key, value in self.to_dict().items() if key != "cuts"}
@@ -81,7 +82,7 @@ class CheckpointInfo(Result):
 
 
 def info(
-    name: EENet | str | Path, *, input_size: Sequence[int] | None = None
+    name: "Network | str | Path", *, input_size: Sequence[int] | None = None
 ) -> CheckpointInfo | BackboneInfo:
     """What a checkpoint holds and the costs of leaving at each exit, or where a backbone can be cut.
 
@@ -92,17 +93,22 @@ def info(
     Raises:
         FileNotFoundError, ValueError: neither a checkpoint nor a backbone.
     """
-    if isinstance(name, EENet):
+    if not isinstance(name, str | Path):
         return _of_config(name_of(name), name.config)
     name = str(name)
     shipped = shipped_checkpoints()
-    may_be_one = not Path(name).exists() and "/" not in name and name not in shipped
-    if may_be_one and (is_backbone(name) or not difflib.get_close_matches(name, shipped)):
-        return _of_backbone(name, input_size)
+    if not Path(name).exists() and "/" not in name and name not in shipped:
+        require("torch", f"looking at a backbone ({name} is no checkpoint)")
+        from eenet.backbones import is_backbone
+
+        if is_backbone(name) or not difflib.get_close_matches(name, shipped):
+            return _of_backbone(name, input_size)
     return _of_config(name, read_config(checkpoint_directory(name)))
 
 
 def _of_backbone(name: str, input_size: Sequence[int] | None) -> BackboneInfo:
+    from eenet.backbones import create_backbone, default_input_size, trace
+
     module = create_backbone(name, {"in_chans": input_size[0]} if input_size else {})
     traced = trace(module, input_size or default_input_size(module))
     return BackboneInfo(

@@ -3,8 +3,13 @@
 import difflib
 import json
 from pathlib import Path
+from typing import Any
+
+from eenet.common import require
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+GRAPH_FILE = "graph.onnx"
+"""The network as ONNX Runtime and OpenVINO take it; its weights stay in `WEIGHTS_FILE`."""
 SHIPPED = Path(__file__).parents[1] / "pretrained"
 
 
@@ -41,11 +46,11 @@ def checkpoint_directory(name: str | Path) -> Path:
             f"{hint}; make one with `eenet train`, or give a hub id (owner/name), or one of "
             f"{', '.join(shipped)}"
         )
-    from huggingface_hub import snapshot_download  # takes half a second to import
-    from huggingface_hub.errors import HfHubHTTPError
+    hub: Any = require("huggingface_hub", "a network of the hub")  # takes half a second to import
+    errors: Any = require("huggingface_hub.errors", "a network of the hub")
 
     try:
-        allowed = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
-        return Path(snapshot_download(str(name), allow_patterns=allowed))
-    except (OSError, HfHubHTTPError, ValueError) as error:
+        allowed = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, GRAPH_FILE]
+        return Path(hub.snapshot_download(str(name), allow_patterns=allowed))
+    except (OSError, errors.HfHubHTTPError, ValueError) as error:
         raise FileNotFoundError(f"{hint}, and the hub has no such model or can't be reached") from error

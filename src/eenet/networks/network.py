@@ -1,8 +1,6 @@
 """The early-exit network: stages and exit heads, how it is made, saved and loaded."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +14,8 @@ from torch import Tensor, nn
 from eenet.backbones import eval_mode
 from eenet.common import write_atomically
 from eenet.data import normalize
-from eenet.networks.config import Config
-from eenet.networks.directories import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from eenet.networks.config import Config, write_config
+from eenet.networks.directories import CARD_FILE, CONFIG_FILE, GRAPH_FILE, WEIGHTS_FILE
 from eenet.policies import Fitted, relative_costs
 
 
@@ -125,8 +123,21 @@ class EENet(nn.Module):
 
     # Checkpoints ---------------------------------------------------------------------
 
-    def save_pretrained(self, directory: str | Path, *, card: str = "") -> Path:
-        """Write `config.json`, `model.safetensors` and, if given, the model card `README.md`."""
+    def save_pretrained(self, directory: str | Path, *, card: str = "", graph: bool | None = None) -> Path:
+        """Write `config.json`, `model.safetensors`, perhaps `graph.onnx`, and the model card `README.md`.
+
+        Args:
+            directory: is made if it isn't there.
+            card: its text. Default: none is written.
+            graph: also write the network as a graph, whose weights stay in `model.safetensors`: then what
+                runs it needs neither torch nor its class. Making it takes seconds to a minute. Default: if
+                the network is of a class of your own, or the directory holds its graph already.
+
+        Raises:
+            ValueError: `graph` is wanted, and torch can't export the network.
+        """
+        from eenet.networks.graphs.keeping import put_graph  # which knows networks of this class
+
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         weights, written = {}, set()
@@ -136,9 +147,9 @@ class EENet(nn.Module):
             shared = storage in written
             weights[name] = tensor.detach().clone() if shared else tensor.detach().contiguous()
             written.add(storage)
-        config = json.dumps(asdict(self.config), indent=2) + "\n"
         write_atomically(directory / WEIGHTS_FILE, safetensors.torch.save(weights))
-        write_atomically(directory / CONFIG_FILE, config.encode())
+        self.config.hashes = put_graph(self, directory, graph)
+        write_config(self.config, directory)
         if card:
             write_atomically(directory / CARD_FILE, card.encode())
         return directory
@@ -169,5 +180,5 @@ class EENet(nn.Module):
         self.save_pretrained(directory)
         api = HfApi()
         api.create_repo(repo_id, private=private, exist_ok=True)
-        allowed = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
+        allowed = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, GRAPH_FILE]
         return str(api.upload_folder(repo_id=repo_id, folder_path=directory, allow_patterns=allowed))

@@ -10,24 +10,16 @@ if TYPE_CHECKING:
     from eenet.runtime.backends.exported import FORMAT_VERSION, MANIFEST_FILE, load_exported, read_manifest
     from eenet.runtime.backends.onnx_backend import session_of
     from eenet.runtime.backends.openvino_backend import core
-    from eenet.runtime.backends.torch_backend import examples, folded_segments
+    from eenet.runtime.backends.torch_backend import SegmentModule, examples, folded_segments
     from eenet.runtime.compacting import Answers, run_batch
-    from eenet.runtime.graphs.cutting import (
-        PIXELS,
-        Cutter,
-        features_name,
-        inputs_and_outputs,
-        probabilities_name,
-        score_name,
-    )
+    from eenet.runtime.graphs.cutting import Cutter, inputs_and_outputs
     from eenet.runtime.graphs.nesting import nest, threshold_name
-    from eenet.runtime.graphs.whole import network_graph
+    from eenet.runtime.graphs.segments import Segment, segments_of
     from eenet.runtime.predicting import FilePrediction, predict, predict_each, prediction_lines
     from eenet.runtime.predictor import Prediction, Predictor
     from eenet.runtime.queued import QueuedEngine
     from eenet.runtime.reference import run_one
     from eenet.runtime.requests import EngineClosedError
-    from eenet.runtime.segments import Segment, SegmentModule, segments_of
     from eenet.runtime.timing import (
         BenchRow,
         Contender,

@@ -10,7 +10,7 @@ from typing import Any
 
 from eenet.common import Result, RowFile, cores, format_row, format_table, steady_progress
 from eenet.data import find_images
-from eenet.networks import CONFIG_FILE, EENet, as_network, name_of
+from eenet.networks import Network, StoredNetwork, open_network
 from eenet.policies import ExitPolicy
 from eenet.runtime.backends.choice import installed, options_of
 from eenet.runtime.predictor import Prediction, Predictor
@@ -42,7 +42,7 @@ class FilePrediction(Result):
 
 
 def predict(
-    checkpoint: EENet | str | Path,
+    checkpoint: Network | str | Path,
     inputs: str | Path | Sequence[str | Path],
     *,
     budget: float | None = None,
@@ -81,7 +81,7 @@ def predict(
 
 
 def predict_each(
-    checkpoint: EENet | str | Path,
+    checkpoint: Network | str | Path,
     inputs: str | Path | Sequence[str | Path],
     *,
     budget: float | None = None,
@@ -99,12 +99,8 @@ def predict_each(
         raise ValueError("resume goes on with a file; name it with --out")
     files = find_images(_listed([inputs] if isinstance(inputs, str | Path) else inputs))
     strict = strict or len(files) == 1
-    network = as_network(checkpoint)
+    network = open_network(checkpoint)
     config = network.config
-    if config.mean is None:
-        raise ValueError(
-            f"{CONFIG_FILE} of {name_of(checkpoint)} has no mean and std, so images can't be normalised"
-        )
     likeliest = min(top_k or config.num_classes, config.num_classes)
     rows = RowFile(out, _columns(likeliest if top_k else 0), resume=resume) if out is not None else None
     try:
@@ -128,9 +124,10 @@ def predict_each(
             rows.close()
 
 
-def _predictor(network: EENet, count: int, *, backend: str | None, **chosen: Any) -> Predictor:
-    """For a few images torch, which needs no preparation; for many a batch on every core."""
-    wanted = backend or ("onnxruntime" if count >= FEW_IMAGES and installed("onnxruntime") else "torch")
+def _predictor(network: Network, count: int, *, backend: str | None, **chosen: Any) -> Predictor:
+    """For few images what is ready: a stored graph, or torch; for many a batch on every core."""
+    ready = count >= FEW_IMAGES or isinstance(network, StoredNetwork)
+    wanted = backend or ("onnxruntime" if ready and installed("onnxruntime") else "torch")
     many: dict[str, Any] = {}
     if count >= FEW_IMAGES and "threads" in options_of(wanted):
         many = {"threads": 1, "workers": cores()}

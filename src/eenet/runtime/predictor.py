@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from eenet.common import cores
 from eenet.data import to_pixels
-from eenet.networks import CONFIG_FILE, EENet
+from eenet.networks import CONFIG_FILE, Network, StoredNetwork, name_of, open_network
 from eenet.policies import ExitPolicy
 from eenet.runtime.backends.choice import create_backend, installed, options_of
 from eenet.runtime.compacting import Answers, run_batch
+from eenet.runtime.graphs.segments import segments_of
 from eenet.runtime.queued import QueuedEngine
-from eenet.runtime.segments import segments_of
 
 ENGINES = ("compacting", "queued")
 
@@ -64,7 +64,7 @@ class Predictor:
 
     def __init__(
         self,
-        network: EENet | str | Path,
+        network: Network | str | Path,
         *,
         policy: ExitPolicy | str | None = None,
         budget: float | None = None,
@@ -98,11 +98,12 @@ class Predictor:
                 `mean` and `std`, or the policy is for another number of exits,
                 or there is none for this budget or of this name, or the backend can't be had.
         """
-        self.network = network if isinstance(network, EENet) else EENet.from_pretrained(network)
-        self.network.eval()
-        config = self.network.config
+        self.network = open_network(network)
+        config, stored = self.network.config, isinstance(self.network, StoredNetwork)
+        if not isinstance(self.network, StoredNetwork):
+            self.network.eval()
         if config.mean is None or config.std is None:
-            where = "the network's config" if isinstance(network, EENet) else f"{CONFIG_FILE} of {network}"
+            where = f"{CONFIG_FILE} of {name_of(network)}" if stored else "the network's config"
             raise ValueError(f"{where} has no mean and std, so images can't be normalised")
         policy = config.exit_policy(budget, policy)
         if len(policy.thresholds) != self.network.num_exits:
@@ -118,7 +119,7 @@ class Predictor:
         self._costs = self.network.costs(policy.enabled)
         fallback = False
         if backend is None:
-            fallback = network is not self.network and installed("onnxruntime")
+            fallback = (stored or network is not self.network) and installed("onnxruntime")
             backend = "onnxruntime" if fallback else "torch"
         if engine == "queued" and "threads" in options_of(backend) and threads is None:
             threads, workers = 1, workers or cores()

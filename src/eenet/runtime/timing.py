@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eenet.common import Result
-from eenet.networks import EENet
+from eenet.networks import Network
 from eenet.policies import ExitPolicy
 from eenet.runtime.backends.choice import create_backend
 from eenet.runtime.backends.exported import load_exported
 from eenet.runtime.compacting import run_batch
-from eenet.runtime.segments import Segment, segments_of
+from eenet.runtime.graphs.segments import Segment, segments_of
 
 Pixels = NDArray[np.uint8]
 Times = NDArray[np.float64]
@@ -101,14 +101,14 @@ class StageTimes(Result):
 
 
 def time_network(
-    network: EENet,
+    network: Network,
     policy: ExitPolicy,
     pixels_BCHW: Pixels,
     *,
     backend: str,
     batch_size: int,
     repeats: int = 7,
-    against: EENet | None = None,
+    against: Network | None = None,
     exported: str | Path | None = None,
     on_progress: Callable[[int], None] | None = None,
     **options: Any,
@@ -276,7 +276,7 @@ def spread(slow: Times, fast: Times) -> tuple[float, float]:
 
 
 def stage_times(
-    network: EENet,
+    network: Network,
     pixels_BCHW: Pixels,
     *,
     backend: str,
@@ -316,7 +316,7 @@ def stage_times(
     )
 
 
-def _plain(name: str, network: EENet, backend: str, **options: Any) -> Contender:
+def _plain(name: str, network: Network, backend: str, **options: Any) -> Contender:
     final = network.num_exits
     fast = create_backend(backend, network, [Segment(0, final, final)], "confidence", **options)
     return Contender(name, partial(fast.run, 0))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from eenet.common import cores
 from eenet.evaluation import DriftMonitor, Evaluation, depth, depths_of, measure
-from eenet.networks import EENet, checkpoint_directory
+from eenet.networks import Network, checkpoint_directory, open_network
 from eenet.policies import RECORDS_FILE, ExitPolicy, Records
 from eenet.runtime import (
     Answers,
@@ -83,7 +83,7 @@ class ServedModel:
                 accuracy floor by.
         """
         self.name, self._metrics = name, metrics
-        network = EENet.from_pretrained(checkpoint)
+        network = open_network(checkpoint)
         self.config = config = network.config
         self.class_names = config.class_names or [str(n) for n in range(config.num_classes)]
         self.takes = Takes(config.input_size, options.most_waiting, config.mean, config.std)
@@ -330,7 +330,7 @@ class _Load:
         self._changed = now
 
 
-def _held_out(network: EENet, directory: Path, data_name: str | None) -> Records | None:
+def _held_out(network: Network, directory: Path, data_name: str | None) -> Records | None:
     """Records of validation images: collected from a data set, or those that training left."""
     if data_name is not None:
         from eenet.data import load  # these two take a second to import

@@ -14,7 +14,7 @@ import numpy as np
 from eenet.common import Result, counted, hardware, lines, wrapped, write_atomically
 from eenet.data import SOURCES, Images, local_folder, sample, unlabelled
 from eenet.evaluation import as_images, collect, diagnose, measure
-from eenet.networks import CARD_FILE, SHIPPED, Config, EENet, as_network, checkpoint_directory, name_of
+from eenet.networks import CARD_FILE, SHIPPED, Config, Network, checkpoint_directory, name_of, open_network
 from eenet.policies import (
     SCORES,
     ExitPolicy,
@@ -73,7 +73,7 @@ class Calibration(Result):
 
 
 def calibrate(
-    checkpoint: EENet | str | Path,
+    checkpoint: Network | str | Path,
     *,
     data: str,
     budget: float | None = None,
@@ -122,10 +122,10 @@ def calibrate(
         raise ValueError(f"unknown objective {objective!r}; choose from macs, latency")
     if objective == "latency" and budget is None:
         raise ValueError("objective latency is for a budget")
-    directory = None if isinstance(checkpoint, EENet) else checkpoint_directory(checkpoint)
+    directory = checkpoint_directory(checkpoint) if isinstance(checkpoint, str | Path) else None
     if directory is not None and out is None and directory.is_relative_to(SHIPPED):
         raise ValueError(f"{checkpoint} came with eenet and is not changed; give --out for a copy")
-    network = as_network(checkpoint)
+    network = open_network(checkpoint)
     if not network.num_exits:
         raise ValueError(f"{name_of(checkpoint)} has no early exits to calibrate")
     trained_on = network.config.provenance.get("train_config", {}).get("data")
@@ -265,7 +265,7 @@ def _keep_policy(config: Config, policy: ExitPolicy) -> str | None:
     return name
 
 
-def _save(network: EENet, target: Path, source: Path | None, note: str) -> None:
+def _save(network: Network, target: Path, source: Path | None, note: str) -> None:
     """The checkpoint, and its card with a note."""
     card = source / CARD_FILE if source else None
     before = card.read_text() if card and card.exists() else ""
@@ -273,14 +273,14 @@ def _save(network: EENet, target: Path, source: Path | None, note: str) -> None:
     write_atomically(target / CARD_FILE, (before + note).encode())
 
 
-def _keep_times(network: EENet, measured: StageTimes) -> None:
+def _keep_times(network: Network, measured: StageTimes) -> None:
     """In the checkpoint, instead of others for the same backend and batch size."""
     same = (measured.backend, measured.batch_size)
     others = [t for t in network.config.timings if (t["backend"], t["batch_size"]) != same]
     network.config.timings = [*others, {**measured.to_dict(), "hardware": hardware()}]
 
 
-def _without_labels(data: str, network: EENet) -> Images | None:
+def _without_labels(data: str, network: Network) -> Images | None:
     """The images of a directory that has no labels; none if it has, or is no directory."""
     if data in SOURCES:
         return None

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from eenet.runtime.segments import Segment
+from eenet.runtime.graphs.segments import Segment
 
 
 class Outputs(NamedTuple):

@@ -4,10 +4,10 @@ import importlib.util
 from importlib import import_module
 from typing import Any, cast
 
-from eenet.networks import EENet
+from eenet.networks import Network, StoredNetwork
 from eenet.policies import looks_back
 from eenet.runtime.backends.backend import Backend
-from eenet.runtime.segments import Segment
+from eenet.runtime.graphs.segments import Segment
 
 BACKENDS = {  # module, class, extra, options
     "torch": ("torch_backend", "TorchBackend", "", ("precision",)),
@@ -20,7 +20,7 @@ PRECISIONS = ("f32", "bf16")
 
 def create_backend(
     name: str,
-    network: EENet,
+    network: Network,
     segments: list[Segment],
     score: str,
     **options: Any,
@@ -35,7 +35,9 @@ def create_backend(
     module, kind, extra, known = BACKENDS[name]
     if not installed(name):
         raise ValueError(f"backend {name!r} is not installed; pip install 'eenet[{extra}]'")
-    if extra and next(network.parameters()).device.type != "cpu":
+    if isinstance(network, StoredNetwork):
+        network = network if extra else network.to_torch()
+    elif extra and next(network.parameters()).device.type != "cpu":
         raise ValueError(f"backend {name!r} runs on the CPU, the network is on another device")
     given = {option: value for option, value in options.items() if value is not None}
     for option, value in given.items():
@@ -55,5 +57,4 @@ def options_of(name: str) -> tuple[str, ...]:
 
 def installed(name: str) -> bool:
     """Whether a backend's libraries are."""
-    needed = [name, "onnx", "onnxscript"] if BACKENDS[name][2] else ["torch"]
-    return all(importlib.util.find_spec(package) is not None for package in needed)
+    return importlib.util.find_spec(name if BACKENDS[name][2] else "torch") is not None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from eenet.networks import EENet
 from eenet.runtime.backends.torch_backend import TorchBackend
-from eenet.runtime.segments import Segment
+from eenet.runtime.graphs.segments import Segment
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from eenet.common import blaming
 from eenet.policies import ExitPolicy, Weights
 from eenet.runtime.backends.backend import Backend, Outputs, ThroughAll, packed
-from eenet.runtime.segments import Segment, segments_of
+from eenet.runtime.graphs.segments import Segment, segments_of
 
 MANIFEST_FILE = "eenet.json"
 FORMAT_VERSION = 1
@@ -157,6 +156,8 @@ def _openvino(path: Path, stage: dict[str, Any], threads: int | None) -> Run:
 
 
 def _aoti(path: Path, stage: dict[str, Any], threads: int | None) -> Run:  # noqa: ARG001
+    import torch
+
     package = torch._inductor.aoti_load_package(str(_existing(path)))
 
     def run(given: Any) -> Sequence[Any]:
@@ -168,6 +169,7 @@ def _aoti(path: Path, stage: dict[str, Any], threads: int | None) -> Run:  # noq
 
 
 def _executorch(path: Path, stage: dict[str, Any], threads: int | None) -> Run:  # noqa: ARG001
+    import torch
     from executorch.runtime import Runtime  # type: ignore[import-not-found]
 
     method = Runtime.get().load_program(_existing(path)).load_method(stage["method"])

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from eenet.common import cores
-from eenet.networks import EENet
+from eenet.networks import FLOAT, PIXELS, Network, graph_of, parse, to_array, value_info
 from eenet.runtime.backends.backend import Backend, Outputs, ThroughAll, packed
-from eenet.runtime.graphs.cutting import PIXELS, Cutter, inputs_and_outputs
+from eenet.runtime.graphs.cutting import Cutter, inputs_and_outputs
 from eenet.runtime.graphs.nesting import nest_all, thresholds_given
-from eenet.runtime.graphs.whole import network_graph
-from eenet.runtime.segments import Segment
+from eenet.runtime.graphs.segments import Segment
 
 
 class OnnxRuntimeBackend(Backend):
@@ -29,16 +27,16 @@ class OnnxRuntimeBackend(Backend):
     name = "onnxruntime"
 
     def __init__(
-        self, network: EENet, segments: Sequence[Segment], score: str, *, threads: int | None = None
+        self, network: Network, segments: Sequence[Segment], score: str, *, threads: int | None = None
     ) -> None:
         """`threads`: with 1, all is computed in the calling thread. Default: one per core."""
         self.segments = list(segments)
-        graph, final = network_graph(network), network.num_exits
+        graph, final = graph_of(network), network.num_exits
         names = [inputs_and_outputs(segment, score, final) for segment in self.segments]
         ends = list(dict.fromkeys(name for _, outputs in names for name in outputs))
         fast, blocked = _optimized(Cutter(graph).cut([PIXELS], ends), threads)
         self._weights = {  # one copy for all sessions, which it has to outlive
-            tensor.name: ort.OrtValue.ortvalue_from_numpy(onnx.numpy_helper.to_array(tensor))
+            tensor.name: ort.OrtValue.ortvalue_from_numpy(to_array(tensor))
             for tensor in fast.graph.initializer
         }
         cutter, parts = Cutter(fast), []
@@ -72,12 +70,12 @@ class OnnxRuntimeBackend(Backend):
         return found[0], found[1]
 
 
-def _optimized(graph: onnx.ModelProto, threads: int | None) -> tuple[onnx.ModelProto, dict[str, str]]:
+def _optimized(graph: Any, threads: int | None) -> tuple[Any, dict[str, str]]:
     """The graph as the runtime would run it, and the names that outputs have in its blocked layout."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "optimized.onnx"
         session_of(graph, threads, path=path)
-        fast = onnx.load(path)
+        fast = parse(path.read_bytes(), "the optimised graph")
     ends = {output.name for output in fast.graph.output}
     blocked = {
         node.output[0]: node.input[0]
@@ -88,12 +86,12 @@ def _optimized(graph: onnx.ModelProto, threads: int | None) -> tuple[onnx.ModelP
     return fast, blocked
 
 
-def _value(name: str, shape: Sequence[int | str | None]) -> onnx.ValueInfoProto:
-    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+def _value(name: str, shape: Sequence[int | str | None]) -> Any:
+    return value_info(name, FLOAT, shape)
 
 
 def session_of(
-    graph: onnx.ModelProto | Path,
+    graph: Any,
     threads: int | None,
     *,
     optimize: bool = True,
@@ -103,7 +101,7 @@ def session_of(
     """A graph, or a file, to be run on the CPU.
 
     Args:
-        graph: ONNX.
+        graph: an ONNX model, or its file.
         threads: that it may take. Default: one per core.
         optimize: leave it on, unless the graph is optimised already.
         path: the optimised graph is written there.

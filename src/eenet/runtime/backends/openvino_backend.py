@@ -10,12 +10,11 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from eenet.networks import EENet
+from eenet.networks import PIXELS, Network, graph_of
 from eenet.runtime.backends.backend import Backend, Outputs, ThroughAll, packed
-from eenet.runtime.graphs.cutting import PIXELS, Cutter, inputs_and_outputs
+from eenet.runtime.graphs.cutting import Cutter, inputs_and_outputs
 from eenet.runtime.graphs.nesting import nest_all, thresholds_given
-from eenet.runtime.graphs.whole import network_graph
-from eenet.runtime.segments import Segment
+from eenet.runtime.graphs.segments import Segment
 
 
 class OpenVINOBackend(Backend):
@@ -25,7 +24,7 @@ class OpenVINOBackend(Backend):
 
     def __init__(
         self,
-        network: EENet,
+        network: Network,
         segments: Sequence[Segment],
         score: str,
         *,
@@ -34,7 +33,7 @@ class OpenVINOBackend(Backend):
     ) -> None:
         """`threads`: by default all cores. `precision`: f32, or bf16 where the processor has it."""
         self.segments = list(segments)
-        cutter, final = Cutter(network_graph(network)), network.num_exits
+        cutter, final = Cutter(graph_of(network)), network.num_exits
         parts = [cutter.cut(*inputs_and_outputs(segment, score, final)) for segment in self.segments]
         self._models = [Compiled(part.SerializeToString(), threads, precision) for part in parts]
         whole = nest_all(parts, self.segments, final, "several")

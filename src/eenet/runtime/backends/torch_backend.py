@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
 from eenet.backbones import seeded
-from eenet.networks import EENet
+from eenet.networks import EENet, normalization
+from eenet.policies import SCORES
 from eenet.runtime.backends.backend import Backend, Outputs
-from eenet.runtime.segments import Segment, SegmentModule
+from eenet.runtime.graphs.segments import Segment
 
 FOLDING_ERROR = 1e-3  # relative to the largest value: rounding, not another function
 
@@ -58,6 +59,33 @@ class TorchBackend(Backend):
 
     def _tensor(self, features: Any) -> Tensor:
         return torch.from_numpy(features).to(self._device) if isinstance(features, np.ndarray) else features
+
+
+class SegmentModule(nn.Module):
+    """A segment as a module, which shares the network's weights; the first one takes uint8 pixels."""
+
+    def __init__(self, network: EENet, segment: Segment, score: str) -> None:
+        super().__init__()
+        stages: list[nn.Module] = [network.stages[k] for k in range(segment.first, segment.last + 1)]
+        if segment.first == 0:
+            stages.insert(0, normalization(network))
+        self.stages: nn.Module = nn.Sequential(*stages)
+        self.final = segment.exit == network.num_exits
+        self.head = network.heads[segment.exit] if segment.exit is not None and not self.final else None
+        self.score = SCORES[score]
+        self.eval()
+
+    def forward(self, features: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Features for the next segment, class probabilities [B, N], score [B], as far as there are any."""
+        features = self.stages(features)
+        if self.final:
+            return None, features.float().softmax(1), None
+        if self.head is None:
+            return features, None, None
+        logits_BN, confidence_logits_B = self.head(features)
+        logits_BN = logits_BN.float()
+        score_B = self.score([logits_BN], [confidence_logits_B.float()])
+        return features, logits_BN.softmax(1), score_B
 
 
 def folded_segments(network: EENet, segments: Sequence[Segment], score: str) -> list[SegmentModule]:

@@ -1,28 +1,10 @@
 """Parts of a network's ONNX graph, by the names of what goes in and comes out."""
 
 from collections.abc import Sequence
+from typing import Any
 
-import onnx
-from onnx.utils import Extractor
-
-from eenet.runtime.segments import Segment
-
-PIXELS = "pixels"
-
-
-def features_name(stage: int | str) -> str:
-    """The features behind a stage."""
-    return f"features_{stage}"
-
-
-def probabilities_name(exit_index: int | str) -> str:
-    """Class probabilities of an exit."""
-    return f"probabilities_{exit_index}"
-
-
-def score_name(score: str, exit_index: int) -> str:
-    """A kind of score at an early exit."""
-    return f"{score}_{exit_index}"
+from eenet.networks import PIXELS, copy_of, extract, features_name, probabilities_name, score_name
+from eenet.runtime.graphs.segments import Segment
 
 
 def inputs_and_outputs(segment: Segment, score: str, final: int) -> tuple[list[str], list[str]]:
@@ -39,24 +21,26 @@ def inputs_and_outputs(segment: Segment, score: str, final: int) -> tuple[list[s
 class Cutter:
     """Cuts parts out of a graph by the names of what goes in and comes out."""
 
-    def __init__(self, graph: onnx.ModelProto) -> None:
-        self._graph = graph
-        self._whole = Extractor(graph)
-        self._sizes = [node.name for node in graph.graph.node if _is_batch_size(node)]
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._asks_pixels = any(map(_is_batch_size, model.graph.node))
 
-    def cut(self, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.ModelProto:
-        """The part from one input on; what needs the batch size takes it from there, not from the pixels."""
-        if not self._sizes or inputs[0] == PIXELS:
-            return self._whole.extract_model(list(inputs), list(outputs))
-        graph = onnx.ModelProto()
-        graph.CopyFrom(self._graph)
-        for node in graph.graph.node:
+    def cut(self, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
+        """The part from one input on; what needs the batch size takes it from there, not from the pixels.
+
+        Raises:
+            ValueError: the graph makes no such output.
+        """
+        if not self._asks_pixels or inputs[0] == PIXELS:
+            return extract(self._model, inputs, outputs)
+        model = copy_of(self._model)
+        for node in model.graph.node:
             if _is_batch_size(node):
                 node.input[0] = inputs[0]
-        return Extractor(graph).extract_model(list(inputs), list(outputs))
+        return extract(model, inputs, outputs)
 
 
-def _is_batch_size(node: onnx.NodeProto) -> bool:
+def _is_batch_size(node: Any) -> bool:
     """Exporters ask the pixels for it, wherever it is needed."""
     if node.op_type != "Shape" or list(node.input) != [PIXELS]:
         return False

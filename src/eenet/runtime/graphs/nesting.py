@@ -5,17 +5,17 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
+from eenet.networks import BOOL, FLOAT, INT64, Graph, copy_of, from_array, make_node, to_array, value_info
 from eenet.policies import FLOOR
-from eenet.runtime.segments import Segment
+from eenet.runtime.graphs.segments import Segment
 
-Level = tuple[list[onnx.NodeProto], list[str]]
+Level = tuple[list[Any], list[str]]
 """Nodes, and the names of the probabilities and exits they give."""
 Images = Literal["one", "several", "any"]
 ENDS = ["probabilities", "exit_index"]
-node: Any = onnx.helper.make_node  # its annotations know no graphs as attributes
+node = make_node
 
 
 def threshold_name(segment: int) -> str:
@@ -30,8 +30,8 @@ def thresholds_given(thresholds: tuple[float, ...]) -> dict[str, NDArray[np.floa
 
 
 def nest_all(
-    parts: Sequence[onnx.ModelProto], segments: Sequence[Segment], final: int, images: Images = "any"
-) -> onnx.ModelProto | None:
+    parts: Sequence[Any], segments: Sequence[Segment], final: int, images: Images = "any"
+) -> Any | None:
     """The segments from the first to the final exit as one model.
 
     None if no early exit is on; or if a weight is NaN or infinite, since nobody sees the scores
@@ -43,9 +43,7 @@ def nest_all(
     return nest(parts[: count + 1], chosen, images) if whole else None
 
 
-def nest(
-    parts: Sequence[onnx.ModelProto], segments: Sequence[Segment], images: Images = "any"
-) -> onnx.ModelProto:
+def nest(parts: Sequence[Any], segments: Sequence[Segment], images: Images = "any") -> Any:
     """Segments as one model.
 
     Args:
@@ -62,20 +60,19 @@ def nest(
     for each in nodes:
         each.input[:] = [ends.get(name, name) for name in each.input]
         each.output[:] = [ends.get(name, name) for name in each.output]
-    model = onnx.ModelProto()
-    model.CopyFrom(parts[0])
+    model = copy_of(parts[0])
     graph = model.graph
     del graph.node[:], graph.output[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(nodes)
     held = {tensor.name: tensor for part in parts for tensor in part.graph.initializer}
     graph.initializer.extend(held.values())  # above all branches, since they share them
     thresholds = [threshold_name(k) for k in range(len(parts) - 1)]
-    graph.input.extend(onnx.helper.make_tensor_value_info(t, onnx.TensorProto.FLOAT, [1]) for t in thresholds)
+    graph.input.extend(value_info(t, FLOAT, [1]) for t in thresholds)
     graph.output.extend(_values(ENDS))
     return model
 
 
-def _level(parts: Sequence[onnx.ModelProto], segments: Sequence[Segment], images: Images) -> Level:
+def _level(parts: Sequence[Any], segments: Sequence[Segment], images: Images) -> Level:
     given = parts[0].graph.input[0].name
     if images == "one":
         return _Nest(parts, segments).alone(0, given)
@@ -91,15 +88,15 @@ def _level(parts: Sequence[onnx.ModelProto], segments: Sequence[Segment], images
     return either, ENDS
 
 
-def _is_finite(part: onnx.ModelProto) -> bool:
-    weights = map(onnx.numpy_helper.to_array, part.graph.initializer)
+def _is_finite(part: Any) -> bool:
+    weights = map(to_array, part.graph.initializer)
     return all(np.isfinite(values).all() for values in weights if values.dtype.kind == "f")
 
 
 class _Nest:
     """Builds the levels of a nested graph, each a segment and those behind it."""
 
-    def __init__(self, parts: Sequence[onnx.ModelProto], segments: Sequence[Segment]) -> None:
+    def __init__(self, parts: Sequence[Any], segments: Sequence[Segment]) -> None:
         self.parts, self.segments = parts, segments
         self.made: set[str] = set()
 
@@ -130,7 +127,7 @@ class _Nest:
         probabilities = outputs[0] if last else outputs[1]
         joining, joined, answering, probabilities = _joined(self.segments[k], k, probabilities, joined)
         nodes += [*joining, *answering]
-        value = onnx.numpy_helper.from_array(np.array([self.segments[k].exit], np.int64))
+        value = from_array(np.array([self.segments[k].exit], np.int64))
         nodes += [
             node("Shape", [probabilities], [f"count_{k}"], end=1),
             node("ConstantOfShape", [f"count_{k}"], [number], value=value),
@@ -142,7 +139,7 @@ class _Nest:
             node("LessOrEqual", [score, threshold_name(k)], [f"stays_{k}"]),
             node("NonZero", [f"stays_{k}"], [f"row_{k}"]),
             node("Shape", [f"row_{k}"], [f"staying_{k}"], start=1),
-            node("Cast", [f"staying_{k}"], [f"some_stay_{k}"], to=onnx.TensorProto.BOOL),
+            node("Cast", [f"staying_{k}"], [f"some_stay_{k}"], to=BOOL),
         ]
         rows, kept, merged = f"rows_{k}", f"kept_{k}", [f"probabilities_on_{k}", f"number_on_{k}"]
         kept_joined = None if joined is None else f"kept_joined_{k}"
@@ -150,7 +147,7 @@ class _Nest:
         onward = [
             node("Transpose", [f"row_{k}"], [rows], perm=[1, 0]),
             node("GatherND", [features, rows], [kept]),
-            *([node("GatherND", [joined, rows], [kept_joined])] if joined is not None else []),
+            *([node("GatherND", [joined, rows], [kept_joined])] if joined and kept_joined else []),
             *behind,
             node("ScatterND", [probabilities, rows, answers[0]], [merged[0]]),
             node("ScatterND", [number, rows, answers[1]], [merged[1]]),
@@ -158,20 +155,19 @@ class _Nest:
         # with the shape known in the branch, ONNX Runtime adds a shortcut in place
         dims = self.parts[k + 1].graph.input[0].type.tensor_type.shape.dim
         shape = [kept, *(dim.dim_value or None for dim in dims[1:])]
-        info = onnx.helper.make_tensor_value_info(kept, onnx.TensorProto.FLOAT, shape)
+        info = value_info(kept, FLOAT, shape)
         found = [f"probabilities_from_{k}", f"number_from_{k}"]
         nodes.append(_if(f"some_stay_{k}", found, _branch(onward, merged, info), [probabilities, number]))
         return nodes, found
 
-    def _segment(self, k: int, given: str) -> tuple[list[onnx.NodeProto], list[str]]:
+    def _segment(self, k: int, given: str) -> tuple[list[Any], list[str]]:
         """A segment's nodes on another input, and its outputs; names that are made already get a suffix."""
         graph = self.parts[k].graph
         names = {graph.input[0].name: given}
         names |= {name: f"{name}_in_{k}" for old in graph.node for name in old.output if name in self.made}
         nodes = []
         for old in graph.node:
-            new = onnx.NodeProto()
-            new.CopyFrom(old)
+            new = copy_of(old)
             new.input[:] = [names.get(name, name) for name in old.input]
             new.output[:] = [names.get(name, name) for name in old.output]
             nodes.append(new)
@@ -181,7 +177,7 @@ class _Nest:
 
 def _joined(
     segment: Segment, k: int, probabilities: str, before: str | None
-) -> tuple[list[onnx.NodeProto], str | None, list[onnx.NodeProto], str]:
+) -> tuple[list[Any], str | None, list[Any], str]:
     """Nodes for `eenet.policies.join` and what they give, nodes for the exit's answer and its name."""
     if segment.weights is None:
         return [], None, [], probabilities
@@ -206,33 +202,31 @@ def _joined(
 def _if(
     condition: str,
     found: Sequence[str],
-    onward: onnx.GraphProto,
+    onward: Any,
     here: Sequence[str],
-    before: Sequence[onnx.NodeProto] = (),
-) -> onnx.NodeProto:
+    before: Sequence[Any] = (),
+) -> Any:
     """Go on, or keep what is there; what only those need who leave is done `before`."""
     names = [f"{name}_here" for name in found]
     copies = [*before, *(node("Identity", [a], [b]) for a, b in zip(here, names, strict=True))]
     return node("If", [condition], found, then_branch=onward, else_branch=_branch(copies, names))
 
 
-def _branch(
-    nodes: Sequence[onnx.NodeProto], found: Sequence[str], *infos: onnx.ValueInfoProto
-) -> onnx.GraphProto:
-    return onnx.helper.make_graph(nodes, "branch", [], _values(found), value_info=infos)
+def _branch(nodes: Sequence[Any], found: Sequence[str], *infos: Any) -> Any:
+    return Graph(name="branch", node=nodes, output=_values(found), value_info=infos)
 
 
-def _values(names: Sequence[str]) -> list[onnx.ValueInfoProto]:
+def _values(names: Sequence[str]) -> list[Any]:
     """Probabilities [B, N] and exits [B]."""
     probabilities, number = names
     return [
-        onnx.helper.make_tensor_value_info(probabilities, onnx.TensorProto.FLOAT, [None, None]),
-        onnx.helper.make_tensor_value_info(number, onnx.TensorProto.INT64, [None]),
+        value_info(probabilities, FLOAT, [None, None]),
+        value_info(number, INT64, [None]),
     ]
 
 
-def _constant(name: str, value: Any) -> onnx.NodeProto:
+def _constant(name: str, value: Any) -> Any:
     """Whole numbers as int64, others as float32."""
     array = np.array(value)
-    tensor = onnx.numpy_helper.from_array(array.astype(np.float32) if array.dtype.kind == "f" else array)
+    tensor = from_array(array.astype(np.float32) if array.dtype.kind == "f" else array)
     return node("Constant", [], [name], value=tensor)

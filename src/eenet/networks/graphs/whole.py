@@ -7,34 +7,42 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
+from typing import Any
 
-import onnx
 import torch
 from torch import Tensor, nn
 
 from eenet.common import cache_directory, working, write_atomically
-from eenet.networks import EENet
+from eenet.networks.graphs.messages import parse
+from eenet.networks.graphs.stored import (
+    PIXELS,
+    confidence_logits_name,
+    features_name,
+    logits_name,
+    probabilities_name,
+    score_name,
+)
+from eenet.networks.network import EENet
 from eenet.policies import SCORES, graph_scores
-from eenet.runtime.graphs.cutting import PIXELS, features_name, probabilities_name, score_name
-from eenet.runtime.segments import normalization
 
 KEPT = 8  # graphs in the cache
 NOT_IN_THE_GRAPH = (
     "policy", "budgets", "policies", "timings", "provenance", "class_names", "ensemble", "proved_with",
-    "plugins", "format_version",
+    "plugins", "hashes", "format_version",
 )  # fmt: skip
 
 
-def network_graph(network: EENet) -> onnx.ModelProto:
-    """The network in eval mode with all that any policy may ask for, for any batch size.
+def network_graph(network: EENet) -> Any:
+    """The network in eval mode as an ONNX model with all that any policy may ask for, for any batch size.
 
-    It takes uint8 `pixels`, and gives for every early exit `features_K`, `probabilities_K` and
-    each kind of score, and `probabilities_K` of the final exit. BatchNorm is folded. Kept in
-    `$EENET_CACHE`, by default `~/.cache/eenet`: making it takes seconds to a minute.
+    It takes uint8 `pixels`, and gives for every early exit `features_K`, `logits_K`, `probabilities_K`,
+    `confidence_logits_K` and each kind of score, and `logits_K` and `probabilities_K` of the final exit.
+    Weights are the network's own: runtimes fold BatchNorm. Kept in `$EENET_CACHE`, by default
+    `~/.cache/eenet`: making it takes seconds to a minute.
 
     Raises:
         ValueError: torch can't export the network.
@@ -42,14 +50,14 @@ def network_graph(network: EENet) -> onnx.ModelProto:
     path = cache_directory() / f"{_fingerprint(network)}.onnx"
     if path.exists():
         os.utime(path)
-        return onnx.load(path)
+        return parse(path.read_bytes(), str(path))
     with working("making an ONNX graph of the network, once"):
         graph = _export(network)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, graph.SerializeToString())
+    write_atomically(path, graph)
     for old in sorted(path.parent.glob("*.onnx"), key=lambda p: p.stat().st_mtime)[:-KEPT]:
         old.unlink(missing_ok=True)
-    return graph
+    return parse(graph, "the graph that torch exported")
 
 
 class _Everything(nn.Module):
@@ -65,8 +73,9 @@ class _Everything(nn.Module):
             features = self.network.stages[k](features).clone()  # the next stage may write into it
             logits_BN, confidence_logits_B = head(features)
             scores = [SCORES[name]([logits_BN], [confidence_logits_B]) for name in graph_scores()]
-            outputs += [features.clone(), logits_BN.softmax(1), *scores]
-        return *outputs, self.network.stages[-1](features).softmax(1)
+            outputs += [features.clone(), logits_BN, logits_BN.softmax(1), confidence_logits_B, *scores]
+        logits_BN = self.network.stages[-1](features)
+        return *outputs, logits_BN, logits_BN.softmax(1)
 
 
 def _reason(error: BaseException) -> str:
@@ -78,15 +87,19 @@ def _reason(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _export(network: EENet) -> onnx.ModelProto:
+def _export(network: EENet) -> bytes:
     names: list[str] = []
     for k in range(network.num_exits):
         names += [
             features_name(k),
+            logits_name(k),
             probabilities_name(k),
+            confidence_logits_name(k),
             *(score_name(score, k) for score in graph_scores()),
         ]
-    names.append(probabilities_name(network.num_exits))
+    names += [logits_name(network.num_exits), probabilities_name(network.num_exits)]
+    from onnxscript.optimizer import fold_constants, remove_unused_nodes
+
     training = network.training
     pixels = torch.zeros(2, *network.config.input_size, dtype=torch.uint8)
     try:
@@ -98,6 +111,7 @@ def _export(network: EENet) -> onnx.ModelProto:
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
                 input_names=[PIXELS],
                 output_names=names,
+                optimize=False,  # it would fold BatchNorm into the weights, which then had to be kept twice
                 verbose=False,
             )
     except Exception as error:  # whatever export may raise
@@ -106,7 +120,39 @@ def _export(network: EENet) -> onnx.ModelProto:
     finally:
         network.train(training)
     assert program is not None
-    return program.model_proto
+    with _quiet():
+        fold_constants(program.model)
+        remove_unused_nodes(program.model)
+    model = parse(program.model_proto.SerializeToString(), "the graph that torch exported")
+    model.DiscardUnknownFields()  # where each operation came from: nine tenths of a small network's graph
+    return model.SerializeToString()
+
+
+class Normalize(nn.Module):
+    """uint8 pixels → images with mean and standard deviation taken out, as `eenet.data.normalize`."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.tensor(mean)[:, None, None] * 255)
+        self.register_buffer("scale", torch.tensor(std)[:, None, None] * 255)
+
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        return (pixels_BCHW - self.shift) / self.scale
+
+
+def normalization(network: EENet) -> Normalize:
+    """The network's own.
+
+    Raises:
+        ValueError: it has no mean and standard deviation.
+    """
+    mean, std = network.config.mean, network.config.std
+    if mean is None or std is None:
+        raise ValueError("the network's config has no mean and std, so images can't be normalised")
+    return Normalize(mean, std).to(next(network.parameters()).device)
 
 
 @contextmanager
