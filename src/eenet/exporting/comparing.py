@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from eenet.common import hardware
 from eenet.data import ImageSet
 from eenet.exporting.formats import Job
+from eenet.networks import CONFIG_FILE, GRAPH_FILE, MANIFEST_FILE
 from eenet.policies import ExitPolicy, Records, decide, probabilities, recorded_scores
-from eenet.runtime import MANIFEST_FILE, Contender, load_exported, mean_ms, run_batch, spread, times_in_turn
+from eenet.runtime import Contender, load_exported, mean_ms, run_batch, spread, times_in_turn
 
 GUARD = {"fp32": 1e-4, "fp16": 1e-2, "int8": 5e-2}  # around a threshold: there rounding may decide
 AGREEMENT = 0.9  # images that leave at the same exit, at least
@@ -95,8 +96,9 @@ def time_against_fp32(lower: Path, fp32: Path, images: ImageSet) -> dict[str, An
 
 
 def bytes_in(directory: Path) -> int:
-    """Of exported files, without the manifest."""
-    return sum(path.stat().st_size for path in directory.iterdir() if path.name != MANIFEST_FILE)
+    """Of exported files that other programs run."""
+    rest = {MANIFEST_FILE, CONFIG_FILE, GRAPH_FILE}
+    return sum(path.stat().st_size for path in directory.iterdir() if path.name not in rest)
 
 
 def reason(error: Exception) -> str:

@@ -109,6 +109,11 @@ def _halved(job: Job, model: Any, save: Save) -> Any:
     return parse(to_float16(given).SerializeToString(), "the graph in float16")
 
 
+def whole_graph(job: Job) -> Any:
+    """The network's ONNX model in the precision of the files."""
+    return _halved(job, parse(job.graph.SerializeToString(), "the graph"), _save_onnx)
+
+
 def _kinds(segment: Segment, final: int) -> list[str]:
     return ["probabilities"] if segment.exit == final else ["features", "probabilities", "score"]
 

@@ -1,24 +1,37 @@
 """A checkpoint as files that other programs run, and that really stop: checked against the network itself."""
 
 import importlib.util
-import json
 import shutil
 import tempfile
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eenet.common import Result, lines, working, wrapped, write_atomically
+from eenet.common import Result, lines, working, wrapped
 from eenet.data import ImageSet, load, sample
 from eenet.evaluation import collect, measure, pace
 from eenet.exporting.comparing import bytes_in, compare, reason, time_against_fp32
-from eenet.exporting.formats import FORMATS, PRECISIONS, Job
-from eenet.networks import Network, graph_of, name_of, open_network
+from eenet.exporting.formats import FORMATS, PRECISIONS, Job, whole_graph
+from eenet.networks import (
+    CONFIG_FILE,
+    FORMAT_VERSION,
+    GRAPH_FILE,
+    MANIFEST_FILE,
+    Network,
+    graph_of,
+    name_of,
+    open_network,
+    read_manifest,
+    thresholds_by_budget,
+    write_config,
+    write_graph,
+    write_manifest,
+)
 from eenet.policies import ExitPolicy, looks_back, policies_for_budgets, policy_for_budget
-from eenet.runtime import FORMAT_VERSION, MANIFEST_FILE, read_manifest
 
 COMPARED_IMAGES = 256
 COMPARED_PIXELS = 4_000_000  # of all images together: fewer where they are large
@@ -152,9 +165,10 @@ def export(
             with tempfile.TemporaryDirectory() as other, working(f"timing {precision} against fp32"):
                 _write(Job(network, before[1], "fp32", Path(other), before[0]), {}, format, "")
                 measured |= time_against_fp32(job.target, Path(other), images)
-            _save(manifest | {"measured": {**measured, "bytes": found["bytes"]}}, job.target)
-        _move(job.target, out, [*manifest["files"], MANIFEST_FILE])
-    files = [str(out / name) for name in (*manifest["files"], MANIFEST_FILE)]
+            write_manifest(manifest | {"measured": {**measured, "bytes": found["bytes"]}}, job.target)
+        written = sorted(path.name for path in job.target.iterdir())
+        _move(job.target, out, written)
+    files = [str(out / name) for name in written]
     return Export(files=files, precision=precision, **found, **measured)
 
 
@@ -166,12 +180,19 @@ def _write(job: Job, budgets: dict[str, ExitPolicy], format: str, checkpoint: st
         stage |= more
     manifest |= {"single": written.get("single"), "measured": {}}
     manifest["files"] = sorted(path.name for path in job.target.iterdir())
-    _save(manifest, job.target)
+    if job.graph is not None:
+        _write_network(job, budgets, manifest["files"])
+        manifest["files"].append(GRAPH_FILE)
+    write_manifest(manifest, job.target)
     return manifest
 
 
-def _save(manifest: dict[str, Any], directory: Path) -> None:
-    write_atomically(directory / MANIFEST_FILE, (json.dumps(manifest, indent=2) + "\n").encode())
+def _write_network(job: Job, budgets: dict[str, ExitPolicy], files: list[str]) -> None:
+    """Its graph, whose weights lie in the files, and its configuration: so every verb takes the directory."""
+    written = {budget: policy.to_dict() for budget, policy in budgets.items()}
+    config = replace(job.network.config, policy=job.policy.to_dict(), budgets=written, timings=[])
+    config.hashes = write_graph(whole_graph(job), job.target, files)
+    write_config(config, job.target)
 
 
 def _check(format: str, precision: str, out: Path, force: bool) -> None:
@@ -187,6 +208,8 @@ def _check(format: str, precision: str, out: Path, force: bool) -> None:
         raise ValueError(f"format {format} needs {', '.join(missing)}; pip install 'eenet[{wanted.extra}]'")
     if out.is_file():
         raise FileExistsError(f"{out} is a file; give a directory")
+    if (out / CONFIG_FILE).exists() and not (out / MANIFEST_FILE).exists():
+        raise FileExistsError(f"{out} holds a checkpoint; give another directory")
     if out.is_dir() and any(out.iterdir()) and not force:
         raise FileExistsError(f"{out} is not empty; give another directory, or --force")
 
@@ -266,11 +289,7 @@ def _manifest(job: Job, budgets: dict[str, ExitPolicy], format: str, checkpoint:
         "class_names": config.class_names or [str(n) for n in range(config.num_classes)],
         "score": policy.score,
         "stages": stages,
-        "budgets": {
-            budget: [other.thresholds[k] for k in exits[:-1]]
-            for budget, other in budgets.items()
-            if (other.score, other.enabled) == (policy.score, policy.enabled)
-        },
+        "budgets": thresholds_by_budget({b: p.to_dict() for b, p in budgets.items()}, policy, exits[:-1]),
     }
 
 
@@ -286,8 +305,9 @@ def _written(job: Job, format: str) -> dict[str, Any]:
 def _move(source: Path, out: Path, files: list[str]) -> None:
     """Into their place, instead of those of an export that may be there."""
     if (out / MANIFEST_FILE).exists():
-        for name in read_manifest(out).get("files", []):
-            (out / Path(name).name).unlink(missing_ok=True)
+        with suppress(ValueError, FileNotFoundError):
+            for name in (*read_manifest(out).get("files", []), CONFIG_FILE):
+                (out / Path(name).name).unlink(missing_ok=True)
     out.mkdir(exist_ok=True)
     for name in files:
         shutil.move(source / name, out / name)

@@ -7,7 +7,7 @@ from eenet.common.lazy import lazy_names
 if TYPE_CHECKING:
     from eenet.networks.building import convert, create_model, name_backbone, without_exits
     from eenet.networks.checkpoint import as_network, trained_backbone
-    from eenet.networks.config import Config, read_config
+    from eenet.networks.config import Config, read_config, write_config
     from eenet.networks.describing import BackboneInfo, CheckpointInfo, info
     from eenet.networks.directories import (
         CARD_FILE,
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
         shipped_checkpoints,
     )
     from eenet.networks.graphs.keeping import write_graph
+    from eenet.networks.graphs.manifest import (
+        FORMAT_VERSION,
+        MANIFEST_FILE,
+        read_manifest,
+        thresholds_by_budget,
+        write_manifest,
+    )
     from eenet.networks.graphs.messages import (
         BOOL,
         FLOAT,
@@ -40,7 +47,6 @@ if TYPE_CHECKING:
         PIXELS,
         Network,
         StoredNetwork,
-        check_hashes,
         features_name,
         graph_of,
         name_of,

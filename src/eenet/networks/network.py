@@ -131,7 +131,7 @@ class EENet(nn.Module):
             card: its text. Default: none is written.
             graph: also write the network as a graph, whose weights stay in `model.safetensors`: then what
                 runs it needs neither torch nor its class. Making it takes seconds to a minute. Default: if
-                the network is of a class of your own, or the directory holds its graph already.
+                the network is trained or of a class of your own, and torch can export it.
 
         Raises:
             ValueError: `graph` is wanted, and torch can't export the network.

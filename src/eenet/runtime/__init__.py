@@ -7,7 +7,7 @@ from eenet.common.lazy import lazy_names
 if TYPE_CHECKING:
     from eenet.runtime.backends.backend import Backend
     from eenet.runtime.backends.choice import BACKENDS, create_backend, installed, options_of
-    from eenet.runtime.backends.exported import FORMAT_VERSION, MANIFEST_FILE, load_exported, read_manifest
+    from eenet.runtime.backends.exported import load_exported
     from eenet.runtime.backends.onnx_backend import session_of
     from eenet.runtime.backends.openvino_backend import core
     from eenet.runtime.backends.torch_backend import SegmentModule, examples, folded_segments

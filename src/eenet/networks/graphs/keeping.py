@@ -2,17 +2,18 @@
 
 import json
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eenet.common import sha256, write_atomically
+from eenet.common import say, sha256, write_atomically
 from eenet.networks.directories import GRAPH_FILE, WEIGHTS_FILE
+from eenet.networks.graphs.manifest import check_hashes
 from eenet.networks.graphs.messages import HALF, Place, copy_of, parse, put_outside
-from eenet.networks.graphs.stored import check_hashes
+from eenet.networks.graphs.stored import graph_of
 
 if TYPE_CHECKING:
     from eenet.networks.network import EENet
@@ -26,34 +27,52 @@ def put_graph(network: "EENet", directory: Path, wanted: bool | None) -> dict[st
     Returns:
         The hashes for its configuration; none without a graph.
     """
-    path, before = directory / GRAPH_FILE, network.config.hashes
+    before = network.config.hashes
     if wanted is not False and {GRAPH_FILE, WEIGHTS_FILE} <= before.keys():
         with suppress(ValueError, FileNotFoundError):
             check_hashes(directory, before)
             return before
-    if wanted or (wanted is None and network.config.backbone is None and network.config.mean is not None):
-        from eenet.networks.graphs.whole import network_graph
-
-        return write_graph(network_graph(network), directory, [WEIGHTS_FILE])
-    path.unlink(missing_ok=True)
+    config = network.config
+    worth_it = config.mean is not None and (config.backbone is None or config.provenance)
+    if wanted or (wanted is None and worth_it):
+        try:
+            return write_graph(graph_of(network), directory, [WEIGHTS_FILE])
+        except ValueError as error:
+            if wanted:
+                raise
+            say(
+                f"{directory} gets no {GRAPH_FILE}, so to run it takes torch and the network's class: {error}"
+            )
+    (directory / GRAPH_FILE).unlink(missing_ok=True)
     return {}
 
 
-def write_graph(model: Any, directory: Path, files: Iterable[str]) -> dict[str, str]:
+def write_graph(model: Any, directory: Path, files: Sequence[str]) -> dict[str, str]:
     """Write a graph whose weights lie in these files of the directory, as far as they are found there.
 
     Returns:
         Hashes of the graph and of the files that it refers to.
     """
     where = {content: place for file in files for content, place in _contents(directory / file)}
+    blocks = {file: (directory / file).read_bytes() for file in files if file.endswith(".bin")}
     model, used = copy_of(model), set[str]()
     for tensor in model.graph.initializer:
-        place = where.get(tensor.raw_data) if len(tensor.raw_data) > SMALL else None
+        place = None
+        if len(tensor.raw_data) > SMALL:
+            place = where.get(tensor.raw_data) or _inside(blocks, tensor.raw_data)
         if place is not None:
             put_outside(tensor, place)
             used.add(place.file)
     write_atomically(directory / GRAPH_FILE, model.SerializeToString())
     return {name: sha256(directory / name) for name in (GRAPH_FILE, *sorted(used))}
+
+
+def _inside(blocks: dict[str, bytes], content: bytes) -> Place | None:
+    """In a file that doesn't say what lies where."""
+    for file, block in blocks.items():
+        if (found := block.find(content)) >= 0:
+            return Place(file, found, len(content))
+    return None
 
 
 def _contents(path: Path) -> Iterator[tuple[bytes, Place]]:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from eenet.common import blaming, cores, require, sha256, write_atomically
+from eenet.common import blaming, cores, require, write_atomically
 from eenet.networks.config import read_config, write_config
 from eenet.networks.directories import CARD_FILE, CONFIG_FILE, GRAPH_FILE, checkpoint_directory
+from eenet.networks.graphs.manifest import MANIFEST_FILE, check_hashes, follow, read_manifest
 from eenet.networks.graphs.messages import extract, read_model
 from eenet.policies import logarithm, logit, relative_costs
 
@@ -58,6 +59,8 @@ class StoredNetwork:
             ValueError: a file is damaged, or was changed since the graph was written.
         """
         self.directory = Path(directory)
+        if (self.directory / MANIFEST_FILE).is_file():
+            read_manifest(self.directory)
         self.config = read_config(self.directory)
         if GRAPH_FILE not in self.config.hashes:
             raise ValueError(f"{self.directory / CONFIG_FILE}: 'hashes' says nothing of {GRAPH_FILE}")
@@ -143,6 +146,8 @@ class StoredNetwork:
                 if file.is_file() and file.name not in (CONFIG_FILE, CARD_FILE):
                     shutil.copyfile(file, directory / file.name)
         write_config(self.config, directory)
+        if (directory / MANIFEST_FILE).is_file():
+            follow(self.config, directory)
         if card:
             write_atomically(directory / CARD_FILE, card.encode())
         return directory
@@ -165,6 +170,13 @@ def open_network(source: Network | str | Path) -> Network:
     directory = checkpoint_directory(source)
     if (directory / GRAPH_FILE).is_file():
         return StoredNetwork(directory)
+    if (directory / MANIFEST_FILE).is_file():
+        manifest = read_manifest(directory)
+        old = " by eenet 0.1" * (manifest["format_version"] == 1)
+        raise ValueError(
+            f"{directory} was exported{old} as {manifest['format']}, without the network's graph; export the "
+            "network again as onnx, onnx-single, openvino or openvino-single"
+        )
     require("torch", f"{directory}, which has no {GRAPH_FILE},")
     from eenet.networks.network import EENet
 
@@ -187,20 +199,3 @@ def graph_of(network: Network) -> Any:
     from eenet.networks.graphs.whole import network_graph
 
     return network_graph(network)
-
-
-def check_hashes(directory: Path, hashes: dict[str, str]) -> None:
-    """Whether files are as they were written.
-
-    Raises:
-        FileNotFoundError: one is missing.
-        ValueError: one is not.
-    """
-    for name, wanted in hashes.items():
-        path = directory / name
-        if Path(name).name != name:
-            raise ValueError(f"{directory}: the file {name!r} would lie outside of it")
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing")
-        if sha256(path) != wanted:
-            raise ValueError(f"{path} is damaged, or was changed by something else than eenet")

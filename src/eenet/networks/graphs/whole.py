@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eenet.common import cache_directory, working, write_atomically
+from eenet.common import cache_directory, require, working, write_atomically
 from eenet.networks.graphs.messages import parse
 from eenet.networks.graphs.stored import (
     PIXELS,
@@ -98,8 +98,7 @@ def _export(network: EENet) -> bytes:
             *(score_name(score, k) for score in graph_scores()),
         ]
     names += [logits_name(network.num_exits), probabilities_name(network.num_exits)]
-    from onnxscript.optimizer import fold_constants, remove_unused_nodes
-
+    optimizer: Any = require("onnxscript.optimizer", "a graph of the network", "onnx")
     training = network.training
     pixels = torch.zeros(2, *network.config.input_size, dtype=torch.uint8)
     try:
@@ -121,8 +120,8 @@ def _export(network: EENet) -> bytes:
         network.train(training)
     assert program is not None
     with _quiet():
-        fold_constants(program.model)
-        remove_unused_nodes(program.model)
+        optimizer.fold_constants(program.model)
+        optimizer.remove_unused_nodes(program.model)
     model = parse(program.model_proto.SerializeToString(), "the graph that torch exported")
     model.DiscardUnknownFields()  # where each operation came from: nine tenths of a small network's graph
     return model.SerializeToString()

@@ -1,6 +1,5 @@
-"""What `eenet export` wrote: the manifest `eenet.json`, and the files as a backend of this runtime."""
+"""The files that `eenet export` wrote, as a backend of this runtime: run as other programs run them."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,33 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eenet.common import blaming
+from eenet.networks import MANIFEST_FILE, read_manifest
 from eenet.policies import ExitPolicy, Weights
 from eenet.runtime.backends.backend import Backend, Outputs, ThroughAll, packed
 from eenet.runtime.graphs.segments import Segment, segments_of
 
-MANIFEST_FILE = "eenet.json"
-FORMAT_VERSION = 1
 Run = Callable[..., Sequence[Any]]
 """What a stage takes → its outputs, in the order features, probabilities, score."""
-
-
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """What an exported directory says of itself.
-
-    Raises:
-        FileNotFoundError: it holds no manifest.
-        ValueError: the manifest is damaged or of another version.
-    """
-    path = directory / MANIFEST_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: {directory} was not written by `eenet export`")
-    try:
-        manifest = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
-        raise ValueError(f"{path}: this eenet reads manifests of 'format_version' {FORMAT_VERSION}")
-    return manifest
 
 
 def policy_of(manifest: dict[str, Any]) -> ExitPolicy:
