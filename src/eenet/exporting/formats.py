@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from eenet.common import write_atomically
-from eenet.networks import PIXELS, Network, StoredNetwork, from_array, parse
+from eenet.networks import FLOAT16, PIXELS, Network, StoredNetwork, from_array, parse, to_array
 from eenet.policies import ExitPolicy
 from eenet.runtime import Segment, SegmentModule, examples, folded_segments, segments_of
 
@@ -110,8 +110,17 @@ def _halved(job: Job, model: Any, save: Save) -> Any:
 
 
 def whole_graph(job: Job) -> Any:
-    """The network's ONNX model in the precision of the files."""
-    return _halved(job, parse(job.graph.SerializeToString(), "the graph"), _save_onnx)
+    """The network's ONNX model, with the weights of the files: of fp16 rounded, and computed with in float32."""
+    model = parse(job.graph.SerializeToString(), "the graph")
+    if job.precision == "fp16":
+        files = [parse(path.read_bytes(), path.name) for path in job.target.glob("*.onnx")]
+        held = (tensor for file in files for tensor in file.graph.initializer)
+        halves = {tensor.name for tensor in held if tensor.data_type == FLOAT16}
+        for tensor in model.graph.initializer:
+            if tensor.name in halves:
+                values = to_array(tensor).astype(np.float16).astype(np.float32)
+                tensor.CopyFrom(from_array(values, tensor.name))
+    return model
 
 
 def _kinds(segment: Segment, final: int) -> list[str]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from eenet.networks.graphs.messages import (
         BOOL,
         FLOAT,
+        FLOAT16,
         INT64,
         Graph,
         Model,

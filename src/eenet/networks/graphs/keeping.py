@@ -12,7 +12,7 @@ import numpy as np
 from eenet.common import say, sha256, write_atomically
 from eenet.networks.directories import GRAPH_FILE, WEIGHTS_FILE
 from eenet.networks.graphs.manifest import check_hashes
-from eenet.networks.graphs.messages import HALF, Place, copy_of, parse, put_outside
+from eenet.networks.graphs.messages import FLOAT16, HALF, Place, copy_of, parse, put_outside
 from eenet.networks.graphs.stored import graph_of
 
 if TYPE_CHECKING:
@@ -84,15 +84,19 @@ def _contents(path: Path) -> Iterator[tuple[bytes, Place]]:
         for name, about in header.items():
             if name != "__metadata__":
                 start, end = (8 + length + offset for offset in about["data_offsets"])
-                held = content[start:end]
-                if about["dtype"] == "F16":
-                    wide = np.frombuffer(held, "<f2").astype("<f4").tobytes()
-                    yield wide, Place(path.name, start, end - start, HALF)
-                yield held, Place(path.name, start, end - start)
+                yield from _place(content[start:end], about["dtype"] == "F16", path.name, start)
     elif path.suffix == ".onnx":
         at = 0
         for tensor in parse(content, str(path)).graph.initializer:
             found = content.find(tensor.raw_data, at) if len(tensor.raw_data) > SMALL else -1
             if found >= 0:
-                yield tensor.raw_data, Place(path.name, found, len(tensor.raw_data))
+                yield from _place(tensor.raw_data, tensor.data_type == FLOAT16, path.name, found)
                 at = found + len(tensor.raw_data)
+
+
+def _place(content: bytes, half: bool, file: str, offset: int) -> Iterator[tuple[bytes, Place]]:
+    """A tensor as it is, and one in half precision also as what float32 makes of it."""
+    yield content, Place(file, offset, len(content))
+    if half:
+        wide = np.frombuffer(content, "<f2").astype("<f4").tobytes()
+        yield wide, Place(file, offset, len(content), HALF)

@@ -34,7 +34,10 @@ class OnnxRuntimeBackend(Backend):
         graph, final = graph_of(network), network.num_exits
         names = [inputs_and_outputs(segment, score, final) for segment in self.segments]
         ends = list(dict.fromkeys(name for _, outputs in names for name in outputs))
-        fast, blocked = _optimized(Cutter(graph).cut([PIXELS], ends), threads)
+        fast, blocked = Cutter(graph).cut([PIXELS], ends), dict[str, str]()
+        quantised = any(node.op_type == "QuantizeLinear" for node in fast.graph.node)
+        if not quantised:  # there the runtime would go on with integers across every cut
+            fast, blocked = _optimized(fast, threads)
         self._weights = {  # one copy for all sessions, which it has to outlive
             tensor.name: ort.OrtValue.ortvalue_from_numpy(to_array(tensor))
             for tensor in fast.graph.initializer
@@ -48,12 +51,12 @@ class OnnxRuntimeBackend(Backend):
             if inputs[0] in shapes:
                 # with the shape known, a residual block adds its shortcut in place instead of copying it
                 part.graph.input[0].CopyFrom(_value(inputs[0], shapes[inputs[0]]))
-            session = session_of(part, threads, optimize=False, weights=self._weights)
+            session = session_of(part, threads, optimize=quantised, weights=self._weights)
             shapes |= {output.name: output.shape for output in session.get_outputs()}
             parts.append(part)
             self._sessions.append((session, inputs[0]))
         self._through = [  # one image, several
-            graph and session_of(graph, threads, optimize=False, weights=self._weights)
+            graph and session_of(graph, threads, optimize=quantised, weights=self._weights)
             for graph in (nest_all(parts, self.segments, final, images) for images in ("one", "several"))
         ]
 
