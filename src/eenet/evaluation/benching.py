@@ -157,6 +157,6 @@ def bench(
                         **options,
                     )
                 )
-    names = ["eenet", "torch", *(b for b in backends if not b.startswith("torch"))]
-    made_by = {name: version(name) for name in names}
+    names = ["eenet", *(backend.removesuffix("-compile") for backend in backends)]
+    made_by = {name: version(name) for name in dict.fromkeys(names)}
     return Bench(rows=rows, hardware=hardware(), versions=made_by, repeats=repeats)

@@ -110,7 +110,7 @@ def _halved(job: Job, model: Any, save: Save) -> Any:
 
 
 def whole_graph(job: Job) -> Any:
-    """The network's ONNX model, with the weights of the files: of fp16 rounded, and computed with in float32."""
+    """The network as an ONNX model with the weights of the files; those of fp16 are computed with in float32."""
     model = parse(job.graph.SerializeToString(), "the graph")
     if job.precision == "fp16":
         files = [parse(path.read_bytes(), path.name) for path in job.target.glob("*.onnx")]
@@ -203,7 +203,7 @@ def _executorch(job: Job) -> dict[str, Any]:
     return {"stages": stages}
 
 
-_ONNX = ("onnx", "onnxscript", "onnxruntime")
+_ONNX = ("onnx", "onnxscript")
 _OPENVINO = ("openvino", *_ONNX)
 FORMATS: dict[str, Format] = {
     "onnx": Format("a file for each stage", partial(_staged, save=_save_onnx), _ONNX, "onnx", PRECISIONS),

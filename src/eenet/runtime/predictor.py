@@ -74,6 +74,7 @@ class Predictor:
         threads: int | None = None,
         workers: int | None = None,
         precision: str = "f32",
+        providers: Sequence[str] = (),
     ) -> None:
         """A network, or the name of a checkpoint; by default under the checkpoint's policy.
 
@@ -92,6 +93,8 @@ class Predictor:
             workers: batches that run at the same time, each in a thread of its own; useful for many images,
                 with one `threads` each. Default: one, or with the queued engine one per core.
             precision: `f32`, or `bf16` with torch, torch-compile and OpenVINO.
+            providers: ONNX Runtime's execution providers, such as `CUDAExecutionProvider`, the most wanted
+                first. Default: the processor's.
 
         Raises:
             FileNotFoundError, ValueError: the checkpoint can't be loaded, or the network has no
@@ -125,7 +128,8 @@ class Predictor:
             threads, workers = 1, workers or cores()
         self._workers = workers or 1
         given: Any = (self.network, segments_of(policy, config.ensemble), policy.score)
-        options = {"threads": threads, "precision": None if precision == "f32" else precision}
+        options: dict[str, Any] = {"threads": threads, "providers": providers or None}
+        options["precision"] = None if precision == "f32" else precision
         try:
             self.backend = create_backend(backend, *given, **options)
         except ValueError as error:

@@ -113,7 +113,7 @@ class StoredNetwork:
 
     @cached_property
     def _session(self) -> Any:
-        ort = require("onnxruntime", "running a network", "onnx")
+        ort = require("onnxruntime", "running a network")
         wanted = [
             (logits_name if self._has_logits else probabilities_name)(k) for k in range(self.num_exits + 1)
         ]

@@ -98,7 +98,7 @@ def _export(network: EENet) -> bytes:
             *(score_name(score, k) for score in graph_scores()),
         ]
     names += [logits_name(network.num_exits), probabilities_name(network.num_exits)]
-    optimizer: Any = require("onnxscript.optimizer", "a graph of the network", "onnx")
+    optimizer: Any = require("onnxscript.optimizer", "a graph of the network")
     training = network.training
     pixels = torch.zeros(2, *network.config.input_size, dtype=torch.uint8)
     try:

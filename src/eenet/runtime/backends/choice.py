@@ -9,12 +9,13 @@ from eenet.policies import looks_back
 from eenet.runtime.backends.backend import Backend
 from eenet.runtime.graphs.segments import Segment
 
-BACKENDS = {  # module, class, extra, options
-    "torch": ("torch_backend", "TorchBackend", "", ("precision",)),
-    "torch-compile": ("compile_backend", "TorchCompileBackend", "", ("precision",)),
-    "onnxruntime": ("onnx_backend", "OnnxRuntimeBackend", "onnx", ("threads",)),
+BACKENDS = {  # module, class, package, options
+    "torch": ("torch_backend", "TorchBackend", "torch", ("precision",)),
+    "torch-compile": ("compile_backend", "TorchCompileBackend", "torch", ("precision",)),
+    "onnxruntime": ("onnx_backend", "OnnxRuntimeBackend", "onnxruntime", ("threads", "providers")),
     "openvino": ("openvino_backend", "OpenVINOBackend", "openvino", ("threads", "precision")),
 }
+EXTRAS = {"torch": "train", "openvino": "openvino"}  # which bring a package
 PRECISIONS = ("f32", "bf16")
 
 
@@ -32,12 +33,14 @@ def create_backend(
     """
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}; choose from {', '.join(BACKENDS)}")
-    module, kind, extra, known = BACKENDS[name]
+    module, kind, package, known = BACKENDS[name]
+    of_graphs = package != "torch"
     if not installed(name):
-        raise ValueError(f"backend {name!r} is not installed; pip install 'eenet[{extra}]'")
+        what = f"eenet[{EXTRAS[package]}]" if package in EXTRAS else package
+        raise ValueError(f"backend {name!r} is not installed; pip install {what!r}")
     if isinstance(network, StoredNetwork):
-        network = network if extra else network.to_torch()
-    elif extra and next(network.parameters()).device.type != "cpu":
+        network = network if of_graphs else network.to_torch()
+    elif of_graphs and next(network.parameters()).device.type != "cpu":
         raise ValueError(f"backend {name!r} runs on the CPU, the network is on another device")
     given = {option: value for option, value in options.items() if value is not None}
     for option, value in given.items():
@@ -57,4 +60,4 @@ def options_of(name: str) -> tuple[str, ...]:
 
 def installed(name: str) -> bool:
     """Whether a backend's libraries are."""
-    return importlib.util.find_spec(name if BACKENDS[name][2] else "torch") is not None
+    return importlib.util.find_spec(BACKENDS[name][2]) is not None

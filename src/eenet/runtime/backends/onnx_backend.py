@@ -20,6 +20,8 @@ from eenet.runtime.graphs.cutting import Cutter, inputs_and_outputs
 from eenet.runtime.graphs.nesting import nest_all, thresholds_given
 from eenet.runtime.graphs.segments import Segment
 
+CPU = "CPUExecutionProvider"
+
 
 class OnnxRuntimeBackend(Backend):
     """Features are numpy arrays, in blocks of channels where the runtime wants that."""
@@ -27,17 +29,33 @@ class OnnxRuntimeBackend(Backend):
     name = "onnxruntime"
 
     def __init__(
-        self, network: Network, segments: Sequence[Segment], score: str, *, threads: int | None = None
+        self,
+        network: Network,
+        segments: Sequence[Segment],
+        score: str,
+        *,
+        threads: int | None = None,
+        providers: Sequence[str] = (),
     ) -> None:
-        """`threads`: with 1, all is computed in the calling thread. Default: one per core."""
+        """Cut the network's graph.
+
+        Args:
+            threads: with 1, all is computed in the calling thread. Default: one per core.
+            providers: ONNX Runtime's execution providers, the most wanted first. Default: the processor's.
+
+        Raises:
+            ValueError: a provider isn't there.
+        """
         self.segments = list(segments)
         graph, final = graph_of(network), network.num_exits
         names = [inputs_and_outputs(segment, score, final) for segment in self.segments]
         ends = list(dict.fromkeys(name for _, outputs in names for name in outputs))
         fast, blocked = Cutter(graph).cut([PIXELS], ends), dict[str, str]()
-        quantised = any(node.op_type == "QuantizeLinear" for node in fast.graph.node)
-        if not quantised:  # there the runtime would go on with integers across every cut
+        # Integers would go on across every cut, and the blocked layout is the processor's own.
+        apart = bool(providers) or any(node.op_type == "QuantizeLinear" for node in fast.graph.node)
+        if not apart:
             fast, blocked = _optimized(fast, threads)
+        options: dict[str, Any] = {"optimize": apart, "providers": providers}
         self._weights = {  # one copy for all sessions, which it has to outlive
             tensor.name: ort.OrtValue.ortvalue_from_numpy(to_array(tensor))
             for tensor in fast.graph.initializer
@@ -51,12 +69,12 @@ class OnnxRuntimeBackend(Backend):
             if inputs[0] in shapes:
                 # with the shape known, a residual block adds its shortcut in place instead of copying it
                 part.graph.input[0].CopyFrom(_value(inputs[0], shapes[inputs[0]]))
-            session = session_of(part, threads, optimize=quantised, weights=self._weights)
+            session = session_of(part, threads, weights=self._weights, **options)
             shapes |= {output.name: output.shape for output in session.get_outputs()}
             parts.append(part)
             self._sessions.append((session, inputs[0]))
         self._through = [  # one image, several
-            graph and session_of(graph, threads, optimize=quantised, weights=self._weights)
+            graph and session_of(graph, threads, weights=self._weights, **options)
             for graph in (nest_all(parts, self.segments, final, images) for images in ("one", "several"))
         ]
 
@@ -100,6 +118,7 @@ def session_of(
     optimize: bool = True,
     path: Path | None = None,
     weights: Mapping[str, ort.OrtValue] | None = None,
+    providers: Sequence[str] = (),
 ) -> ort.InferenceSession:
     """A graph, or a file, to be run on the CPU.
 
@@ -109,6 +128,10 @@ def session_of(
         optimize: leave it on, unless the graph is optimised already.
         path: the optimised graph is written there.
         weights: by name, to be used instead of copies of the graph's own.
+        providers: see `OnnxRuntimeBackend`.
+
+    Raises:
+        ValueError: a provider isn't there.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3  # saving an optimised graph warns that it is for this machine only
@@ -122,5 +145,8 @@ def session_of(
         options.add_initializer(name, value)
     if path:
         options.optimized_model_filepath = str(path)
+    there = ort.get_available_providers()
+    if missing := [name for name in providers if name not in there]:
+        raise ValueError(f"ONNX Runtime has no {', '.join(missing)} here; it has {', '.join(there)}")
     model = str(graph) if isinstance(graph, Path) else graph.SerializeToString()
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(model, options, providers=[*providers, CPU] if providers else [CPU])
