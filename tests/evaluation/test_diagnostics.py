@@ -2,11 +2,15 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
-import torch
-from record_cases import make_records
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from record_cases import make_records, one_hot
+from scipy.special import softmax
+from sklearn.metrics import roc_auc_score
 
-from eenet.evaluation.diagnostics import bootstrap_interval, diagnose, expected_calibration_error
+from eenet.evaluation.diagnostics import auroc, bootstrap_interval, diagnose, expected_calibration_error
 from eenet.evaluation.evaluating import evaluate
 from eenet.evaluation.metrics import measure
 from eenet.policies.policy import ExitPolicy
@@ -22,7 +26,7 @@ def test_against_counting() -> None:
         pairs = list(zip(right[k], right[3], strict=True))
         assert found.right_then_wrong[k] == pairs.count((True, False))
         assert found.wrong_then_right[k] == pairs.count((False, True))
-        scores = records.logits_KBN[k].softmax(1).amax(1).tolist()
+        scores = softmax(records.logits_KBN[k], 1).max(1).tolist()
         won = [
             (a > b) + 0.5 * (a == b)
             for a, yes in zip(scores, right[k], strict=True)
@@ -38,17 +42,32 @@ def test_against_counting() -> None:
     assert found.oracle[-1][1] >= max(map(sum, right)) / 200
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    pairs=st.lists(
+        st.tuples(st.booleans(), st.floats(width=32, allow_nan=False, allow_infinity=False)), min_size=2
+    ),
+    decimals=st.sampled_from([0, 1, None]),
+)
+def test_area_under_the_roc_curve(pairs: list[tuple[bool, float]], decimals: int | None) -> None:
+    """Against scikit-learn; rounded scores are tied."""
+    right_B = np.array([True, False, *(right for right, _ in pairs[2:])])
+    score_B = np.array([score for _, score in pairs], np.float32)
+    score_B = score_B if decimals is None else np.tanh(score_B).round(decimals)
+    assert auroc(right_B, score_B) == pytest.approx(roc_auc_score(right_B, score_B))
+
+
 def test_calibration_error_by_hand() -> None:
     """Two inputs in one bin, at 0.9 and both right: off by 0.1; one at 0.6 and wrong: off by 0.6."""
-    p_BN = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]])
-    right_B = torch.tensor([True, True, False])
-    assert expected_calibration_error(p_BN.log(), right_B) == pytest.approx((2 * 0.1 + 0.6) / 3)
+    p_BN = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]], np.float32)
+    right_B = np.array([True, True, False])
+    assert expected_calibration_error(np.log(p_BN), right_B) == pytest.approx((2 * 0.1 + 0.6) / 3)
 
 
 def test_area_under_the_curve() -> None:
     """If every exit is as good as any, all of the curve lies at one accuracy."""
     records = make_records()
-    same = replace(records, logits_KBN=records.logits_KBN[-1:].expand(4, -1, -1).clone())
+    same = replace(records, logits_KBN=records.logits_KBN[[-1] * 4])
     accuracy = evaluate(same, POLICY).full_accuracy
     assert diagnose(same, POLICY).curve_area == pytest.approx(accuracy)
     areas = [
@@ -60,7 +79,7 @@ def test_area_under_the_curve() -> None:
 
 def test_intervals() -> None:
     """Near the normal one; that of the drop is paired, and zero where the policy never leaves early."""
-    values_B = (torch.arange(1000) < 300).double()
+    values_B = np.arange(1000) < 300
     low, high = bootstrap_interval(values_B)
     assert (low, high) == pytest.approx((0.3 - 0.0284, 0.3 + 0.0284), abs=0.004)
     intervals = diagnose(make_records(), ExitPolicy("max_softmax", (2.0, 2.0, 2.0))).intervals
@@ -73,9 +92,9 @@ def test_intervals() -> None:
 
 def test_one_sided_and_plain_records() -> None:
     records = make_records()
-    says = torch.nn.functional.one_hot(records.labels_B, 5).float()
-    perfect = replace(records, logits_KBN=says.expand(4, -1, -1))
+    says_BN = one_hot(records.labels_B, 5)
+    perfect = replace(records, logits_KBN=np.stack([says_BN] * 4))
     assert diagnose(perfect, POLICY).auroc == [None] * 3
-    plain = replace(records, logits_KBN=says[None], confidence_logits_KB=torch.empty(0, 200), head_macs=[])
-    plain = replace(plain, stage_macs=[400])
+    plain = replace(records, logits_KBN=says_BN[None], stage_macs=[400], head_macs=[])
+    plain = replace(plain, confidence_logits_KB=np.empty((0, 200), np.float32))
     assert diagnose(plain, ExitPolicy("max_softmax", ())).curve_area == 1

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-import torch
+from scipy.special import expit
 
 from eenet import data
 from eenet.data.corruptions import corrupt
@@ -96,13 +96,13 @@ def test_damaged_digits_are_noticed_and_clean_ones_are_not() -> None:
 
 
 def test_depth_is_the_exit_minus_the_score() -> None:
-    logits_KBN = torch.zeros(3, 4, 2)
-    confidence_KB = torch.tensor([[3.0, -1.0, -1.0, 1.0], [0.0, 2.0, -2.0, 0.0]])
-    records = Records(logits_KBN, confidence_KB, torch.zeros(4, dtype=torch.int64), [1, 1, 1], [1, 1], 3)
+    logits_KBN = np.zeros((3, 4, 2), np.float32)
+    gates_KB = np.array([[3, -1, -1, 1], [0, 2, -2, 0]], np.float32)
+    records = Records(logits_KBN, gates_KB, np.zeros(4, np.int64), [1, 1, 1], [1, 1], 3)
     depths = depths_of(records, ExitPolicy("confidence", (0.6, 0.6)))
 
     def squashed(logit: float) -> float:
-        return torch.tensor(logit).sigmoid().sigmoid().item()
+        return float(expit(expit(logit)))
 
     expected = [0 - squashed(3), 1 - squashed(2), 2 - squashed(-2), 0 - squashed(1)]
     assert depths.tolist() == pytest.approx(expected, abs=1e-6)

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -11,11 +10,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 from conftest import CUTS, in_memory, nothing_wrong
 from PIL import Image
 from playwright.sync_api import Browser, Page
+from scipy.stats import binomtest
 
 import eenet
 from eenet.backbones.names import create_backbone
@@ -23,7 +23,7 @@ from eenet.data.image_sets import ImageSet
 from eenet.evaluation.benching import Bench
 from eenet.evaluation.evaluating import collect
 from eenet.evaluation.metrics import measure
-from eenet.evaluation.page import EXACT_UP_TO, THUMBNAIL, Entry, build_report
+from eenet.evaluation.page import EXACT_UP_TO, THUMBNAIL, Entry, build_report, wilson
 from eenet.evaluation.reporting import report_entry
 from eenet.networks.building import create_model, without_exits
 from eenet.networks.network import EENet
@@ -92,14 +92,10 @@ def bench_row(**given: Any) -> BenchRow:
     return BenchRow(**times | {"backend": "torch", "batch_size": 1, "exit_shares": [1.0]} | given)
 
 
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share, as in Wilson 1927."""
-    z2 = 1.959964**2
-    middle, half = (
-        share + z2 / (2 * count),
-        math.sqrt(z2 * (share * (1 - share) / count + z2 / (4 * count**2))),
-    )
-    return (middle - half) / (1 + z2 / count), (middle + half) / (1 + z2 / count)
+def interval(right: int, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share, by scipy."""
+    low, high = binomtest(right, count).proportion_ci(method="wilson")
+    return low, high
 
 
 def traces(page: Page) -> dict[str, dict[str, Any]]:
@@ -157,10 +153,10 @@ def test_the_line_goes_by_cost_and_the_band_lies_around_it(page: Page, small: Sm
     line, band = drawn["budgets"], drawn["band"]
     expected = sorted({(each.relative_cost, each.accuracy) for each in found})
     assert (line["x"], line["y"]) == tuple(map(pytest.approx, zip(*expected, strict=True)))
-    half = len(expected)
+    half, count = len(expected), len(small.records)
     assert band["x"][:half] == line["x"] == band["x"][half:][::-1]
     for accuracy, upper, lower in zip(line["y"], band["y"][:half], band["y"][half:][::-1], strict=True):
-        assert (lower, upper) == pytest.approx(wilson(accuracy, len(small.records)))
+        assert (lower, upper) == pytest.approx(interval(round(accuracy * count), count))
 
 
 def test_the_own_policy_is_a_point_of_its_own(page: Page, small: Small) -> None:
@@ -174,7 +170,7 @@ def test_the_own_policy_is_a_point_of_its_own(page: Page, small: Small) -> None:
     final_B = small.records.logits_KBN[-1].argmax(1) == small.records.labels_B
     for name, point in (
         ("never leaving early", [small.records.costs()[-1], own.full_accuracy]),
-        ("exits taken off", [1, final_B.double().mean().item()]),
+        ("exits taken off", [1, final_B.mean()]),
     ):
         assert [*before[name]["x"], *before[name]["y"]] == pytest.approx(point)
     said = page.locator("section").first.inner_text()
@@ -311,6 +307,13 @@ def test_an_exit_has_its_colour_whatever_else_is_there(page: Page, digits: Image
     assert len(set().union(*seen.values())) == 4
 
 
+def test_interval_of_a_share() -> None:
+    """Against scipy, also where all are right or none."""
+    for count in (1, 2, 3, 10, 997, 10**6):
+        for right in {0, 1, count // 3, count // 2, count - 1, count}:
+            assert wilson(right, count) == pytest.approx(interval(right, count), rel=1e-9, abs=1e-12)
+
+
 def test_the_library_for_plots_keeps_its_licence() -> None:
     assets = files("eenet").joinpath("assets")
     assert "Licensed under the MIT license" in assets.joinpath("plotly-basic.min.js").read_text("utf-8")[:200]
@@ -321,14 +324,14 @@ def test_the_library_for_plots_keeps_its_licence() -> None:
 def test_large_pictures_are_made_small(
     page: Page, digits: ImageSet, network: EENet, tmp_path: Path, repeat: int, side: int
 ) -> None:
-    pixels_BCHW = digits.pixels_BCHW.repeat_interleave(repeat, 2).repeat_interleave(repeat, 3)
+    pixels_BCHW: Any = np.asarray(digits.pixels_BCHW).repeat(repeat, 2).repeat(repeat, 3)
     images = ImageSet(pixels_BCHW, digits.labels_B, digits.class_names)
     entry = Entry("one", collect(network, digits), network.config.exit_policy())
     path = tmp_path / "report.html"
     path.write_text(build_report([entry], images, title="pictures"))
     sources = opened(page, path).locator("figure img").evaluate_all("all => all.map(image => image.src)")
     assert sources
-    whole = {image.numpy().astype("uint8").tobytes() for image in pixels_BCHW[:, 0]}
+    whole = {image.tobytes() for image in pixels_BCHW[:, 0]}
     for source in sources:
         picture = Image.open(io.BytesIO(base64.b64decode(source.split(",")[1])))
         assert picture.size == (side, side)
@@ -340,8 +343,8 @@ def test_confusion_matrix(page: Page, compared: Path) -> None:
     opened(page, compared)
     digits = in_memory("digits", "test")
     with Predictor(CHECKPOINT, backend="torch") as predictor:
-        answers = predictor.run(digits.pixels(list(range(len(digits)))).numpy())
-    answers_B, labels_B = answers.probabilities_BN.argmax(1), digits.labels_B.numpy()
+        answers = predictor.run(np.asarray(digits.pixels_BCHW))
+    answers_B, labels_B = answers.probabilities_BN.argmax(1), np.asarray(digits.labels_B)
     rows = page.locator(".confusion").first.locator("tbody tr")
     for label in range(10):
         of = answers_B[labels_B == label]
@@ -429,7 +432,7 @@ def test_stored_records_are_used_only_if_they_fit(tmp_path: Path) -> None:
     records = collect(network, digits)
     path = tmp_path / "mine" / RECORDS_FILE.format(split="test")
     right = eenet.report(tmp_path / "mine", tmp_path / "a.html", data="digits")
-    for kept in (records, records.subset(torch.arange(len(records)).flip(0))):
+    for kept in (records, records.subset(np.arange(len(records))[::-1])):
         kept.save(path)
         again = eenet.report(tmp_path / "mine", tmp_path / "b.html", data="digits")
         assert again.bytes == right.bytes

@@ -3,11 +3,11 @@
 import itertools
 from dataclasses import replace
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from record_cases import make_records
+from record_cases import make_records, one_hot
 
 from eenet.evaluation.metrics import measure
 from eenet.policies.budget import policy_for_budget
@@ -58,17 +58,15 @@ def test_hardly_any_thresholds_are_better(budget: float) -> None:
 
 def quick(records: Records, policy: ExitPolicy) -> tuple[float, float]:
     exits_B = decide(records, policy)
-    right = records.correct().gather(0, exits_B[None]).double().mean().item()
-    return right, torch.tensor(records.costs(policy.enabled), dtype=torch.float64)[exits_B].mean().item()
+    right_B = records.correct()[exits_B, np.arange(len(records))]
+    return right_B.mean(), np.array(records.costs(policy.enabled))[exits_B].mean()
 
 
 def test_a_useless_exit_is_switched_off() -> None:
     """Exit 0 knows nothing and costs; its head must not be run."""
     records = make_records(400)
-    labels_B = records.labels_B
-    logits_KBN = 9.0 * torch.nn.functional.one_hot(labels_B, records.logits_KBN.shape[2])
-    logits_KBN = logits_KBN.float().repeat(len(records.logits_KBN), 1, 1)
-    logits_KBN[0] = torch.randn_like(logits_KBN[0])
+    logits_KBN = np.stack([9 * one_hot(records.labels_B, 5)] * 4)
+    logits_KBN[0] = np.random.default_rng(0).standard_normal((400, 5))
     useless = replace(records, logits_KBN=logits_KBN)
     policy = policy_for_budget(useless, 0.9, scores=["max_softmax"])
     assert policy.enabled == (False, True, False)

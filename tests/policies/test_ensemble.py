@@ -1,10 +1,10 @@
 """Exits that answer together: the mean, its weights, and that every engine carries answers along."""
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ def between(ensemble: Ensemble, on: list[int]) -> list[Weights]:
     return [ALONE, *(Weights(*ensemble[k][j]) for j, k in pairwise(on))]
 
 
-def softmax_of(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+def softmax_of(logits: NDArray[Any]) -> NDArray[Any]:
     return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
 
 
@@ -102,21 +102,21 @@ def test_an_exit_that_knows_nothing_gets_no_say() -> None:
 
 @pytest.mark.parametrize("enabled", [None, (True, True), (False, True), (True, False), (False, False)])
 def test_records_join_the_exits_that_are_on(enabled: tuple[bool, ...] | None) -> None:
-    logits_KBN = torch.randn(3, 4, 5)
+    logits_KBN = np.random.default_rng(0).standard_normal((3, 4, 5), np.float32)
     ensemble = [[], [[0.5, 2.0]], [[1.5, 0.25], [0.75, 0.5]]]
-    labels_B = torch.arange(4)
-    records = Records(logits_KBN, torch.zeros(2, 4), labels_B, [1, 1, 1], [0, 0], 3, ensemble)
-    own_KBN = logits_KBN.softmax(2).tolist()
+    labels_B, gates_KB = np.arange(4), np.zeros((2, 4), np.float32)
+    records = Records(logits_KBN, gates_KB, labels_B, [1, 1, 1], [0, 0], 3, ensemble)
+    own_KBN = softmax_of(logits_KBN).tolist()
     on = [k for k in range(3) if enabled is None or k == 2 or enabled[k]]
-    answers_KBN, right_KB = records.answers(enabled).softmax(2), records.correct(enabled)
+    answers_KBN, right_KB = softmax_of(records.answers(enabled)), records.correct(enabled)
     for b in range(4):
         for k in range(3):
             there = [j for j in on if j <= k] if k in on else [k]
             wanted_N = by_hand([own_KBN[j][b] for j in there], between(ensemble, there))
             np.testing.assert_allclose(answers_KBN[k, b], wanted_N, rtol=1e-4)
             assert right_KB[k, b] == (np.argmax(wanted_N) == b)
-    alone = Records(logits_KBN, torch.zeros(2, 4), labels_B, [1, 1, 1], [0, 0], 3)
-    assert torch.equal(alone.answers(enabled), logits_KBN)
+    alone = Records(logits_KBN, gates_KB, labels_B, [1, 1, 1], [0, 0], 3)
+    np.testing.assert_array_equal(alone.answers(enabled), logits_KBN)
 
 
 class Speaking(Mock):

@@ -3,9 +3,10 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
-import torch
-from record_cases import make_records
+from record_cases import make_records, one_hot
+from scipy.special import expit, logit
 from scipy.stats import binom
 
 from eenet.evaluation.metrics import measure
@@ -52,26 +53,24 @@ def draw(count: int, seed: int, early: float = 1.0) -> Records:
     With confidence u, an early exit keeps a right answer with probability u (to a power), and
     mends one wrong answer in ten.
     """
-    random = torch.Generator().manual_seed(seed)
-    labels_B = torch.randint(0, 2, (count,), generator=random)
-    u_KB = torch.rand(2, count, generator=random) ** 0.2
-    luck_KB = torch.rand(2, count, generator=random)
-    final_B = torch.rand(count, generator=random) < 0.93
-    right_KB = torch.where(final_B, luck_KB < u_KB**early, luck_KB < 0.1)
-    says_KB = torch.where(torch.cat([right_KB, final_B[None]]), labels_B, 1 - labels_B)
-    logits_KBN = 5.0 * torch.nn.functional.one_hot(says_KB, 2)
-    return Records(logits_KBN, u_KB.logit(), labels_B, [10, 10, 10], [1, 1], 30)
+    random = np.random.default_rng(seed)
+    labels_B = random.integers(2, size=count)
+    u_KB = random.random((2, count)) ** 0.2
+    luck_KB = random.random((2, count))
+    final_B = random.random(count) < 0.93
+    right_KB = np.where(final_B, luck_KB < u_KB**early, luck_KB < 0.1)
+    says_KB = np.where(np.concatenate([right_KB, final_B[None]]), labels_B, 1 - labels_B)
+    return Records(5 * one_hot(says_KB, 2), logit(u_KB), labels_B, [10, 10, 10], [1, 1], 30)
 
 
 def risk_of(records: Records, threshold: float, risk: str) -> float:
     """Of a shared threshold, counted from the definition."""
-    answers_KB, h_KB = records.logits_KBN.argmax(2), records.confidence_logits_KB.sigmoid()
-    answer_B = torch.where(
-        h_KB[0] > threshold, answers_KB[0], torch.where(h_KB[1] > threshold, *answers_KB[1:])
-    )
+    answers_KB, h_KB = records.logits_KBN.argmax(2), expit(records.confidence_logits_KB)
+    later_B = np.where(h_KB[1] > threshold, *answers_KB[1:])
+    answer_B = np.where(h_KB[0] > threshold, answers_KB[0], later_B)
     if risk == "disagreement":
-        return (answer_B != answers_KB[2]).double().mean().item()
-    wrong, full = ((a != records.labels_B).double().mean().item() for a in (answer_B, answers_KB[2]))
+        return (answer_B != answers_KB[2]).mean()
+    wrong, full = ((a != records.labels_B).mean() for a in (answer_B, answers_KB[2]))
     return wrong - full
 
 
@@ -108,12 +107,11 @@ def test_the_promise_on_average() -> None:
 def one_by_one(lost_at: dict[int, int], count: int = 100) -> Records:
     """One exit; threshold by threshold one more input leaves, and is lost (1) or gained (-1) as said."""
     thresholds = thresholds_to_try("confidence", 2)[150 : 150 + count]
-    labels_B = torch.zeros(count).long()
-    logits_KBN = torch.tensor([5.0, 0.0]).repeat(2, count, 1)
+    says_KB = np.zeros((2, count), np.int64)
     for b, sign in lost_at.items():
-        logits_KBN[0 if sign > 0 else 1, b] = torch.tensor([0.0, 5.0])
-    above = torch.tensor(thresholds, dtype=torch.float64) + 1e-6
-    return Records(logits_KBN, above.logit()[None], labels_B, [10, 10], [1], 20)
+        says_KB[0 if sign > 0 else 1, b] = 1
+    gates_KB = logit(np.array(thresholds)[None] + 1e-6)
+    return Records(5 * one_hot(says_KB, 2), gates_KB, np.zeros(count, np.int64), [10, 10], [1], 20)
 
 
 def leaving(records: Records, drop: float) -> int:
@@ -162,7 +160,7 @@ def test_refusals() -> None:
         policy_for_risk(records, 0.1, risk="ruin")
     with pytest.raises(ValueError, match="max drop is -1"):
         policy_for_drop(records, -1)
-    unlabelled = replace(records, labels_B=torch.full((200,), -1))
+    unlabelled = replace(records, labels_B=np.full(200, -1))
     with pytest.raises(ValueError, match="needs labels"):
         policy_for_risk(unlabelled, 0.1)
     assert policy_for_risk(unlabelled, 0.5, risk="disagreement")[1].measured < 0.5

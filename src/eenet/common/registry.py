@@ -92,8 +92,9 @@ def register(kind: str, name: str | None = None, **marks: Any) -> Callable[[Adde
             `eenet.training.objectives`; `policy`: (records, budget) → `ExitPolicy`;
             `backbone`: (**arguments) → `nn.Module` that maps images to logits.
         name: by which it is found. Default: the function's own.
-        marks: `looks_back=True` for a score that needs the exits before; `trains_confidence=True` for an
-            objective that trains the gates itself.
+        marks: `looks_back=True` for a score that needs the exits before, `arrays=True` for one that takes
+            numpy's arrays as well as tensors; `trains_confidence=True` for an objective that trains the
+            gates itself.
 
     Raises:
         ValueError: unknown kind, or the name is taken.

@@ -42,7 +42,7 @@ def collect(
     return Records(
         np.concatenate(logits, 1),
         np.concatenate(confidences, 1),
-        images.labels_B,
+        np.asarray(images.labels_B),
         config.stage_macs,
         config.head_macs,
         config.backbone_macs,

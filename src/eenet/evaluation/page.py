@@ -239,7 +239,7 @@ def _strips(entry: Entry, images: Images, entries: int) -> list[dict[str, Any]]:
 
 def _figures(members: NDArray[Any], answers_B: NDArray[Any], images: Images) -> list[dict[str, str]]:
     names = images.class_names
-    pixels = images.pixels(members) if len(members) else []
+    pixels = images.pixels(members.tolist()) if len(members) else []
     return [
         {
             "src": _data_uri(pixels_CHW),

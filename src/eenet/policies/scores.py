@@ -4,7 +4,7 @@ A score is a function of what the exits so far said, the exit in question last: 
 confidence logits [B] of each. One that doesn't look back is given that one exit only: it becomes part of the
 network's graph, so it is called with torch's tensors. One that does (`looks_back`) is computed by the
 engines, from log-probabilities of the exits that are on. Ours are written once, for tensors and for numpy's
-arrays; one of a user's own is always given tensors.
+arrays, and marked so (`arrays`); any other is always given tensors.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,20 +21,20 @@ Score = Callable[[Sequence[Floats], Sequence[Floats]], Floats]
 SCORES: Registry[Score] = Registry("score", "score")
 
 
-@SCORES.add()
+@SCORES.add(arrays=True)
 def max_softmax(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]) -> Floats:  # noqa: ARG001
     """Largest class probability."""
     of = _library(logits_KBN)
     return of.amax(of.softmax(logits_KBN[-1], 1), 1)
 
 
-@SCORES.add()
+@SCORES.add(arrays=True)
 def confidence(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]) -> Floats:  # noqa: ARG001
     """The learned confidence, in (0, 1)."""
     return _library(confidence_logits_KB).sigmoid(confidence_logits_KB[-1])
 
 
-@SCORES.add()
+@SCORES.add(arrays=True)
 def entropy(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]) -> Floats:  # noqa: ARG001
     """Negative entropy of the class probabilities, in nats. BranchyNet, Teerapittayanon et al. 2016."""
     of = _library(logits_KBN)
@@ -42,7 +42,7 @@ def entropy(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]
     return (of.exp(log_p) * log_p).sum(1)
 
 
-@SCORES.add()
+@SCORES.add(arrays=True)
 def margin(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]) -> Floats:  # noqa: ARG001
     """Largest minus second largest class probability."""
     of, logits_BN = _library(logits_KBN), logits_KBN[-1]
@@ -50,13 +50,13 @@ def margin(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats])
     return top[:, 0] - top[:, 1:].sum(1)  # nothing to take away where there is one class only
 
 
-@SCORES.add(looks_back=True)
+@SCORES.add(arrays=True, looks_back=True)
 def patience(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]) -> Floats:
     """How many exits in a row, up to this one, gave the same class, minus one. PABEE, Zhou et al. 2020."""
     of = _library(logits_KBN)
     said_KB = of.stack([logits_BN.argmax(1) for logits_BN in logits_KBN])
-    agree_KB = of.flip(said_KB == said_KB[-1], (0,)) * 1
-    return of.cumprod(agree_KB, 0).sum(0) * of.ones_like(confidence_logits_KB[-1]) - 1
+    agree_KB = of.flip(said_KB == said_KB[-1], (0,)) * of.ones_like(confidence_logits_KB[-1])
+    return of.cumprod(agree_KB, 0).sum(0) - 1
 
 
 def looks_back(score: str) -> bool:
@@ -77,7 +77,7 @@ def score_of(
         logits_KBN = [_Arrays.log_softmax(logits_BN, 1) for logits_BN in logits_KBN]
     else:
         logits_KBN, confidence_logits_KB = logits_KBN[-1:], confidence_logits_KB[-1:]
-    if SCORES.origin(score) is None:
+    if SCORES.mark(score, "arrays"):
         return SCORES[score](logits_KBN, confidence_logits_KB)
     torch: Any = require("torch", f"the score {score!r}")
     given = ([torch.from_numpy(np.array(part)) for part in of] for of in (logits_KBN, confidence_logits_KB))
