@@ -14,7 +14,7 @@ from eenet.networks.network import EENet, ExitOutputs
 from eenet.policies.policy import ExitPolicy
 from eenet.policies.scores import looks_back, score_of
 from eenet.runtime.backends.backend import Backend, Outputs
-from eenet.runtime.segments import segments_of
+from eenet.runtime.graphs.segments import segments_of
 
 
 def images_of(network: EENet, pixels_BCHW: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ from eenet.runtime.backends.backend import Outputs
 from eenet.runtime.backends.choice import BACKENDS, create_backend
 from eenet.runtime.compacting import run_batch
 from eenet.runtime.queued import QueuedEngine
-from eenet.runtime.segments import segments_of
+from eenet.runtime.graphs.segments import segments_of
 
 
 def images(*numbers: int) -> NDArray[np.uint8]:
