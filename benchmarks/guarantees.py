@@ -11,9 +11,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import results
-import torch
 import tyro
+from scipy.special import logit
 
 from eenet import ExitPolicy, Records, policy_for_budget, policy_for_drop, policy_for_risk
 from eenet.common import format_table, progress
@@ -38,15 +39,15 @@ class Shape:
     mends: float
     quality: float = 1.0
 
-    def draw(self, count: int, random: torch.Generator) -> Records:
-        labels_B = torch.randint(0, 2, (count,), generator=random)
-        v_KB, luck_KB = (torch.rand(2, count, generator=random, dtype=torch.float64) for _ in range(2))
+    def draw(self, count: int, random: np.random.Generator) -> Records:
+        labels_B = random.integers(2, size=count)
+        v_KB, luck_KB = random.random((2, 2, count))
         u_KB = v_KB**self.narrow
-        final_B = torch.rand(count, generator=random) < self.full
-        right_KB = torch.where(final_B, luck_KB < self.quality * u_KB**self.slope, luck_KB < self.mends)
-        says_KB = torch.where(torch.cat([right_KB, final_B[None]]), labels_B, 1 - labels_B)
-        logits_KBN = 5.0 * torch.nn.functional.one_hot(says_KB, 2)
-        return Records(logits_KBN, u_KB.logit().float(), labels_B, [10, 10, 10], [0, 0], 30)
+        final_B = random.random(count) < self.full
+        right_KB = np.where(final_B, luck_KB < self.quality * u_KB**self.slope, luck_KB < self.mends)
+        says_KB = np.where(np.concatenate([right_KB, final_B[None]]), labels_B, 1 - labels_B)
+        logits_KBN = 5 * np.eye(2, dtype=np.float32)[says_KB]
+        return Records(logits_KBN, logit(u_KB), labels_B, [10, 10, 10], [0, 0], 30)
 
     def true_risk(self, threshold: float, risk: str) -> float:
         """Of a shared threshold, in closed form."""
@@ -89,7 +90,7 @@ def made_up(draws: int) -> list[dict[str, Any]]:
     ]
     with progress("drawing", len(cases)) as advance:
         for shape, risk, delta, count, limit in cases:
-            random, risks, refused = torch.Generator().manual_seed(0), [], ""
+            random, risks, refused = np.random.default_rng(0), [], ""
             for _ in range(draws):
                 drawn = SHAPES[shape].draw(count, random)
                 try:
@@ -121,7 +122,7 @@ def halved(paths: Sequence[Path], halvings: int) -> list[dict[str, Any]]:
         found = Records.load(path)
         pairs = []
         for seed in range(halvings):
-            order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))
+            order = np.random.default_rng(seed).permutation(len(found))
             pairs.append([found.subset(half) for half in (order[::2], order[1::2])])
         for budget in BUDGETS:
             measured = [measure(b, policy_for_budget(a, budget)) for a, b in pairs]

@@ -17,6 +17,7 @@ import numpy as np
 import results
 import torch
 import tyro
+from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from eenet import Records, policies, policy_for_budget
@@ -67,7 +68,7 @@ METHODS = {  # network, what decides, whether answers are joined
 class Outcome:
     """What a method does with the test images."""
 
-    right_B: torch.Tensor
+    right_B: NDArray[np.float64]
     """Right answers; a part of one where two policies are mixed."""
     cost: float
     dead_exits: list[int]
@@ -134,8 +135,8 @@ def outcome(held_out: Records, tested: Records, score: str, budget: float) -> Ou
         return patience(tested, budget)
     policy = policy_for_budget(held_out, budget, scores=[score])
     measured = measure(tested, policy)
-    right_B = tested.correct(policy.enabled).gather(0, decide(tested, policy)[None])[0].double()
-    return Outcome(right_B, measured.relative_cost, measured.dead_exits)
+    right_B = tested.correct(policy.enabled)[decide(tested, policy), np.arange(len(tested))]
+    return Outcome(right_B.astype(np.float64), measured.relative_cost, measured.dead_exits)
 
 
 def loaded(path: Path) -> tuple[Records, Records]:
@@ -158,8 +159,11 @@ def fitted(path: Path, *, joined: bool) -> tuple[Records, Records]:
             replace(
                 records,
                 ensemble=ensemble,
-                confidence_logits_KB=torch.stack(
-                    [gate.judge(z_BN) for gate, z_BN in zip(gates, records.logits_KBN, strict=False)]
+                confidence_logits_KB=np.stack(
+                    [
+                        gate.judge(torch.from_numpy(z_BN)).numpy()
+                        for gate, z_BN in zip(gates, records.logits_KBN, strict=False)
+                    ]
                 ),
             )
             for records in (held_out, tested)
@@ -169,7 +173,7 @@ def fitted(path: Path, *, joined: bool) -> tuple[Records, Records]:
 
 def own_gates(records: Records) -> list[AnswerGate]:
     """Gates fitted to what each exit says alone."""
-    *early_KBN, final_BN = records.logits_KBN
+    *early_KBN, final_BN = map(torch.from_numpy, records.logits_KBN)
     gates = [AnswerGate(0, final_BN.shape[1]) for _ in early_KBN]
     for gate, logits_BN in zip(gates, early_KBN, strict=True):
         gate.fit(logits_BN, accuracy_kept(logits_BN.double(), final_BN.double()))
@@ -178,13 +182,14 @@ def own_gates(records: Records) -> list[AnswerGate]:
 
 def patience(records: Records, budget: float) -> Outcome:
     """Leave once the answer hasn't changed for some exits (Zhou et al. 2020); two patiences are mixed."""
-    answers_KB, costs_K = records.answers().argmax(2), torch.tensor(records.costs())
+    answers_KB, costs_K = records.answers().argmax(2), np.array(records.costs())
     tried = []
     for wanted in range(len(answers_KB) + 1):
-        exits_B = torch.full((len(records),), len(answers_KB) - 1)
+        exits_B = np.full(len(records), len(answers_KB) - 1)
         for k in reversed(range(wanted, len(answers_KB) - 1)):
             exits_B[(answers_KB[k - wanted : k + 1] == answers_KB[k]).all(0)] = k
-        tried.append((costs_K[exits_B].mean().item(), records.correct().gather(0, exits_B[None])[0].double()))
+        right_B = records.correct()[exits_B, np.arange(len(records))].astype(np.float64)
+        tried.append((float(costs_K[exits_B].mean()), right_B))
     for (cheap, right_B), (dear, right_too_B) in pairwise(tried):
         if cheap <= budget < dear:
             part = (budget - cheap) / (dear - cheap)
@@ -216,7 +221,7 @@ def print_exits(out: Path, seeds: tuple[int, ...]) -> None:
         if not paths:
             continue
         tested = [loaded(path)[1] for path in paths]
-        accuracy = [[100 * a for a in t.correct().double().mean(1).tolist()] for t in tested]
+        accuracy = [[100 * a for a in t.correct().mean(1).tolist()] for t in tested]
         lines.append([network, *(spread(list(values)) for values in zip(*accuracy, strict=True))])
         for score in ("confidence", "max_softmax"):
             if tested[0].head_macs:
@@ -253,7 +258,7 @@ def print_difference(method: str, right: dict) -> None:
             if key[0] == "ours" and key[2] in chosen and (method, *key[1:]) in right
         ]
         if pairs and method != "ours":
-            differences_B = 100 * torch.stack(pairs).mean(0)
+            differences_B = 100 * np.stack(pairs).mean(0)
             low, high = bootstrap_interval(differences_B, draws=2000)
             mean = f"{differences_B.mean():+.2f} [{low:+.2f}, {high:+.2f}] points"
             print(f"ours − {method}, budgets {name}: {mean}")

@@ -9,9 +9,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import results
-import torch
 import tyro
+from numpy.typing import NDArray
 from tyro.conf import Positional
 
 from eenet import (
@@ -45,14 +46,14 @@ def main(checkpoint: Positional[str], most: int = 2000) -> None:
     trained = network.config.provenance["train_config"]
     held_out, test = (data.load(trained["data"], split) for split in ("validation", "test"))
     before, tested = (collect(network, images) for images in (held_out, test))
-    order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
+    order = np.random.default_rng(0).permutation(len(test))
     policy = network.config.exit_policy()
     policies = {
         "learned": policy,
         "max_softmax": policy_for_budget(before, trained["budget"], scores=("max_softmax",)),
         "guarantee": policy_for_risk(tested.subset(order[most:]), RISK, delta=DELTA)[0],
     }
-    rows = order[:most].sort().values
+    rows = np.sort(order[:most]).tolist()
     clean = ImageSet(test.pixels(rows), test.labels_B[rows], test.class_names)
     calibration = depths_of(before, policy).tolist()
     shifted: list[dict[str, Any]] = []
@@ -89,13 +90,12 @@ def described(records: Records, policies: dict[str, ExitPolicy]) -> dict[str, An
     return row
 
 
-def false_alarms(calibration: list[float], depths_B: torch.Tensor) -> dict[str, Any]:
+def false_alarms(calibration: list[float], depths_B: NDArray[np.float64]) -> dict[str, Any]:
     """Of streams drawn with replacement from clean test images."""
-    random, alarms = torch.Generator().manual_seed(0), 0
+    random, alarms = np.random.default_rng(0), 0
     for seed in range(CLEAN_STREAMS):
         monitor = DriftMonitor(calibration, alpha=ALPHA, seed=seed)
-        drawn = torch.randint(len(depths_B), (CLEAN_LENGTH,), generator=random)
-        for depth in depths_B[drawn].tolist():
+        for depth in random.choice(depths_B, CLEAN_LENGTH).tolist():
             if monitor.update(depth):
                 break
         alarms += monitor.alarm
@@ -108,12 +108,12 @@ def false_alarms(calibration: list[float], depths_B: torch.Tensor) -> dict[str, 
     }
 
 
-def delays(calibration: list[float], depths_B: torch.Tensor) -> dict[str, Any]:
+def delays(calibration: list[float], depths_B: NDArray[np.float64]) -> dict[str, Any]:
     """Images until the alarm: the median over orders, above the length if there mostly is none."""
-    random, found = torch.Generator().manual_seed(0), []
+    random, found = np.random.default_rng(0), []
     for seed in range(STREAMS):
         monitor = DriftMonitor(calibration, alpha=ALPHA, seed=seed)
-        for depth in depths_B[torch.randperm(len(depths_B), generator=random)[:LENGTH]].tolist():
+        for depth in random.permutation(depths_B)[:LENGTH].tolist():
             if monitor.update(depth):
                 break
         found.append(monitor.alarm_at or LENGTH + 1)

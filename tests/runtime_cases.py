@@ -8,8 +8,8 @@ import torch
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from eenet.data import normalize
 from eenet.data.image_sets import ImageSet
-from eenet.data.pixels import normalize
 from eenet.networks.network import EENet, ExitOutputs
 from eenet.policies.policy import ExitPolicy
 from eenet.policies.scores import looks_back, score_of
@@ -17,11 +17,11 @@ from eenet.runtime.backends.backend import Backend, Outputs
 from eenet.runtime.graphs.segments import segments_of
 
 
-def images_of(network: EENet, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+def images_of(network: EENet, pixels_BCHW: Any) -> torch.Tensor:
     mean, std = network.config.mean, network.config.std
     assert mean is not None
     assert std is not None
-    return normalize(pixels_BCHW, mean, std)
+    return normalize(torch.as_tensor(pixels_BCHW), mean, std)
 
 
 def policy_with_shares(network: EENet, images: ImageSet, score: str, enabled: Sequence[bool]) -> ExitPolicy:
@@ -30,20 +30,26 @@ def policy_with_shares(network: EENet, images: ImageSet, score: str, enabled: Se
     with torch.inference_mode():
         outputs = network(inputs)
     thresholds = [
-        max(score_B.median().item(), 1) - 0.5 if looks_back(score) else score_B.median().item() + 1e-6
-        for score_B in scores_of(outputs, score, enabled)
+        max(middle, 1) - 0.5 if looks_back(score) else middle + 1e-6
+        for middle in (float(lower_median(score_B)) for score_B in scores_of(outputs, score, enabled))
     ]
     return ExitPolicy(score, tuple(thresholds), tuple(enabled))
 
 
-def scores_of(outputs: ExitOutputs, score: str, enabled: Sequence[bool]) -> list[torch.Tensor]:
+def scores_of(outputs: ExitOutputs, score: str, enabled: Sequence[bool]) -> list[NDArray[np.float32]]:
     """Of every early exit, from those that are on."""
     found = []
     for k in range(len(enabled)):
         seen = [i for i in range(k) if enabled[i]] + [k]
-        parts = ([part[i] for i in seen] for part in (outputs.logits_KBN, outputs.confidence_logits_KB))
+        given = (outputs.logits_KBN, outputs.confidence_logits_KB)
+        parts = ([part[i].numpy() for i in seen] for part in given)
         found.append(score_of(score, *parts))
     return found
+
+
+def lower_median(values: NDArray[Any]) -> Any:
+    """A value that is there, along the last axis: the middle one, or the lower of the two."""
+    return np.quantile(values, 0.5, axis=-1, method="lower")
 
 
 class Mock(Backend):

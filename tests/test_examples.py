@@ -42,8 +42,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     files = []
     for i, pixels_CHW in enumerate(digits.pixels(list(range(12)))):
         files.append(directory / f"{i}.pgm")
-        Image.fromarray(pixels_CHW[0].numpy()).save(files[-1])
-        Image.fromarray(pixels_CHW[0].numpy()).save(files[-1].with_suffix(".png"))
+        Image.fromarray(np.asarray(pixels_CHW[0])).save(files[-1])
+        Image.fromarray(np.asarray(pixels_CHW[0])).save(files[-1].with_suffix(".png"))
     return files
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -32,7 +33,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pixels = data.load("digits", "test").pixels(list(range(40)))
     (home / "images").mkdir()
     for i, image in enumerate(pixels):
-        Image.fromarray(image[0].numpy()).save(home / "images" / f"{i:02}.png")
+        Image.fromarray(np.asarray(image[0])).save(home / "images" / f"{i:02}.png")
     return home
 
 

@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
     (folder / "sub").mkdir()
     for i, image in enumerate(in_memory("digits", "test").pixels_BCHW[:70]):
-        Image.fromarray(image[0].numpy()).save(folder / ("sub" if i % 2 else ".") / f"{i:02}.png")
+        Image.fromarray(np.asarray(image[0])).save(folder / ("sub" if i % 2 else ".") / f"{i:02}.png")
     (folder / "05-broken.png").write_bytes((folder / "00.png").read_bytes()[:60])
     (folder / "69-text.jpg").write_text("no image")
     return folder
@@ -72,22 +72,23 @@ def test_the_way_for_many_gives_the_same(
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_images_come_in_order_and_are_not_read_ahead_without_end(network: EENet, workers: int) -> None:
-    pixels = in_memory("digits", "test").pixels_BCHW[:300]
+    pixels_BCHW = np.asarray(in_memory("digits", "test").pixels_BCHW[:300])
+    pixels_BHW = pixels_BCHW[:, 0]
     taken = 0
 
     def images() -> Any:
         nonlocal taken
-        for image in pixels:
+        for image in pixels_BHW:
             taken += 1
             yield image
 
     with Predictor(network, batch_size=8, workers=workers) as predictor:
-        wanted = predictor.run(pixels.numpy()).exits_B.tolist()
+        wanted = predictor.run(pixels_BCHW).exits_B.tolist()
         found = predictor.predict_many(images())
         first = next(found)
         assert taken <= 8 * 2 * 8 + 16
         assert [first.exit, *(p.exit for p in found)] == wanted
-    broken = [*pixels[:40], "none.png", *pixels[40:80]]
+    broken = [*pixels_BHW[:40], "none.png", *pixels_BHW[40:80]]
     with pytest.raises(FileNotFoundError, match=r"none\.png"):
         list(predictor.predict_many(broken))
     assert [i for i, p in enumerate(predictor.try_many(broken)) if isinstance(p, OSError)] == [40]

@@ -80,7 +80,7 @@ def graph_records(graph: onnx.ModelProto, network: Network, images: Images) -> R
     return Records(
         np.stack([logarithm(column) for column in columns[: final + 1]]),
         np.stack(confidences) if confidences else np.empty((0, len(images)), np.float32),
-        images.labels_B,
+        np.asarray(images.labels_B),
         config.stage_macs,
         config.head_macs,
         config.backbone_macs,

@@ -104,7 +104,7 @@ class EENet(nn.Module):
         mean, std = self.config.mean, self.config.std
         if mean is None or std is None:
             raise ValueError("the network's config has no mean and std, so images can't be normalised")
-        pixels = torch.from_numpy(pixels_BCHW).to(next(self.parameters()).device)
+        pixels = torch.from_numpy(np.array(pixels_BCHW)).to(next(self.parameters()).device)
         images = normalize(pixels, mean, std).contiguous(memory_format=self.memory_format)
         with eval_mode(self), torch.inference_mode():
             outputs = self(images)
