@@ -27,7 +27,7 @@ def one_after_the_other(predictor: Predictor, files: list[Path]) -> int:
     size = predictor.network.config.input_size
     done = 0
     for i in range(0, len(files), predictor.batch_size):
-        batch = [to_pixels(file, size).numpy() for file in files[i : i + predictor.batch_size]]
+        batch = [to_pixels(file, size) for file in files[i : i + predictor.batch_size]]
         done += len(predictor.run(np.stack(batch)).exits_B)
     return done
 
@@ -58,9 +58,9 @@ def main(
     images = data.load(data_name, "train", size=network.config.input_size[1:])
     with tempfile.TemporaryDirectory() as directory:
         files = [Path(directory) / f"{i:05}.jpg" for i in range(count)]
-        for file, pixels in zip(files, images.pixels(list(range(count))), strict=True):
-            array = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
-            Image.fromarray(array.numpy()).save(file, quality=90)
+        for file, pixels in zip(files, images.pixels(slice(count)), strict=True):
+            array = pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
+            Image.fromarray(array).save(file, quality=90)
         ways = {}
         for name, policy in (("early exit", None), ("plain network", never)):
             alone = Predictor(network, policy=policy, backend=backend)

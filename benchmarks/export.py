@@ -77,8 +77,8 @@ def families(_: str) -> Iterator[dict[str, Any]]:
         except ValueError:  # one exit is all that fits
             network = _untrained(name, size, 1)
         network.config.mean, network.config.std = [0.5] * 3, [0.25] * 3
-        pixels = torch.randint(256, (32, 3, size, size), dtype=torch.uint8)
-        records = collect(network, ImageSet(pixels, torch.zeros(32, dtype=torch.int64), list("abcde")))
+        pixels = torch.randint(256, (32, 3, size, size), dtype=torch.uint8).numpy()
+        records = collect(network, ImageSet(pixels, np.zeros(32, np.int64), list("abcde")))
         thresholds = recorded_scores(records, "max_softmax").median(1).values + 1e-5
         network.config.policy = ExitPolicy("max_softmax", tuple(thresholds.tolist())).to_dict()
         row: dict[str, Any] = {"network": name, "size": size}
@@ -102,7 +102,7 @@ def stops(checkpoint: str) -> Iterator[dict[str, Any]]:
     """Batch 1, images that leave at exit 0: a single file, its first stage, all stages, timed in turn."""
     network = EENet.from_pretrained(checkpoint)
     images = data.load(network.config.provenance["train_config"]["data"], "test")
-    pixels = images.pixels(list(range(400))).numpy()
+    pixels = images.pixels(slice(400))
     with tempfile.TemporaryDirectory() as directory:
         for kind in ("onnx", "openvino"):
             paths = {f: Path(directory) / f for f in (kind, f"{kind}-single")}
@@ -135,7 +135,7 @@ def precisions(checkpoint: str) -> Iterator[dict[str, Any]]:
     """The stages in float32, float16 and int8, timed in turn."""
     network = EENet.from_pretrained(checkpoint)
     images = data.load(network.config.provenance["train_config"]["data"], "test")
-    pixels = images.pixels(list(range(640))).numpy()
+    pixels = images.pixels(slice(640))
     with tempfile.TemporaryDirectory() as directory:
         for kind in ("onnx", "openvino"):
             calls: dict[str, Callable[[Any], Any]] = {}

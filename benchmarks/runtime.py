@@ -69,7 +69,7 @@ def shown(value: Any) -> str:
 
 
 def cifar(count: int) -> NDArray[np.uint8]:
-    return data.load("cifar10", "test").pixels(torch.arange(count)).numpy()
+    return data.load("cifar10", "test").pixels(slice(count))
 
 
 def random_network(backbone: str, num_exits: int, side: int, classes: int) -> EENet:

@@ -244,9 +244,7 @@ def load(windows: int) -> Iterator[dict[str, Any]]:
     """Early exit and the plain backbone, in one server on the same backend, loaded in turn."""
     for name, (side, classes, count) in NETWORKS.items():
         network = random_network(name, 3, side, classes)
-        pixels = (
-            noise(count) if side == 224 else data.load("cifar10", "test").pixels(list(range(count))).numpy()
-        )
+        pixels = noise(count) if side == 224 else data.load("cifar10", "test").pixels(slice(count))
         settle_norms(network, pixels[:64])
         policy = policy_for_shares(network, pixels, SHARES)
         network.config.policy = policy.to_dict()
@@ -296,7 +294,7 @@ def overload(checkpoint: str) -> Iterator[dict[str, Any]]:
     """Three times the requests that the server can answer, with and without giving way."""
     images = data.load("cifar10", "test")
     size, count = 16, 2000
-    pixels = images.pixels(list(range(count))).numpy().reshape(-1, size, *images.image_size)
+    pixels = images.pixels(slice(count)).reshape(-1, size, *images.image_size)
     names = images.class_names
     truth = [names[label] for label in images.labels_B[:count].tolist()]
     room = 6  # requests
@@ -344,7 +342,7 @@ def restart() -> Iterator[dict[str, Any]]:
 
 def soak(minutes: float) -> Iterator[dict[str, Any]]:
     """Memory of the process at about half load, every minute after a warm-up of two."""
-    pixels = data.load("digits", "test").pixels(list(range(256))).numpy()[:, None]
+    pixels = data.load("digits", "test").pixels(slice(256))[:, None]
     with served("digits-eenet8", "--data", "digits") as (address, process):
         capacity = closed(address, "digits-eenet8", pixels, 10).per_second
         for minute in range(round(minutes) + 2):

@@ -52,7 +52,7 @@ def main(checkpoint: Positional[str], most: int = 2000) -> None:
         "max_softmax": policy_for_budget(before, trained["budget"], scores=("max_softmax",)),
         "guarantee": policy_for_risk(tested.subset(order[most:]), RISK, delta=DELTA)[0],
     }
-    rows = order[:most].sort().values
+    rows = order[:most].sort().values.numpy()
     clean = ImageSet(test.pixels(rows), test.labels_B[rows], test.class_names)
     calibration = depths_of(before, policy).tolist()
     shifted: list[dict[str, Any]] = []

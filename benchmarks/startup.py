@@ -41,7 +41,7 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     with tempfile.TemporaryDirectory() as directory:
         image = Path(directory) / "image.png"
-        Image.fromarray(data.load("digits", "test").pixels([0])[0, 0].numpy()).save(image)
+        Image.fromarray(data.load("digits", "test").pixels(0)[0, 0]).save(image)
         commands = {
             name: [str(image) if word == "IMAGE" else word for word in words]
             for name, words in COMMANDS.items()

@@ -8,8 +8,8 @@ import torch
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from eenet.data.batching import normalize
 from eenet.data.image_sets import ImageSet
-from eenet.data.pixels import normalize
 from eenet.networks.network import EENet, ExitOutputs
 from eenet.policies.policy import ExitPolicy
 from eenet.policies.scores import looks_back, score_of
@@ -17,11 +17,11 @@ from eenet.runtime.backends.backend import Backend, Outputs
 from eenet.runtime.segments import segments_of
 
 
-def images_of(network: EENet, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+def images_of(network: EENet, pixels_BCHW: NDArray[np.uint8]) -> torch.Tensor:
     mean, std = network.config.mean, network.config.std
     assert mean is not None
     assert std is not None
-    return normalize(pixels_BCHW, mean, std)
+    return normalize(torch.from_numpy(pixels_BCHW), mean, std)
 
 
 def policy_with_shares(network: EENet, images: ImageSet, score: str, enabled: Sequence[bool]) -> ExitPolicy:

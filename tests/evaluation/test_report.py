@@ -321,14 +321,14 @@ def test_the_library_for_plots_keeps_its_licence() -> None:
 def test_large_pictures_are_made_small(
     page: Page, digits: ImageSet, network: EENet, tmp_path: Path, repeat: int, side: int
 ) -> None:
-    pixels_BCHW = digits.pixels_BCHW.repeat_interleave(repeat, 2).repeat_interleave(repeat, 3)
+    pixels_BCHW = digits.pixels_BCHW.repeat(repeat, 2).repeat(repeat, 3)
     images = ImageSet(pixels_BCHW, digits.labels_B, digits.class_names)
     entry = Entry("one", collect(network, digits), network.config.exit_policy())
     path = tmp_path / "report.html"
     path.write_text(build_report([entry], images, title="pictures"))
     sources = opened(page, path).locator("figure img").evaluate_all("all => all.map(image => image.src)")
     assert sources
-    whole = {image.numpy().astype("uint8").tobytes() for image in pixels_BCHW[:, 0]}
+    whole = {image.tobytes() for image in pixels_BCHW[:, 0]}
     for source in sources:
         picture = Image.open(io.BytesIO(base64.b64decode(source.split(",")[1])))
         assert picture.size == (side, side)
@@ -340,8 +340,8 @@ def test_confusion_matrix(page: Page, compared: Path) -> None:
     opened(page, compared)
     digits = in_memory("digits", "test")
     with Predictor(CHECKPOINT, backend="torch") as predictor:
-        answers = predictor.run(digits.pixels(list(range(len(digits)))).numpy())
-    answers_B, labels_B = answers.probabilities_BN.argmax(1), digits.labels_B.numpy()
+        answers = predictor.run(digits.pixels_BCHW)
+    answers_B, labels_B = answers.probabilities_BN.argmax(1), digits.labels_B
     rows = page.locator(".confusion").first.locator("tbody tr")
     for label in range(10):
         of = answers_B[labels_B == label]

@@ -37,7 +37,7 @@ ONNX = [name for name in FORMATS if name.startswith("onnx")]
 @pytest.fixture(scope="module")
 def pixels() -> NDArray[np.uint8]:
     images = data.load("digits", "test")
-    return images.pixels(list(range(len(images)))).numpy()
+    return images.pixels(slice(None))
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_a_single_file_has_thresholds_that_can_be_changed(tmp_path: Path, pixels
 
 def test_int8_says_what_became_of_accuracy_and_cost(tmp_path: Path, expected: Any) -> None:
     found = export(CHECKPOINT, tmp_path, precision="int8")
-    labels = data.load("digits", "test").labels_B.numpy()
+    labels = data.load("digits", "test").labels_B
     assert found.fp32_accuracy == (expected.probabilities_BN.argmax(1) == labels).mean()
     assert found.accuracy is not None
     assert found.relative_cost is not None

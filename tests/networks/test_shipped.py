@@ -76,7 +76,7 @@ def test_predict_labels_an_image(tmp_path: Path, capsys: pytest.CaptureFixture[s
     images = data.load("digits", "test")
     files = [str(tmp_path / f"{i}.png") for i in range(4)]
     for file, pixels_CHW in zip(files, images.pixels(list(range(4))), strict=True):
-        Image.fromarray(pixels_CHW[0].numpy()).save(file)
+        Image.fromarray(pixels_CHW[0]).save(file)
     assert main(["predict", "digits-eenet8", *files, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["label"] for row in rows] == [str(label) for label in images.labels_B[:4].tolist()]

@@ -82,7 +82,7 @@ def test_images_come_in_order_and_are_not_read_ahead_without_end(network: EENet,
             yield image
 
     with Predictor(network, batch_size=8, workers=workers) as predictor:
-        wanted = predictor.run(pixels.numpy()).exits_B.tolist()
+        wanted = predictor.run(pixels).exits_B.tolist()
         found = predictor.predict_many(images())
         first = next(found)
         assert taken <= 8 * 2 * 8 + 16

@@ -73,7 +73,7 @@ def test_equals_one_image_at_a_time(
 def test_many_threads_on_a_real_network(trained: EENet, digits: ImageSet, backend: str) -> None:
     policy = policy_with_shares(trained, digits, "confidence", (True, True, True))
     fast = create_backend(backend, trained, segments_of(policy, trained.config.ensemble), "confidence")
-    pixels = digits.pixels_BCHW.numpy()
+    pixels = digits.pixels_BCHW
     alone = run_batch(fast, policy, pixels)
     rng = np.random.default_rng(0)
     chosen = [rng.choice(len(pixels), rng.integers(1, 9), replace=False) for _ in range(100)]

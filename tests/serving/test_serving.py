@@ -102,7 +102,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def pixels() -> Any:
-    return data.load("digits", "test").pixels(list(range(40))).numpy()
+    return data.load("digits", "test").pixels(slice(40))
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def collect(
     shown = progress("evaluating", len(images), shown=show_progress)
     with eval_mode(network), torch.inference_mode(), shown as advance:
         for chunk in in_order(images, batch_size):
-            pixels = chunk.to(parameter.device)
+            pixels = torch.from_numpy(chunk).to(parameter.device)
             inputs = normalize(pixels, config.mean, config.std)
             outputs = network(inputs.contiguous(memory_format=layout))
             logits.append(torch.stack(outputs.logits_KBN).float().cpu())
@@ -50,7 +50,7 @@ def collect(
     return Records(
         torch.cat(logits, 1).clone(),
         torch.cat(confidences, 1).clone(),
-        images.labels_B,
+        torch.from_numpy(images.labels_B),
         config.stage_macs,
         config.head_macs,
         config.backbone_macs,

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import binomtest
 from torch import Tensor
@@ -239,10 +241,10 @@ def _figures(members: Tensor, answers_B: Tensor, images: Images) -> list[dict[st
     ]
 
 
-def _data_uri(pixels_CHW: Tensor) -> str:
+def _data_uri(pixels_CHW: NDArray[np.uint8]) -> str:
     """Small images as they are, large ones as small ones."""
-    array = pixels_CHW[0] if len(pixels_CHW) == 1 else pixels_CHW.permute(1, 2, 0)
-    picture, buffer = Image.fromarray(array.to(torch.uint8).numpy()), io.BytesIO()
+    array = pixels_CHW[0] if len(pixels_CHW) == 1 else pixels_CHW.transpose(1, 2, 0)
+    picture, buffer = Image.fromarray(np.ascontiguousarray(array)), io.BytesIO()
     exact = max(picture.size) <= EXACT_UP_TO
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     picture.save(buffer, "webp", **({"lossless": True, "method": 6} if exact else {"quality": 75}))

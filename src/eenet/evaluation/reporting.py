@@ -96,7 +96,7 @@ def _records(network: EENet, checkpoint: EENet | str | Path, images: Images, spl
             some = torch.linspace(0, len(images) - 1, min(len(images), 64)).long()
             fresh, same = collect(network, images.subset(some.tolist())), kept.subset(some)
             if (
-                torch.equal(kept.labels_B, images.labels_B)
+                torch.equal(kept.labels_B, torch.from_numpy(images.labels_B))
                 and fresh.ensemble == same.ensemble
                 and fresh.logits_KBN.shape == same.logits_KBN.shape
                 and torch.allclose(fresh.logits_KBN, same.logits_KBN, atol=1e-3)

@@ -27,7 +27,7 @@ def compare(job: Job, images: ImageSet, expected: Records) -> dict[str, Any]:
     Raises:
         ValueError: an exit differs though no score is near its threshold, or a probability does.
     """
-    pixels_BCHW = images.pixels_BCHW.numpy()
+    pixels_BCHW = images.pixels_BCHW
     try:
         backend, policy = load_exported(job.target)
         answers = [run_batch(backend, policy, pixels_BCHW[i : i + 32]) for i in range(0, len(images), 32)]
@@ -78,7 +78,7 @@ def time_against_fp32(lower: Path, fp32: Path, images: ImageSet) -> dict[str, An
         Contender("fp32", lambda batch: run_batch(before, before_policy, batch)),
         Contender("lower", lambda batch: run_batch(now, now_policy, batch)),
     ]
-    pixels_BCHW = images.pixels_BCHW.numpy()
+    pixels_BCHW = images.pixels_BCHW
     found: dict[str, Any] = {
         "milliseconds": {},
         "fp32_milliseconds": {},

@@ -65,7 +65,7 @@ def graph_records(graph: onnx.ModelProto, network: EENet, images: Images) -> Rec
     wanted = [probabilities_name(k) for k in range(final + 1)]
     wanted += [score_name("confidence", k) for k in range(final)]
     session = session_of(graph, None)
-    parts = [session.run(wanted, {PIXELS: chunk.numpy()}) for chunk in in_order(images, BATCH)]
+    parts = [session.run(wanted, {PIXELS: chunk}) for chunk in in_order(images, BATCH)]
     columns: list[Any] = [
         torch.cat([torch.from_numpy(p) for p in column]) for column in zip(*parts, strict=True)
     ]
@@ -74,7 +74,7 @@ def graph_records(graph: onnx.ModelProto, network: EENet, images: Images) -> Rec
     return Records(
         torch.stack([column.clamp(min=tiny).log() for column in columns[: final + 1]]),
         torch.stack(confidences) if confidences else torch.empty(0, len(images)),
-        images.labels_B,
+        torch.from_numpy(images.labels_B),
         config.stage_macs,
         config.head_macs,
         config.backbone_macs,

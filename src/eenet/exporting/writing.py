@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from eenet.common import Result, lines, working, wrapped, write_atomically
@@ -200,13 +201,13 @@ def _images(network: EENet, data_name: str | None) -> ImageSet:
         if data_name is None:
             raise FileNotFoundError
         images = load(data_name, "test", size=(height, width))
-        pixels_BCHW = torch.from_numpy(sample(images, count))
+        pixels_BCHW = sample(images, count)
     except (FileNotFoundError, ValueError):
         generator = torch.Generator().manual_seed(0)
         pixels_BCHW = torch.randint(
             256, (count, channels, height, width), dtype=torch.uint8, generator=generator
-        )
-    return ImageSet(pixels_BCHW, torch.zeros(len(pixels_BCHW), dtype=torch.int64), names)
+        ).numpy()
+    return ImageSet(pixels_BCHW, np.zeros(len(pixels_BCHW), np.int64), names)
 
 
 def _quantized(
