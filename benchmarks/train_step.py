@@ -34,8 +34,8 @@ def main(model: str = "resnet20_cifar", num_exits: int = 3, batch_size: int = 12
         rounds: pairs of steps, after 5 that don't count.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    pixels = torch.randint(0, 256, (10 * batch_size, 3, 32, 32), dtype=torch.uint8)
-    images = ImageSet(pixels, torch.randint(0, 10, (len(pixels),)), [str(i) for i in range(10)])
+    pixels = torch.randint(0, 256, (10 * batch_size, 3, 32, 32), dtype=torch.uint8).numpy()
+    images = ImageSet(pixels, torch.randint(0, 10, (len(pixels),)).numpy(), [str(i) for i in range(10)])
     config = TrainConfig("cifar10", model, num_exits=num_exits)
     steps = [Step(replace(config, num_exits=n), images, batch_size, device) for n in (0, num_exits)]
     times: list[list[float]] = [[], []]

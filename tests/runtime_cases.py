@@ -8,7 +8,7 @@ import torch
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from eenet.data import normalize
+from eenet.data.batching import normalize
 from eenet.data.image_sets import ImageSet
 from eenet.networks.network import EENet, ExitOutputs
 from eenet.policies.policy import ExitPolicy

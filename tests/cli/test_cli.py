@@ -30,7 +30,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
     test = data.load("digits", "test")
-    Image.fromarray(test.pixels([0])[0, 0].numpy()).save(tmp_path / "digit.png")
+    Image.fromarray(test.pixels(0)[0, 0]).save(tmp_path / "digit.png")
     return tmp_path / "digit.png"
 
 

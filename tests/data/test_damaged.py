@@ -61,12 +61,12 @@ def test_they_are_left_out_and_counted(in_memory: int, photos: Path) -> None:
     assert sum(map(len, images.values())) == 48 - 5
     assert "2 damaged files of" in told.split("; ")[-1]
     for part in images.values():
-        pixels = part.pixels(torch.arange(len(part)))
+        pixels = part.pixels(slice(None))
         assert pixels.shape == (len(part), 1, 20, 16)
         assert len(part.labels_B) == len(part)
     assert images["test"].labels_B.tolist() == [0, 0, 0, 0, 1, 1]
     again = data.load(str(photos), "train", in_memory=in_memory, skip_damaged=True)
-    assert torch.equal(again.labels_B, images["train"].labels_B)
+    assert np.array_equal(again.labels_B, images["train"].labels_B)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -142,4 +142,4 @@ def test_nothing_but_damaged_images(tmp_path: Path) -> None:
 def test_large_images_are_decoded_in_threads_in_order() -> None:
     rows = [(noise(i, (300, 300)), i % 2) for i in range(60)]
     images = from_dataset(rows)
-    assert torch.equal(images.in_memory().pixels_BCHW, images.pixels(torch.arange(60)))
+    assert np.array_equal(images.in_memory().pixels_BCHW, images.pixels(slice(None)))

@@ -1,6 +1,7 @@
 """Images as users have them: odd modes work, damaged ones are refused in a line."""
 
 import io
+import math
 import tempfile
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2 import functional as tv
 
-from eenet.data.pixels import normalize, open_image, to_pixels
+from eenet.data.batching import normalize
+from eenet.data.pixels import open_image, to_pixels
 
 RED = (200, 10, 30)
 
@@ -28,17 +31,15 @@ def test_every_mode_works(mode: str, channels: int) -> None:
         image = image.quantize() if mode == "P" else image.convert(mode)
     pixels = to_pixels(image, (channels, 7, 5))
     assert pixels.shape == (channels, 7, 5)
-    assert pixels.dtype == torch.uint8
+    assert pixels.dtype == np.uint8
     if mode in ("RGB", "RGBA", "P", "YCbCr", "HSV") and channels == 3:
-        assert (pixels[:, 3, 2].int() - torch.tensor(RED)).abs().max() <= 4
+        assert np.abs(pixels[:, 3, 2].astype(int) - RED).max() <= 4
     if mode == "I;16":
         assert pixels[0, 0, 0] == round(40000 * 255 / 65535)
 
 
 def test_one_pixel_and_resizing() -> None:
-    assert torch.equal(
-        to_pixels(Image.new("L", (1, 1), 77), (1, 8, 8)), torch.full((1, 8, 8), 77, dtype=torch.uint8)
-    )
+    assert (to_pixels(Image.new("L", (1, 1), 77), (1, 8, 8)) == np.full((1, 8, 8), 77)).all()
 
 
 def test_transparency_is_laid_on_white() -> None:
@@ -57,11 +58,12 @@ def test_exif_orientation(tmp_path: Path) -> None:
 
 def test_arrays_and_tensors_agree() -> None:
     array = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
-    expected = torch.from_numpy(array).permute(2, 0, 1)
-    for given in (array, expected, expected / 255, array / 255, Image.fromarray(array)):
-        assert torch.equal(to_pixels(given, (3, 6, 5)), expected)
+    expected = array.transpose(2, 0, 1)
+    tensor = torch.from_numpy(expected)
+    for given in (array, expected, tensor, tensor / 255, array / 255, Image.fromarray(array)):
+        assert np.array_equal(to_pixels(given, (3, 6, 5)), expected)
     grey = array[:, :, 0]
-    assert torch.equal(to_pixels(grey, (3, 6, 5)), torch.from_numpy(grey).expand(3, -1, -1))
+    assert np.array_equal(to_pixels(grey, (3, 6, 5)), np.stack([grey] * 3))
 
 
 @pytest.mark.parametrize(
@@ -81,13 +83,13 @@ def test_integers_of_any_width_are_what_their_files_are(dtype: str, highest: int
     else:
         Image.fromarray(values[:, :, 0].astype(np.uint16)).save(grey)
     for given in (values[:, :, 0], torch.from_numpy(values[:, :, 0].astype(kind.newbyteorder("=")))):
-        assert torch.equal(to_pixels(given, (1, 6, 5)), to_pixels(grey, (1, 6, 5)))
+        assert np.array_equal(to_pixels(given, (1, 6, 5)), to_pixels(grey, (1, 6, 5)))
     if highest > 255:
         colour = tmp_path / "colour.ppm"
         colour.write_bytes(b"P6 5 6 65535\n" + values.astype(">u2").tobytes())
-        assert torch.equal(to_pixels(values, (3, 6, 5)), to_pixels(colour, (3, 6, 5)))
+        assert np.array_equal(to_pixels(values, (3, 6, 5)), to_pixels(colour, (3, 6, 5)))
     elif not bits:
-        assert torch.equal(to_pixels(values, (3, 6, 5)), to_pixels(values.astype(np.uint8), (3, 6, 5)))
+        assert np.array_equal(to_pixels(values, (3, 6, 5)), to_pixels(values.astype(np.uint8), (3, 6, 5)))
 
 
 class Upload:
@@ -116,7 +118,7 @@ def test_images_from_memory(tmp_path: Path) -> None:
         givens = (content, bytearray(content), memoryview(content), written, file, temporary, Upload(content))
         for given in givens:
             for _ in range(2):
-                assert torch.equal(to_pixels(given, (1, 5, 6)), expected)
+                assert np.array_equal(to_pixels(given, (1, 5, 6)), expected)
     with path.open() as text, pytest.raises(ValueError, match="open it with mode 'rb'"):
         to_pixels(text, (1, 5, 6))
     with pytest.raises(ValueError, match=r"must give bytes, not coroutine.*await"):
@@ -129,6 +131,54 @@ def test_decoding_in_threads_leaves_warnings_as_they_were(tmp_path: Path) -> Non
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: to_pixels(tmp_path / "a.jpg", (3, 16, 16)), range(400)))
     assert list(warnings.filters) == before
+
+
+def by_torchvision(values: np.ndarray, channels: int, height: int, width: int) -> torch.Tensor:
+    """What torchvision makes of an image [C, H, W]: grey or colour, scaled to cover, the centre of it."""
+    pixels = torch.from_numpy(values.copy())
+    if channels == 1 and len(pixels) == 3:
+        pixels = tv.rgb_to_grayscale(pixels)
+    pixels = pixels.expand(channels, -1, -1)
+    scale = max(height / pixels.shape[1], width / pixels.shape[2])
+    scaled = [
+        max(new, math.ceil(old * scale - 1e-6))
+        for new, old in zip((height, width), pixels.shape[1:], strict=True)
+    ]
+    return tv.center_crop(tv.resize(pixels, scaled, antialias=True), [height, width])
+
+
+@pytest.mark.parametrize("kind", ["noise", "smooth", "black and white"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("given", [1, 3])
+def test_sizes_are_changed_as_torchvision_does(kind: str, channels: int, given: int) -> None:
+    """Up and down, also to other shapes; the same where no size changes, within a level where one does."""
+    rng = np.random.default_rng(0)
+    for height, width in [(40, 60), (61, 33), (7, 90), (1, 1), (128, 128)]:
+        values = rng.integers(0, 256, (height, width, given), dtype=np.uint8)
+        if kind == "smooth":
+            blurred = Image.fromarray(values.squeeze(2) if given == 1 else values).resize(
+                (width * 4, height * 3)
+            )
+            values = np.asarray(blurred).reshape(height * 3, width * 4, given)
+        elif kind == "black and white":
+            values = np.where(values > 127, np.uint8(255), np.uint8(0))
+        for size in [(32, 32), (24, 50), (97, 64), values.shape[:2]]:
+            expected = by_torchvision(values.transpose(2, 0, 1), channels, *size).int().numpy()
+            found = to_pixels(values, (channels, *size))
+            assert found.flags.c_contiguous
+            assert np.abs(found - expected).max() <= (size != values.shape[:2])
+
+
+def test_grey_of_every_colour() -> None:
+    """Against torchvision: three of 16,777,216 colours, on the edge between two greys, differ by one."""
+    steps, differ = np.arange(256, dtype=np.uint8), 0
+    for red in range(256):
+        colours = np.stack(np.broadcast_arrays(np.uint8(red), *np.meshgrid(steps, steps)), 2)
+        found = to_pixels(colours, (1, 256, 256)).astype(int)
+        expected = tv.rgb_to_grayscale(torch.from_numpy(colours).permute(2, 0, 1)).int().numpy()
+        assert np.abs(found - expected).max() <= 1
+        differ += np.count_nonzero(found != expected)
+    assert differ <= 3
 
 
 def test_normalize_by_hand() -> None:

@@ -15,8 +15,8 @@ from eenet.policies.policy import ExitPolicy
 from eenet.policies.records import Records
 from eenet.runtime.backends.backend import Outputs
 from eenet.runtime.compacting import run_batch
-from eenet.runtime.queued import QueuedEngine
 from eenet.runtime.graphs.segments import segments_of
+from eenet.runtime.queued import QueuedEngine
 
 
 def by_hand(own_KN: list[list[float]], weights: list[Weights]) -> list[float]:

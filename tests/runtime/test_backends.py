@@ -29,9 +29,9 @@ from eenet.runtime.backends.onnx_backend import session_of
 from eenet.runtime.backends.torch_backend import TorchBackend
 from eenet.runtime.compacting import run_batch
 from eenet.runtime.graphs.nesting import Images, nest, thresholds_given
+from eenet.runtime.graphs.segments import Segment, segments_of
 from eenet.runtime.predictor import Predictor
 from eenet.runtime.reference import run_one
-from eenet.runtime.graphs.segments import Segment, segments_of
 
 GUARD = 1e-4  # kernels round differently; an image this near to a threshold may take either way
 

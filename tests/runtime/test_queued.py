@@ -19,8 +19,8 @@ from eenet.policies.policy import ExitPolicy
 from eenet.runtime.backends.backend import Outputs
 from eenet.runtime.backends.choice import BACKENDS, create_backend
 from eenet.runtime.compacting import run_batch
-from eenet.runtime.queued import QueuedEngine
 from eenet.runtime.graphs.segments import segments_of
+from eenet.runtime.queued import QueuedEngine
 
 
 def images(*numbers: int) -> NDArray[np.uint8]:

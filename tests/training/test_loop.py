@@ -311,7 +311,7 @@ def test_bad_data(tmp_path: Path) -> None:
         fit(network, TRAIN, VALIDATION, replace(CONFIG, accumulate=5), tmp_path)
     with pytest.raises(ValueError, match="fewer than one batch"):
         fit(network, TRAIN.subset(range(9)), VALIDATION, CONFIG, tmp_path)
-    wide = ImageSet(torch.as_tensor(TRAIN.pixels_BCHW).repeat(1, 1, 1, 2), TRAIN.labels_B, TRAIN.class_names)
+    wide = ImageSet(TRAIN.pixels_BCHW.repeat(2, 3), TRAIN.labels_B, TRAIN.class_names)
     with pytest.raises(ValueError, match=r"the data set has \(1, 8, 16\)"):
         fit(network, wide, VALIDATION, CONFIG, tmp_path)
     swapped = ImageSet(TRAIN.pixels_BCHW, TRAIN.labels_B, TRAIN.class_names[::-1])

@@ -1,4 +1,4 @@
-"""The machine this runs on: its name, its cores, its memory, and the libraries it has."""
+"""The machine this runs on: its name, its cores, its memory."""
 
 import ctypes
 import os
@@ -6,11 +6,7 @@ import platform
 import re
 import sys
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-
-NAMES = {"sklearn": "scikit-learn"}  # where a package is called otherwise
 
 
 def hardware() -> str:
@@ -49,23 +45,3 @@ def keep_freed_memory() -> None:
     if hasattr(libc, "mallopt"):
         for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)):
             libc.mallopt(option, value)
-
-
-def require(module: str, what: str, extra: str = "train") -> ModuleType:
-    """Import a module, or say what needs it and how to install it.
-
-    Args:
-        module: such as `scipy.special`.
-        what: needs it, at the start of a sentence.
-        extra: of eenet, which brings it.
-
-    Raises:
-        ValueError: its package isn't installed.
-    """
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        package = module.partition(".")[0]
-        raise ValueError(
-            f"{what} needs {NAMES.get(package, package)}; pip install 'eenet[{extra}]'"
-        ) from error

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 from eenet.common.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from eenet.data.batching import Batch, augment, batches, derived_seed, in_order
+    from eenet.data.batching import Batch, augment, batches, derived_seed, normalize
     from eenet.data.corruptions import CORRUPTIONS, check_known, corrupt
     from eenet.data.datasets import SPLITS, describe_splits, load, local_folder
-    from eenet.data.image_sets import Images, ImageSet, LazyImageSet, sample
+    from eenet.data.image_sets import Images, ImageSet, LazyImageSet, in_order, sample
     from eenet.data.inputs import find_images
-    from eenet.data.pixels import normalize, open_image, to_pixels
+    from eenet.data.pixels import open_image, to_array, to_pixels
     from eenet.data.readers import check_classes, from_dataset, unlabelled
     from eenet.data.sources import AUGMENTATIONS, SOURCES, Augmentation, source_of
 

@@ -1,8 +1,8 @@
-"""Shuffled batches and their random variations, all decided by seed, epoch and step alone."""
+"""Shuffled batches of tensors and their random variations, all decided by seed, epoch and step alone."""
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,8 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms.v2 import functional as tv
 
 from eenet.data.image_sets import UNREADABLE, Images, ImageSet
+from eenet.data.pixels import Pixels, whole_pixels
 from eenet.data.sources import Augmentation
 
 
@@ -62,12 +65,6 @@ def batches(
     yield from _loaded(steps, range(start, len(images) // batch_size), images, workers)
 
 
-def in_order(images: Images, batch_size: int) -> Iterator[Tensor]:
-    """All images in order: uint8 [B, C, H, W], the last batch possibly smaller."""
-    chunks = _Chunks(images, batch_size)
-    yield from _loaded(chunks, range(-(-len(images) // batch_size)), images, None)
-
-
 def augment(batch: Batch, augmentation: Augmentation) -> Tensor:
     """Shift, mirror and erase in every image as its batch says, on whatever device the images are.
 
@@ -101,6 +98,26 @@ def _erase(pixels_BCHW: Tensor, middles_B2: Tensor, share: float) -> Tensor:
     erased_B1HW = (rows_BH[:, :, None] & columns_BW[:, None, :])[:, None]
     means_BC11 = pixels_BCHW.float().mean((2, 3), keepdim=True).to(pixels_BCHW.dtype)
     return torch.where(erased_B1HW, means_BC11, pixels_BCHW)
+
+
+def normalize(pixels_BCHW: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 pixels → float32 images with the data set's mean and standard deviation taken out."""
+    scale = torch.tensor(std, device=pixels_BCHW.device)[:, None, None] * 255
+    shift = torch.tensor(mean, device=pixels_BCHW.device)[:, None, None] * 255
+    return (pixels_BCHW - shift) / scale
+
+
+def to_cropped_pixels(image: Any, input_size: Sequence[int], seed: int) -> Pixels:
+    """A random part of an image (8 to 100 % of its area) as uint8 [C, H, W]: ImageNet's augmentation.
+
+    Szegedy et al. 2015. Arguments and errors as in `to_pixels`; `seed` decides the part.
+    """
+    channels, *wanted = input_size
+    pixels = torch.from_numpy(whole_pixels(image, channels))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        part = RandomResizedCrop.get_params(pixels, [0.08, 1.0], [3 / 4, 4 / 3])
+    return tv.resized_crop(pixels, *part, wanted, antialias=True).numpy()
 
 
 def derived_seed(*numbers: int) -> int:
@@ -140,16 +157,6 @@ class _OrError(Dataset[Any]):
 
 
 @dataclass
-class _Chunks(Dataset[Tensor]):
-    images: Images
-    batch_size: int
-
-    def __getitem__(self, index: int) -> Tensor:
-        end = min((index + 1) * self.batch_size, len(self.images))
-        return self.images.pixels(torch.arange(index * self.batch_size, end))
-
-
-@dataclass
 class _Steps(Dataset[Batch]):
     images: Images
     batch_size: int
@@ -160,7 +167,7 @@ class _Steps(Dataset[Batch]):
 
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(derived_seed(self.seed, self.epoch))
-        self.order = torch.randperm(len(self.images), generator=generator)
+        self.order = torch.randperm(len(self.images), generator=generator).numpy()
 
     def __getitem__(self, step: int) -> Batch:
         size, (i, n) = self.batch_size, self.part
@@ -177,8 +184,9 @@ class _Steps(Dataset[Batch]):
         seeds = None
         if self.augmentation.crop:
             seeds = torch.randint(2**31, (size,), generator=generator)[mine].tolist()
-        pixels = self.images.pixels(chosen, seeds)
-        return Batch(pixels, self.images.labels_B[chosen], flips_B[mine], shifts_B2[mine], erased_B2[mine])
+        pixels_BCHW = torch.from_numpy(self.images.pixels(chosen, seeds))
+        labels_B = torch.from_numpy(self.images.labels_B[chosen])
+        return Batch(pixels_BCHW, labels_B, flips_B[mine], shifts_B2[mine], erased_B2[mine])
 
 
 def _largest_shift(augmentation: Augmentation, side: int) -> int:

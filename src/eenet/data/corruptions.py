@@ -14,6 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from eenet.data.pixels import Pixels
+
 SEVERITIES = (1, 2, 3, 4, 5)
 Damage = Callable[[Tensor, float, torch.Generator], Tensor]
 """Images [B, C, H, W] from 0 to 1, an amount, and random numbers → images."""
@@ -135,7 +137,7 @@ CORRUPTIONS: dict[str, tuple[Damage, tuple[float, float, float, float, float]]] 
 }  # name → function, amounts for severities 1 to 5
 
 
-def corrupt(pixels_BCHW: Tensor, name: str, severity: int, *, seed: int = 0) -> Tensor:
+def corrupt(pixels_BCHW: Pixels, name: str, severity: int, *, seed: int = 0) -> Pixels:
     """Damage images.
 
     Args:
@@ -153,8 +155,8 @@ def corrupt(pixels_BCHW: Tensor, name: str, severity: int, *, seed: int = 0) -> 
     check_known(name, severity)
     damage, amounts = CORRUPTIONS[name]
     random = torch.Generator().manual_seed(seed)
-    damaged = damage(pixels_BCHW.float() / 255, amounts[severity - 1], random)
-    return (255 * damaged).round().clamp(0, 255).to(torch.uint8)
+    damaged = damage(torch.from_numpy(pixels_BCHW).float() / 255, amounts[severity - 1], random)
+    return (255 * damaged).round().clamp(0, 255).to(torch.uint8).numpy()
 
 
 def check_known(name: str, severity: int) -> None:

@@ -11,9 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
-from eenet.common import progress
+from eenet.common import progress, require
 from eenet.data import readers
 from eenet.data.image_sets import DamagedError, Images, LazyImageSet, complaint
 from eenet.data.sources import SOURCES, source_of
@@ -73,7 +72,7 @@ def describe_splits(images: Mapping[str, Images]) -> str:
     for split, held in images.items():
         parts.append(f"{split} {len(held)}" + (f" ({held.origin})" if held.origin else ""))
         notes |= dict.fromkeys(held.notes)
-        seen = set(held.labels_B.unique().tolist())
+        seen = set(held.labels_B.tolist())
         if missing := [name for label, name in enumerate(held.class_names) if label not in seen]:
             more = f" … ({len(missing)} in all)" if len(missing) > NAMED else ""
             notes[f"{split} has no images of {', '.join(missing[:NAMED])}{more}"] = None
@@ -169,12 +168,21 @@ def local_folder(name: str, root: str | None) -> Path | None:
 
 
 def _parts(images: LazyImageSet, held_out: float) -> tuple[LazyImageSet, LazyImageSet]:
-    labels_B = images.labels_B.numpy()
-    count = max(math.ceil(held_out * len(images)), len(np.unique(labels_B)))  # one of every class at least
-    try:
-        kept, out = train_test_split(
-            np.arange(len(images)), test_size=count, stratify=labels_B, random_state=0
+    """Most of some images and a part of them, stratified by class.
+
+    Raises:
+        ValueError: a class has too few images.
+    """
+    counts = np.bincount(images.labels_B, minlength=len(images.class_names))
+    few = [name for name, count in zip(images.class_names, counts, strict=True) if count == 1]
+    classes = np.count_nonzero(counts)
+    count = max(math.ceil(held_out * len(images)), classes)  # one of every class at least
+    if few or len(images) - count < classes:
+        why = f"{few[0]!r} has a single one" if few else f"they are too few for {classes} classes"
+        raise ValueError(
+            f"{images.name}: {len(images)} images can't be split by class, {why}; give more, or folders "
+            "train/, val/ and test/"
         )
-    except ValueError as error:
-        raise ValueError(f"{images.name}: {len(images)} images can't be split by class: {error}") from error
+    split = require("sklearn.model_selection", f"splitting {images.name} into parts").train_test_split
+    kept, out = split(np.arange(len(images)), test_size=count, stratify=images.labels_B, random_state=0)
     return images.subset(np.sort(kept)), images.subset(np.sort(out))

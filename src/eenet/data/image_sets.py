@@ -1,7 +1,8 @@
 """Labelled images: held in memory, or decoded from disk whenever they are needed."""
 
+import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,11 +10,10 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from eenet.common import cores, counted, progress
-from eenet.data.pixels import image_size, to_cropped_pixels, to_pixels
+from eenet.data.pixels import Pixels, image_size, quiet, to_array, to_pixels
 
 SAMPLE = 5000  # images looked at for mean and standard deviation, where they aren't in memory
 LISTED = 10  # damaged images that a message names
@@ -21,6 +21,7 @@ FIRST = 20  # images whose decoding is timed
 SLOW = 3e-4  # seconds an image from which threads gain time; below, Python itself is what takes it
 UNREADABLE = (ValueError, OSError, SyntaxError)
 """What reading a damaged file raises; Pillow's decoders, in data sets of a user's own, raise all three."""
+Labels = NDArray[np.int64]
 Made = TypeVar("Made")
 
 
@@ -31,8 +32,7 @@ class DamagedError(ValueError):
 class _Labelled:
     """What both kinds of image sets share."""
 
-    labels_B: Tensor
-    """int64."""
+    labels_B: Labels
     class_names: list[str]
     image_size: tuple[int, int, int]
     """(channels, height, width)."""
@@ -44,39 +44,45 @@ class _Labelled:
     def __len__(self) -> int:
         return len(self.labels_B)
 
-    def pixels(self, indices: Any, seeds: Sequence[int] | None = None) -> Tensor:
-        """The images at these indices: uint8 [B, C, H, W]; with `seeds`, a random part of each."""
+    def pixels(self, indices: Any, seeds: Sequence[int] | None = None) -> Pixels:
+        """The images at these indices: uint8 [B, C, H, W]; with `seeds`, a random part of each.
+
+        Args:
+            indices: an integer, a slice, or several as a list or an array.
+            seeds: of the random parts, one for each image; needs torch.
+        """
         raise NotImplementedError
 
     def mean_std(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of each channel, on a scale of 0 to 1."""
-        counts = torch.zeros(self.image_size[0], 256, dtype=torch.float64)
-        for chunk in self._sample().split(1000):
-            channels = self.pixels(chunk).transpose(0, 1).flatten(1)
-            counts += torch.stack([torch.bincount(c, minlength=256) for c in channels])
-        weights, values = counts / counts.sum(1, keepdim=True), torch.arange(256).double() / 255
-        mean = weights @ values
-        std = (weights @ values**2 - mean**2).clamp_min(0).sqrt().clamp_min(1e-3)
-        return mean.tolist(), std.tolist()
+        counts = np.zeros((self.image_size[0], 256), np.int64)
+        for rows in _chunks(self._sample(), 1000):
+            for count, values in zip(counts, self.pixels(rows).swapaxes(0, 1), strict=True):
+                count += np.bincount(values.ravel(), minlength=256)
+        found = [_mean_std(count.tolist()) for count in counts]
+        return [mean for mean, _ in found], [std for _, std in found]
 
     def refuse_damaged(self, first: Exception) -> NoReturn:
         """Name all images that can't be read, now that one was met."""
         raise first
 
-    def _sample(self) -> Tensor:
-        return torch.arange(len(self))
+    def _sample(self) -> NDArray[np.intp]:
+        return np.arange(len(self))
 
 
 @dataclass(frozen=True)
 class ImageSet(_Labelled):
-    """Labelled images in memory."""
+    """Labelled images in memory; from tensors too, which become arrays."""
 
-    pixels_BCHW: Tensor
-    """uint8."""
-    labels_B: Tensor
+    pixels_BCHW: Pixels
+    labels_B: Labels
     class_names: list[str]
     origin: str = ""
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pixels_BCHW", to_array(self.pixels_BCHW))
+        object.__setattr__(self, "labels_B", to_array(self.labels_B).astype(np.int64, copy=False))
 
     @property
     def image_size(self) -> tuple[int, int, int]:  # type: ignore[override]
@@ -84,17 +90,17 @@ class ImageSet(_Labelled):
         _, channels, height, width = self.pixels_BCHW.shape
         return channels, height, width
 
-    def pixels(self, indices: Any, seeds: Sequence[int] | None = None) -> Tensor:
+    def pixels(self, indices: Any, seeds: Sequence[int] | None = None) -> Pixels:
         """The images at these indices: uint8 [B, C, H, W]; with `seeds`, a random part of each."""
-        chosen = self.pixels_BCHW[indices]
+        chosen = self.pixels_BCHW[_rows(indices)]
         if seeds is None:
             return chosen
-        pairs = zip(chosen, seeds, strict=True)
-        return torch.stack([to_cropped_pixels(image, self.image_size, seed) for image, seed in pairs])
+        return _cropped(chosen.transpose(0, 2, 3, 1), self.image_size, seeds)
 
     def subset(self, indices: Any) -> "ImageSet":
         """The images at these indices."""
-        return replace(self, pixels_BCHW=self.pixels_BCHW[indices], labels_B=self.labels_B[indices])
+        rows = _rows(indices)
+        return replace(self, pixels_BCHW=self.pixels_BCHW[rows], labels_B=self.labels_B[rows])
 
 
 @dataclass(frozen=True)
@@ -106,32 +112,37 @@ class LazyImageSet(_Labelled):
 
     read: Callable[[list[int]], Sequence[Any]]
     """Indices → images of any kind that `eenet.data.to_pixels` takes."""
-    labels_B: Tensor
+    labels_B: Labels
     class_names: list[str]
     image_size: tuple[int, int, int]
     name: str = "the data set"
-    indices_B: Tensor | None = None
+    indices_B: NDArray[np.intp] | None = None
     """Where `read` finds these images. Default: in order."""
     origin: str = ""
     notes: tuple[str, ...] = ()
 
-    def pixels(self, indices: Any, seeds: Sequence[int] | None = None) -> Tensor:
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels_B", to_array(self.labels_B).astype(np.int64, copy=False))
+
+    def pixels(self, indices: Any, seeds: Sequence[int] | None = None) -> Pixels:
         """The images at these indices: uint8 [B, C, H, W]; with `seeds`, a random part of each."""
-        wanted = np.atleast_1d(self._places_B[indices].numpy()).tolist()
-        decoded = []
-        for j, (place, image) in enumerate(zip(wanted, self.read(wanted), strict=True)):
-            try:
-                if seeds is None:
-                    decoded.append(to_pixels(image, self.image_size))
-                else:
-                    decoded.append(to_cropped_pixels(image, self.image_size, seeds[j]))
-            except UNREADABLE as error:
-                raise ValueError(f"image {place} of {self.name}: {error}") from error
-        return torch.stack(decoded) if decoded else torch.empty(0, *self.image_size, dtype=torch.uint8)
+        places = self._places_B[_rows(indices)].tolist()
+        images, decoded = self.read(places), np.empty((len(places), *self.image_size), np.uint8)
+        with quiet():
+            for j, (place, image) in enumerate(zip(places, images, strict=True)):
+                try:
+                    if seeds is None:
+                        decoded[j] = to_pixels(image, self.image_size)
+                    else:
+                        decoded[j : j + 1] = _cropped([image], self.image_size, seeds[j : j + 1])
+                except UNREADABLE as error:
+                    raise ValueError(f"image {place} of {self.name}: {error}") from error
+        return decoded
 
     def subset(self, indices: Any) -> "LazyImageSet":
         """The images at these indices."""
-        return replace(self, labels_B=self.labels_B[indices], indices_B=self._places_B[indices])
+        rows = _rows(indices)
+        return replace(self, labels_B=self.labels_B[rows], indices_B=self._places_B[rows])
 
     def in_memory(
         self, on_progress: Callable[[int], None] | None = None, *, skip_damaged: bool = False
@@ -141,9 +152,9 @@ class LazyImageSet(_Labelled):
         Raises:
             ValueError: some are damaged (all of those are named), and `skip_damaged` isn't given.
         """
-        pixels_BCHW = torch.empty(len(self), *self.image_size, dtype=torch.uint8)
+        pixels_BCHW = np.empty((len(self), *self.image_size), np.uint8)
         damaged: dict[int, Exception] = {}
-        for i, made in self._each(partial(to_pixels, input_size=self.image_size), on_progress):
+        for i, made in self.each(on_progress):
             if isinstance(made, Exception):
                 damaged[i] = made
             else:
@@ -174,17 +185,22 @@ class LazyImageSet(_Labelled):
             complaint(damaged.values(), len(self), self.name) if damaged else str(first)
         ) from first
 
+    def each(self, on_progress: Callable[[int], None] | None = None) -> Iterator[tuple[int, Any]]:
+        """All of them in order, decoded on all cores: place and uint8 [C, H, W], or the error."""
+        return self._each(partial(to_pixels, input_size=self.image_size), on_progress)
+
     def _each(
         self, work: Callable[[Any], Made], on_progress: Callable[[int], None] | None
     ) -> Iterator[tuple[int, Made | Exception]]:
         """What `work` makes of each image, or its error."""
-        run, attempt, everything = map, partial(_attempt, work), torch.arange(len(self))
+        run, attempt, everything = map, partial(_attempt, work), np.arange(len(self))
         with ThreadPoolExecutor(cores()) as pool:
-            for chunk in (*everything[:FIRST].split(FIRST), *everything[FIRST:].split(500)):
+            for chunk in (*_chunks(everything[:FIRST], FIRST), *_chunks(everything[FIRST:], 500)):
                 places = self._places_B[chunk].tolist()
                 images = self._read_each(places)
                 began = time.perf_counter()
-                made = list(run(attempt, images))
+                with quiet():
+                    made = list(run(attempt, images))
                 if run is map and time.perf_counter() - began > len(chunk) * SLOW:
                     run = pool.map
                 for i, place, image, result in zip(chunk.tolist(), places, images, made, strict=True):
@@ -200,8 +216,8 @@ class LazyImageSet(_Labelled):
         except UNREADABLE:
             return [_attempt(lambda place: self.read([place])[0], place) for place in places]
 
-    def _others(self, damaged: Mapping[int, Exception]) -> Tensor:
-        return torch.tensor([i for i in range(len(self)) if i not in damaged], dtype=torch.long)
+    def _others(self, damaged: Mapping[int, Exception]) -> list[int]:
+        return [i for i in range(len(self)) if i not in damaged]
 
     def _without(self, damaged: Mapping[int, Exception]) -> "LazyImageSet":
         if len(damaged) == len(self):
@@ -210,11 +226,11 @@ class LazyImageSet(_Labelled):
         return replace(self.subset(self._others(damaged)), notes=notes)
 
     @property
-    def _places_B(self) -> Tensor:
-        return torch.arange(len(self)) if self.indices_B is None else self.indices_B
+    def _places_B(self) -> NDArray[np.intp]:
+        return np.arange(len(self)) if self.indices_B is None else self.indices_B
 
-    def _sample(self) -> Tensor:
-        return torch.linspace(0, len(self) - 1, min(len(self), SAMPLE)).long()
+    def _sample(self) -> NDArray[np.intp]:
+        return evenly(len(self), SAMPLE)
 
 
 Images = ImageSet | LazyImageSet
@@ -242,7 +258,60 @@ def _attempt(work: Callable[[Any], Made], image: Any) -> Made | Exception:
         return error
 
 
-def sample(images: Images, count: int) -> Any:
-    """Pixels of some images at random, the same every time, as an array: data sets may be sorted by class."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    return images.pixels(order[:count].sort().values).numpy()
+def evenly(count: int, most: int) -> NDArray[np.intp]:
+    """At most so many places among `count`, from the first to the last."""
+    return np.linspace(0, count - 1, min(count, most)).astype(np.intp)
+
+
+def sample(images: Images, count: int) -> Pixels:
+    """Pixels of some images at random, the same every time: data sets may be sorted by class."""
+    order = np.random.default_rng(0).permutation(len(images))
+    return images.pixels(np.sort(order[:count]))
+
+
+def in_order(images: Images, batch_size: int) -> Iterator[Pixels]:
+    """All images in order: uint8 [B, C, H, W], the last batch possibly smaller.
+
+    Raises:
+        ValueError: a damaged image was met; all damaged images of these are named.
+    """
+    if isinstance(images, ImageSet):
+        yield from _chunks(images.pixels_BCHW, batch_size)
+        return
+    held = []
+    for _, made in images.each():
+        if isinstance(made, Exception):
+            images.refuse_damaged(made)
+        held.append(made)
+        if len(held) == batch_size:
+            yield np.stack(held)
+            held.clear()
+    if held:
+        yield np.stack(held)
+
+
+def _rows(indices: Any) -> Any:
+    """What arrays take as indices of several rows."""
+    if isinstance(indices, slice):
+        return indices
+    rows = np.atleast_1d(to_array(indices))
+    return rows if rows.size else rows.astype(np.intp)
+
+
+def _chunks(values: NDArray[Any], size: int) -> Iterator[NDArray[Any]]:
+    return (values[i : i + size] for i in range(0, len(values), size))
+
+
+def _cropped(images: Iterable[Any], size: tuple[int, int, int], seeds: Sequence[int]) -> Pixels:
+    from eenet.data.batching import to_cropped_pixels  # which needs torch
+
+    return np.stack([to_cropped_pixels(image, size, seed) for image, seed in zip(images, seeds, strict=True)])
+
+
+def _mean_std(counts: list[int]) -> tuple[float, float]:
+    """Of how many pixels have each of 256 levels; in whole numbers up to the last division."""
+    count = sum(counts)
+    total = sum(level * n for level, n in enumerate(counts))
+    squares = sum(level**2 * n for level, n in enumerate(counts))
+    std = math.sqrt(count * squares - total**2) / (255 * count)
+    return total / (255 * count), max(std, 1e-3)

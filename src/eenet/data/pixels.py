@@ -1,4 +1,4 @@
-"""Any image a user may hand over → the uint8 tensor a network takes."""
+"""Any image a user may hand over → the uint8 pixels a network takes; a tensor is known by its methods."""
 
 import inspect
 import io
@@ -8,17 +8,15 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
-from torchvision.transforms import RandomResizedCrop
-from torchvision.transforms.v2 import functional as tv
 
+Pixels = NDArray[np.uint8]
+Picture = Image.Image | Pixels
+"""Mode L or RGB; or uint8 [H, W] or [H, W, 3]."""
 ORIENTATION = 0x0112  # its EXIF tag
 
 
@@ -35,12 +33,12 @@ def open_image(file: Any, *, most_pixels: int | None = None) -> Image.Image:
     """
     if not isinstance(file, str | os.PathLike):
         name, file = "the image", io.BytesIO(_content(file))
-    elif Path(file).is_file():
+    elif os.path.isfile(file):  # noqa: PTH113 - a quarter of the time of Path.is_file
         name = str(file)
     else:
         raise FileNotFoundError(f"no image file {file}")
     try:
-        with _quiet(), Image.open(file) as image:
+        with quiet(), Image.open(file) as image:
             limit = most_pixels or Image.MAX_IMAGE_PIXELS  # Pillow itself only warns, up to twice its limit
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError(f"{image.width} × {image.height}, over {limit}")
@@ -78,7 +76,7 @@ _lock, _depth, _filters = threading.Lock(), 0, warnings.catch_warnings()
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Pillow warns of damaged metadata; the pixels count.
 
     `catch_warnings` alone isn't made for threads, which decode at once: the first in sets the filters, the
@@ -100,43 +98,33 @@ def _quiet() -> Iterator[None]:
                 _filters.__exit__(None, None, None)
 
 
-def to_pixels(image: Any, input_size: Sequence[int]) -> Tensor:
+def to_pixels(image: Any, input_size: Sequence[int]) -> Pixels:
     """Turn an image into uint8 [C, H, W] of the wanted size.
 
     Colour becomes grey or grey colour as the network wants, transparency is laid on
     white, the EXIF orientation is applied. An image of another size is scaled until it
-    covers the wanted one, then its centre is taken.
+    covers the wanted one (Pillow's bilinear filter, antialiased), then its centre is taken.
 
     Args:
         image: a file, its bytes or a file object, a PIL image, a numpy array [H, W] or [H, W, C], or a
-            tensor [H, W] or [C, H, W]. Arrays and tensors hold 0–1 (floating point, bool) or 0–255
-            (integers); integers of more than 8 bits may hold 0–65535, as 16-bit files do.
+            tensor [H, W] or [C, H, W]; an array too may be [C, H, W] where its last side can be no C.
+            Arrays and tensors hold 0–1 (floating point, bool) or 0–255 (integers); integers of more than
+            8 bits may hold 0–65535, as 16-bit files do.
         input_size: (channels, height, width).
 
     Raises:
         FileNotFoundError, ValueError: the image can't be read or has another layout.
     """
     channels, *wanted = input_size
-    pixels = _whole(image, channels)
-    size = pixels.shape[1:]
-    if list(size) != wanted:
-        scale = max(new / old for new, old in zip(wanted, size, strict=True))
-        scaled = [max(new, math.ceil(old * scale - 1e-6)) for new, old in zip(wanted, size, strict=True)]
-        pixels = tv.center_crop(tv.resize(pixels, scaled, antialias=True), wanted)
-    return pixels.contiguous()
+    picture = _with_channels(_picture(image), channels)
+    if list(_shape(picture)[1:]) != wanted:
+        picture = _covering(picture, *wanted)
+    return _unfolded(picture, channels)
 
 
-def to_cropped_pixels(image: Any, input_size: Sequence[int], seed: int) -> Tensor:
-    """A random part of an image (8 to 100 % of its area) as uint8 [C, H, W]: ImageNet's augmentation.
-
-    Szegedy et al. 2015. Arguments and errors as in `to_pixels`; `seed` decides the part.
-    """
-    channels, *wanted = input_size
-    pixels = _whole(image, channels)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        part = RandomResizedCrop.get_params(pixels, [0.08, 1.0], [3 / 4, 4 / 3])
-    return tv.resized_crop(pixels, *part, wanted, antialias=True).contiguous()
+def whole_pixels(image: Any, channels: int) -> Pixels:
+    """The same for an image of the size that it has: uint8 [C, H, W]."""
+    return _unfolded(_with_channels(_picture(image), channels), channels)
 
 
 def image_size(image: Any) -> tuple[int, int, int]:
@@ -145,42 +133,85 @@ def image_size(image: Any) -> tuple[int, int, int]:
     Raises:
         FileNotFoundError, ValueError: as `to_pixels`.
     """
-    channels, height, width = _whole(image).shape
-    return channels, height, width
+    return _shape(_picture(image))
 
 
-def _whole(image: Any, channels: int | None = None) -> Tensor:
-    """The whole image as uint8 [C, H, W]."""
-    if isinstance(image, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(image, "read"):
-        image = open_image(image)
+def to_array(values: Any) -> NDArray[Any]:
+    """An array of what may be a tensor, on any device, or a list."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        try:
+            return values.numpy()
+        except TypeError:  # bfloat16, which numpy lacks
+            return values.float().numpy()
+    return np.asarray(values)
+
+
+def _picture(image: Any) -> Picture:
+    """The whole image, upright and on white."""
     if isinstance(image, Image.Image):
-        pixels = _from_pil(image)
-    elif isinstance(image, np.ndarray):
-        pixels = _from_array(image)
-    elif isinstance(image, Tensor):
-        pixels = _from_tensor(image)
-    else:
-        raise ValueError(
-            f"an image is a path, bytes, file object, PIL image, array or tensor, not {type(image).__name__}"
-        )
-    if channels in (None, pixels.shape[0]):
-        return pixels
-    if channels == 1:
-        return tv.rgb_to_grayscale(pixels)
-    if pixels.shape[0] == 1:
-        return pixels.expand(channels, -1, -1)
-    raise ValueError(f"the network takes {channels} channels, the image has {pixels.shape[0]}")
+        return _plain(image)
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    if hasattr(image, "detach") and hasattr(image, "numpy"):
+        values = to_array(image)
+        return _from_array(values.transpose(1, 2, 0) if values.ndim == 3 else values)
+    if isinstance(image, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(image, "read"):
+        with quiet():
+            return _plain(open_image(image))
+    raise ValueError(
+        f"an image is a path, bytes, file object, PIL image, array or tensor, not {type(image).__name__}"
+    )
 
 
-def normalize(pixels_BCHW: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 pixels → float32 images with the data set's mean and standard deviation taken out."""
-    scale = torch.tensor(std, device=pixels_BCHW.device)[:, None, None] * 255
-    shift = torch.tensor(mean, device=pixels_BCHW.device)[:, None, None] * 255
-    return (pixels_BCHW - shift) / scale
+def _shape(picture: Picture) -> tuple[int, int, int]:
+    """(channels, height, width)."""
+    if isinstance(picture, Image.Image):
+        return len(picture.getbands()), picture.height, picture.width
+    height, width, *channels = picture.shape
+    return channels[0] if channels else 1, height, width
 
 
-def _from_pil(image: Image.Image) -> Tensor:
-    with _quiet():
+def _with_channels(picture: Picture, channels: int) -> Picture:
+    """Grey, if that is wanted; grey images become colour when they are unfolded."""
+    if _shape(picture)[0] in (1, channels):
+        return picture
+    if channels != 1:
+        raise ValueError(f"the network takes {channels} channels, the image has 3")
+    colours = np.asarray(picture)
+    grey = np.multiply(colours[..., 0], 2989, dtype=np.int32)  # ITU-R BT.601, rounded down: torchvision's
+    grey += np.multiply(colours[..., 1], 5870, dtype=np.int32)
+    grey += np.multiply(colours[..., 2], 1140, dtype=np.int32)
+    return (grey // 10000).astype(np.uint8)
+
+
+def _covering(picture: Picture, height: int, width: int) -> Image.Image:
+    """The centre of an image scaled until it covers this size; only what is kept is computed."""
+    if not isinstance(picture, Image.Image):
+        picture = Image.fromarray(np.ascontiguousarray(picture))
+    scale = max(width / picture.width, height / picture.height)
+    left, right = _span(picture.width, width, scale)
+    upper, lower = _span(picture.height, height, scale)
+    return picture.resize((width, height), Image.Resampling.BILINEAR, (left, upper, right, lower))
+
+
+def _span(old: int, new: int, scale: float) -> tuple[float, float]:
+    """The middle part of a side of `old` that makes a side of `new`."""
+    scaled = max(new, math.ceil(old * scale - 1e-6))
+    start = round((scaled - new) / 2)
+    return start * old / scaled, (start + new) * old / scaled
+
+
+def _unfolded(picture: Picture, channels: int) -> Pixels:
+    values = np.asarray(picture)
+    if values.ndim == 2:
+        return np.array(np.broadcast_to(values, (channels, *values.shape)), order="C")
+    return np.array(values.transpose(2, 0, 1), order="C")
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """A PIL image of any mode, upright, on white, in mode L or RGB."""
+    with quiet():
         if image.getexif().get(ORIENTATION, 1) != 1:  # else exif_transpose would only copy
             image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
@@ -195,7 +226,7 @@ def _from_pil(image: Image.Image) -> Tensor:
         image = image.convert("L")
     elif image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
-    return tv.pil_to_tensor(image)
+    return image
 
 
 def _top(highest: float) -> int:
@@ -203,38 +234,37 @@ def _top(highest: float) -> int:
     return 255 if highest <= 255 else 65535
 
 
-def _from_array(image: NDArray[Any]) -> Tensor:
-    if image.ndim == 3:
-        image = image.transpose(2, 0, 1)
-    image = np.require(image, image.dtype.newbyteorder("="), ["C", "W"])
-    try:
-        return _from_tensor(torch.from_numpy(image))
-    except TypeError as error:
-        raise ValueError(f"an image must hold numbers, not {image.dtype}") from error
-
-
-def _from_tensor(pixels: Tensor) -> Tensor:
-    if pixels.ndim == 2:
-        pixels = pixels[None]
-    if pixels.ndim != 3 or pixels.shape[0] not in (1, 3) or not pixels.numel():
+def _from_array(values: NDArray[Any]) -> Pixels:
+    """Numbers [H, W] or [H, W, C]; or [C, H, W], if they can't be that."""
+    if values.ndim == 3 and values.shape[2] not in (1, 3) and values.shape[0] in (1, 3):
+        values = values.transpose(1, 2, 0)
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[..., 0]
+    if values.ndim not in (2, 3) or values.shape[2:] not in ((), (3,)) or not values.size:
         raise ValueError(
-            f"an image of shape {tuple(pixels.shape)}; expected tensors [C, H, W] or arrays [H, W, C], "
+            f"an image of shape {values.shape}; expected tensors [C, H, W] or arrays [H, W, C], "
             "with C = 1 or 3"
         )
-    if pixels.is_floating_point():
-        if not bool(((pixels >= 0) & (pixels <= 1)).all()):
+    return _levels(values)
+
+
+def _levels(values: NDArray[Any]) -> Pixels:
+    """Numbers of any kind as 0 to 255."""
+    kind = values.dtype.kind
+    if values.dtype == np.uint8:
+        return values
+    if kind == "f":
+        if not bool(((values >= 0) & (values <= 1)).all()):
             raise ValueError("a floating-point image must hold finite values from 0 to 1")
-        return (pixels * 255).round().to(torch.uint8)
-    if pixels.is_complex():
-        raise ValueError(f"an image must hold integers or floating-point numbers, not {pixels.dtype}")
-    if pixels.dtype == torch.bool:
-        return pixels.to(torch.uint8) * 255
-    if pixels.dtype == torch.uint8:
-        return pixels
-    values = pixels.to(torch.int64)
+        return np.rint(values * values.dtype.type(255)).astype(np.uint8)
+    if kind == "b":
+        return values.astype(np.uint8) * np.uint8(255)
+    if kind not in "iu":
+        numbers = "integers or floating-point numbers" if kind == "c" else "numbers"
+        raise ValueError(f"an image must hold {numbers}, not {values.dtype}")
     lowest, highest = int(values.min()), int(values.max())
     if lowest < 0 or highest > 65535:
         raise ValueError(
-            f"an image of {pixels.dtype} holds {lowest} to {highest}; expected 0 to 255, or up to 65535"
+            f"an image of {values.dtype} holds {lowest} to {highest}; expected 0 to 255, or up to 65535"
         )
-    return (values.double() * (255 / _top(highest))).round().to(torch.uint8)
+    return np.rint(values * (255 / _top(highest))).astype(np.uint8)

@@ -188,7 +188,7 @@ class Predictor:
         pixels, errors = [], []
         for image in images:
             try:
-                pixels.append(to_pixels(image, self.network.config.input_size).numpy())
+                pixels.append(to_pixels(image, self.network.config.input_size))
                 errors.append(None)
             except (ValueError, OSError) as error:
                 errors.append(error)

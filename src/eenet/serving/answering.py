@@ -87,7 +87,7 @@ class Desk:
             async with self._decoding:
                 try:
                     return await asyncio.to_thread(
-                        lambda: to_pixels(open_image(content, most_pixels=most), input_size).numpy()
+                        lambda: to_pixels(open_image(content, most_pixels=most), input_size)
                     )
                 except ValueError as error:
                     return error

@@ -143,7 +143,7 @@ def how_to_repeat(
         imports: modules of a user's own parts.
         needs: what else must be there, in words.
     """
-    from eenet.data import local_folder  # which needs torch
+    from eenet.data import local_folder
 
     needs, folder = list(needs), None
     if Path(config.model).is_dir():

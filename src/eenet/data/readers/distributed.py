@@ -4,12 +4,10 @@ import gzip
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from sklearn.datasets import load_digits
 
+from eenet.common import require
 from eenet.data.image_sets import LazyImageSet
 from eenet.data.readers.listing import is_litter
 from eenet.data.readers.rows import Rows, Size, Splits, labelled, numbers_to, split_within
@@ -21,25 +19,25 @@ def digits(size: Size) -> Splits:
     """scikit-learn's 1,797 handwritten digits, 8×8."""
 
     def read() -> LazyImageSet:
-        bunch: Any = load_digits()
+        bunch = require("sklearn.datasets", "the data set digits").load_digits()
         pixels = np.rint(bunch.images * 255 / 16).astype(np.uint8)
         names = [str(name) for name in bunch.target_names]
-        return labelled(Rows(pixels), torch.from_numpy(bunch.target), names, size, "digits")
+        return labelled(Rows(pixels), bunch.target, names, size, "digits")
 
     return {"train": read}
 
 
 def mat_files(directory: Path, size: Size) -> Splits:
     """`train_32x32.mat` and `test_32x32.mat` as SVHN is distributed: X [H, W, C, N], y with 10 for 0."""
-    from scipy.io import loadmat
 
     def read(path: Path) -> LazyImageSet:
+        io = require("scipy.io", f"reading {path}")
         try:
-            content = loadmat(path)
+            content = io.loadmat(path)
             pixels, labels = content["X"].transpose(3, 0, 1, 2), content["y"].ravel().astype(np.int64) % 10
         except (ValueError, KeyError, TypeError, NotImplementedError) as error:
             raise ValueError(f"{path} is not a MAT file with X [H, W, C, N] and y: {error}") from error
-        return labelled(Rows(pixels), torch.from_numpy(labels), _TEN, size, str(path), origin=path.name)
+        return labelled(Rows(pixels), labels, _TEN, size, str(path), origin=path.name)
 
     return {split: partial(read, path) for split, path in _by_split(directory.glob("*_32x32.mat"))}
 
@@ -56,8 +54,7 @@ def idx_files(directory: Path, size: Size) -> Splits:
     def read(split: str) -> LazyImageSet:
         path = found[split]
         names = None if split == "train" or "train" not in found else numbers_to(labels("train").max())
-        given = torch.from_numpy(labels(split))
-        return labelled(Rows(_idx(path)), given, names, size, str(path), origin=path.name)
+        return labelled(Rows(_idx(path)), labels(split), names, size, str(path), origin=path.name)
 
     return {split: partial(read, split) for split in found}
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from eenet.data.image_sets import LazyImageSet
 from eenet.data.readers.distributed import idx_files, mat_files
@@ -55,8 +55,9 @@ def unlabelled(
     files = images_in(directory)
     if not files or folders_in(directory) or table_files(directory):
         return None
-    labels_B = torch.zeros(len(files), dtype=torch.long)
-    return LazyImageSet(Rows(files), labels_B, list(class_names), image_size, str(directory))
+    return LazyImageSet(
+        Rows(files), np.zeros(len(files), np.int64), list(class_names), image_size, str(directory)
+    )
 
 
 def _split_folders(directory: Path) -> dict[str, Path]:
@@ -102,7 +103,7 @@ def _class_folders(directory: Path, size: Size, notes: tuple[str, ...]) -> Split
         labels = numbered([name for name, paths in files.items() for _ in paths], names, str(part))
         rows = Rows([str(path) for paths in files.values() for path in paths])
         origin = f"{part.name}/"
-        return labelled(rows, torch.tensor(labels), names, size, str(part), origin=origin, notes=notes)
+        return labelled(rows, labels, names, size, str(part), origin=origin, notes=notes)
 
     return {split: partial(read, split) for split in parts}
 

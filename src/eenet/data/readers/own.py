@@ -4,9 +4,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import torch
-from torch.utils.data import Subset
-
 from eenet.data.image_sets import LazyImageSet, complaint, left_out
 from eenet.data.readers.rows import Size, labelled
 
@@ -36,15 +33,15 @@ def from_dataset(
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise ValueError(f"{name} must have a length and give (image, label) for an index; streams don't")
     names = class_names if class_names is not None else getattr(dataset, "classes", None)
-    labels, notes = getattr(dataset, "targets", None), ()
+    labels, notes, places = getattr(dataset, "targets", None), (), range(len(dataset))
     if labels is None or len(labels) != len(dataset):
         labels, damaged = _labels(dataset, name)
         if damaged and not (skip_damaged and labels):
             raise ValueError(complaint(damaged.values(), len(dataset), name))
         if damaged:
-            dataset = Subset(dataset, [i for i in range(len(dataset)) if i not in damaged])
+            places = [i for i in range(len(dataset)) if i not in damaged]
             notes = (left_out(damaged, name),)
-    images = labelled(partial(_items, dataset), torch.as_tensor(labels), names, size, name, notes=notes)
+    images = labelled(partial(_items, dataset, places), labels, names, size, name, notes=notes)
     return images.without_damaged() if skip_damaged else images
 
 
@@ -61,5 +58,5 @@ def _labels(dataset: Any, name: str) -> tuple[list[int], dict[int, Exception]]:
     return labels, damaged
 
 
-def _items(dataset: Any, indices: list[int]) -> list[Any]:
-    return [dataset[i][0] for i in indices]
+def _items(dataset: Any, places: Sequence[int], indices: list[int]) -> list[Any]:
+    return [dataset[places[i]][0] for i in indices]

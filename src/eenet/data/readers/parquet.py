@@ -7,8 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from eenet.common import require
 from eenet.data.image_sets import LazyImageSet
 from eenet.data.readers.listing import is_litter
 from eenet.data.readers.rows import Size, Splits, labelled, numbered, numbers_to, split_of, split_within
@@ -20,7 +19,7 @@ def hub(hub_id: str, config: str | None, label_column: str | None, size: Size) -
     Raises:
         FileNotFoundError: the hub has no such data set, or can't be reached.
     """
-    datasets = _datasets()
+    datasets = _datasets(f"fetching {hub_id}")
     try:
         found: list[str] = datasets.get_dataset_split_names(hub_id, config)
     except (OSError, ValueError, RuntimeError) as error:
@@ -46,7 +45,7 @@ def parquet_files(label_column: str | None, directory: Path, size: Size) -> Spli
     files = {split: paths for split, paths in files.items() if holds_images(paths[0])}
 
     def table(split: str) -> Any:
-        return _datasets().Dataset.from_parquet(files[split])
+        return _datasets(f"reading {directory}").Dataset.from_parquet(files[split])
 
     tables = {split: partial(table, split) for split in files}
     return {
@@ -55,10 +54,9 @@ def parquet_files(label_column: str | None, directory: Path, size: Size) -> Spli
     }
 
 
-def _datasets() -> Any:
-    """Hugging Face datasets: slow to import, and not needed for the bundled digits."""
-    import datasets
-
+def _datasets(purpose: str = "reading tables of images") -> Any:
+    """Hugging Face datasets, slow to import."""
+    datasets = require("datasets", purpose)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     return datasets
@@ -66,13 +64,11 @@ def _datasets() -> Any:
 
 def holds_images(path: str) -> bool:
     """Whether a file has a column of what may be images: bytes, alone or with a name."""
-    import pyarrow
-    from pyarrow.parquet import read_schema
-
+    pyarrow, parquet = require("pyarrow", f"reading {path}"), require("pyarrow.parquet", f"reading {path}")
     kinds = pyarrow.types
     holding = (kinds.is_struct, kinds.is_binary, kinds.is_large_binary)
     try:
-        return any(is_kind(column) for column in read_schema(path).types for is_kind in holding)
+        return any(is_kind(column) for column in parquet.read_schema(path).types for is_kind in holding)
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path} can't be read as a parquet file: {error}") from error
 
@@ -94,8 +90,7 @@ def _images(
             values = numbered(values, names, name)
         elif not own:
             names = numbers_to(max(trained))
-    labels_B = torch.tensor(values)
-    return labelled(_EncodedRows(encoded, image), labels_B, names, size, name, origin=f"{split} split")
+    return labelled(_EncodedRows(encoded, image), values, names, size, name, origin=f"{split} split")
 
 
 def _columns(table: Any, label_column: str | None, name: str) -> tuple[str, str]:

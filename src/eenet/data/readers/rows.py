@@ -5,11 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from eenet.data.image_sets import UNREADABLE, Images, LazyImageSet
-from eenet.data.pixels import image_size
+from eenet.data.image_sets import UNREADABLE, Images, LazyImageSet, evenly
+from eenet.data.pixels import image_size, to_array
 
 Size = tuple[int, int] | None
 """Height and width that images are brought to; none: as they are, if they agree."""
@@ -45,7 +44,7 @@ class Rows:
 
 def labelled(
     read: Callable[[list[int]], Sequence[Any]],
-    labels_B: Tensor,
+    labels: Any,
     class_names: Sequence[str] | None,
     size: Size,
     name: str,
@@ -58,12 +57,12 @@ def labelled(
     Raises:
         ValueError: they aren't.
     """
-    labels_B = labels_B.long()
+    labels_B = to_array(labels).astype(np.int64)
     if not len(labels_B):
         raise ValueError(f"{name} holds no images")
     names = list(class_names) if class_names is not None else None
     if names is None:
-        refuse_single(labels_B.unique().tolist(), name)
+        refuse_single(np.unique(labels_B).tolist(), name)
         names = numbers_to(int(labels_B.max()))
     refuse_single(names, name)
     outside = labels_B[(labels_B < 0) | (labels_B >= len(names))]
@@ -72,8 +71,7 @@ def labelled(
             f"{name}: label {int(outside[0])} is outside the {len(names)} classes "
             f"(0 to {len(names) - 1}); {len(outside)} of {len(labels_B)} labels are"
         )
-    looked_at = torch.linspace(0, len(labels_B) - 1, min(len(labels_B), LOOKED_AT)).long().tolist()
-    sizes = _sizes(read, looked_at)
+    sizes = _sizes(read, evenly(len(labels_B), LOOKED_AT).tolist())
     channels = max(found[0] for found in sizes)
     shapes = list(dict.fromkeys(found[1:] for found in sizes))
     if size is None and len(shapes) > 1:
@@ -110,7 +108,7 @@ def check_classes(images: Images, name: str) -> None:
     Raises:
         ValueError: they are.
     """
-    refuse_single([images.class_names[label] for label in images.labels_B.unique().tolist()], name)
+    refuse_single([images.class_names[label] for label in np.unique(images.labels_B).tolist()], name)
 
 
 def refuse_single(classes: Sequence[Any], name: str, hint: str = "") -> None:

@@ -1,22 +1,17 @@
 """Tables of file names and labels beside the images: `labels.csv`, `train.csv` and the like."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from eenet.common import counted
 from eenet.data.image_sets import LazyImageSet
+from eenet.data.readers.columns import SUFFIXES, UnreadableError, read_columns
 from eenet.data.readers.listing import IMAGE_SUFFIXES, folders_in, images_under, is_image, is_litter
-from eenet.data.readers.parquet import holds_images
 from eenet.data.readers.rows import Rows, Size, Splits, labelled, numbered, split_of, split_within
 
-SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
 FILE_COLUMNS = (
     "file", "filename", "filepath", "image", "imagename", "imagefile", "imagepath", "img", "imgname",
     "imgpath", "imageid", "imgid", "path", "picture", "photo", "id", "name",
@@ -90,11 +85,11 @@ def tables(directory: Path, label_column: str | None, size: Size) -> Splits:
 
     def images_of(split: str) -> LazyImageSet:
         where, part = f"{directory} ({split})", rows[split]
-        labels_B = torch.tensor(numbered(list(part.values()), names, f"{where}, from {origins[split]},"))
+        labels = numbered(list(part.values()), names, f"{where}, from {origins[split]},")
         origin = origins[split] if len(rows) == len(read) else f"{split} in {origins[split]}"
         return labelled(
             Rows([str(path) for path in part]),
-            labels_B,
+            labels,
             names,
             size,
             where,
@@ -144,7 +139,10 @@ class _Table:
 
 
 def _read(path: Path, split: str | None, images: "_Images", label_column: str | None) -> _Table:
-    frame = _frame(path)
+    try:
+        frame = read_columns(path)
+    except UnreadableError as error:
+        raise _NoLabelsError(str(error)) from error
     splits = _splits(frame, split or "train", path)
     named = _chosen(frame, FILE_COLUMNS)
     found = {column: images.find_all(frame[column], splits, path.parent) for column in named}
@@ -180,37 +178,6 @@ def _read(path: Path, split: str | None, images: "_Images", label_column: str | 
         )
     shown = path.relative_to(images.directory).as_posix()
     return _Table(shown, split, (file, label), rows, len(splits) - len(labelled_rows))
-
-
-def _frame(path: Path) -> dict[str, list[str]]:
-    """The columns of a table, all as text."""
-    import pandas
-
-    kind = path.suffix.lower()
-    try:
-        if kind == ".parquet" and holds_images(str(path)):
-            raise _NoLabelsError("holds images; such tables are called train.parquet and test.parquet")
-        if kind == ".parquet":
-            frame = pandas.read_parquet(path)
-        elif kind == ".jsonl":
-            lines = path.read_text(encoding="utf-8").splitlines()
-            frame = pandas.DataFrame([json.loads(line) for line in lines if line.strip()], dtype=object)
-        else:
-            with path.open(encoding="utf-8-sig") as file:
-                header = file.readline()
-            separator = max(",;\t|", key=header.count)
-            frame = pandas.read_csv(
-                path, dtype=str, keep_default_na=False, sep=separator, encoding="utf-8-sig"
-            )
-    except (ValueError, OSError) as error:
-        raise _NoLabelsError(f"can't be read: {error}") from error
-    return {str(column).strip(): [_text(value) for value in frame[column]] for column in frame}
-
-
-def _text(value: Any) -> str:
-    if value is None or value != value:
-        return ""
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
 
 
 def _chosen(frame: dict[str, list[str]], names: Sequence[str]) -> list[str]:
