@@ -30,6 +30,7 @@ def create_backend(
     Raises:
         ValueError: unknown name or option, not installed, or it can't take this network.
     """
+    network.check_format()
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}; choose from {', '.join(BACKENDS)}")
     module, kind, extra, known = BACKENDS[name]

@@ -39,6 +39,7 @@ def network_graph(network: EENet) -> onnx.ModelProto:
     Raises:
         ValueError: torch can't export the network.
     """
+    network.check_format()
     path = cache_directory() / f"{_fingerprint(network)}.onnx"
     if path.exists():
         os.utime(path)
