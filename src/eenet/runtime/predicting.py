@@ -10,10 +10,11 @@ from typing import Any
 
 from eenet.common import Result, RowFile, cores, format_row, format_table, steady_progress
 from eenet.data import find_images
-from eenet.networks import CONFIG_FILE, EENet, as_network, name_of
+from eenet.networks import EENet, as_network
 from eenet.policies import ExitPolicy
 from eenet.runtime.backends.choice import installed, options_of
-from eenet.runtime.predictor import Prediction, Predictor
+from eenet.runtime.predictor import Prediction, Predictor, configuration_of
+from eenet.runtime.segments import mean_std
 
 FEW_IMAGES = 500  # to make a graph for a faster backend would take longer than to label them
 FLUSH_SECONDS = 1.0
@@ -101,10 +102,7 @@ def predict_each(
     strict = strict or len(files) == 1
     network = as_network(checkpoint)
     config = network.config
-    if config.mean is None:
-        raise ValueError(
-            f"{CONFIG_FILE} of {name_of(checkpoint)} has no mean and std, so images can't be normalised"
-        )
+    mean_std(config, configuration_of(checkpoint))  # before there is a file of answers
     likeliest = min(top_k or config.num_classes, config.num_classes)
     rows = RowFile(out, _columns(likeliest if top_k else 0), resume=resume) if out is not None else None
     try:
@@ -200,5 +198,6 @@ def prediction_lines(rows: Iterable[FilePrediction]) -> Iterator[str]:
 
 def _cells(row: FilePrediction) -> list[str]:
     if row.label is None or row.probability is None:
-        return [row.file, f"error: {row.error}", "–", "–", "–"]
+        why = (row.error or "").removeprefix(f"{row.file} is ")  # the name stands beside it
+        return [row.file, f"error: {why}", "–", "–", "–"]
     return [row.file, row.label, f"{row.probability:.3f}", str(row.exit), f"{row.relative_cost:.3f}"]

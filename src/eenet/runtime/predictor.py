@@ -19,7 +19,7 @@ from eenet.policies import ExitPolicy
 from eenet.runtime.backends.choice import create_backend, installed, options_of
 from eenet.runtime.compacting import Answers, run_batch
 from eenet.runtime.queued import QueuedEngine
-from eenet.runtime.segments import segments_of
+from eenet.runtime.segments import mean_std, segments_of
 
 ENGINES = ("compacting", "queued")
 
@@ -49,6 +49,11 @@ class Prediction:
         """Plain values for JSON."""
         told = ("label", "class_index", "probability", "exit", "relative_cost", "probabilities")
         return {name: getattr(self, name) for name in told}
+
+
+def configuration_of(network: EENet | str | Path) -> str:
+    """What messages call it."""
+    return "the network's config" if isinstance(network, EENet) else f"{CONFIG_FILE} of {network}"
 
 
 Read = Prediction | ValueError | OSError
@@ -101,9 +106,7 @@ class Predictor:
         self.network = network if isinstance(network, EENet) else EENet.from_pretrained(network)
         self.network.eval()
         config = self.network.config
-        if config.mean is None or config.std is None:
-            where = "the network's config" if isinstance(network, EENet) else f"{CONFIG_FILE} of {network}"
-            raise ValueError(f"{where} has no mean and std, so images can't be normalised")
+        mean_std(config, configuration_of(network))
         policy = config.exit_policy(budget, policy)
         if len(policy.thresholds) != self.network.num_exits:
             raise ValueError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from eenet.networks import EENet
+from eenet.networks import Config, EENet
 from eenet.policies import SCORES, Ensemble, ExitPolicy, Weights, chain
 
 
@@ -51,15 +51,24 @@ class Normalize(nn.Module):
         return (pixels_BCHW - self.shift) / self.scale
 
 
+def mean_std(config: Config, where: str = "the network's config") -> tuple[list[float], list[float]]:
+    """Of the training images.
+
+    Raises:
+        ValueError: `where`, as messages call the configuration, has none.
+    """
+    if config.mean is None or config.std is None:
+        raise ValueError(f"{where} has no mean and std, so images can't be normalised")
+    return config.mean, config.std
+
+
 def normalization(network: EENet) -> Normalize:
     """The network's own.
 
     Raises:
         ValueError: it has no mean and standard deviation.
     """
-    mean, std = network.config.mean, network.config.std
-    if mean is None or std is None:
-        raise ValueError("the network's config has no mean and std, so images can't be normalised")
+    mean, std = mean_std(network.config)
     return Normalize(mean, std).to(next(network.parameters()).device)
 
 
