@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 from eenet import Predictor, data
@@ -293,6 +294,29 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "executorch" else object())
     with pytest.raises(ValueError, match=r"pip install 'eenet\[executorch\]'"):
         export(CHECKPOINT, tmp_path / "out", format="executorch")
+
+
+def test_images_are_those_that_were_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Data that is named and can't be read is no reason to compare on something else without a word."""
+    photos = tmp_path / "photos"
+    for name in "0123456789":
+        for split in ("train", "test"):
+            (photos / split / name).mkdir(parents=True)
+            for i in range(4):
+                Image.new("L", (8, 8), 20 * int(name) + i).save(photos / split / name / f"{i}.png")
+    for path in ("train/3/0.png", "test/4/1.png"):
+        (photos / path).write_text("no image")
+    where: dict[str, Any] = {"data": str(photos), "precision": "int8"}
+    with pytest.raises(ValueError, match="2 of 80 images"):
+        export(CHECKPOINT, tmp_path / "out", data=str(photos))
+    with pytest.raises(ValueError, match="2 of 80 images"):
+        export(CHECKPOINT, tmp_path / "out", **where)
+    assert export(CHECKPOINT, tmp_path / "out", **where, skip_damaged=True).compared == 39
+    network = EENet.from_pretrained(CHECKPOINT)
+    network.config.provenance["train_config"]["data"] = str(tmp_path / "gone")
+    capsys.readouterr()
+    assert export(network, tmp_path / "other").compared == 256
+    assert "compared on random images: unknown data set" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

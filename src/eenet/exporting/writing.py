@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from eenet.common import Result, lines, working, wrapped, write_atomically
-from eenet.data import ImageSet, load, sample
-from eenet.evaluation import collect, measure, pace
+from eenet.common import Result, lines, say, working, wrapped, write_atomically
+from eenet.data import ImageSet, sample
+from eenet.evaluation import as_images, collect, measure, pace
 from eenet.exporting.comparing import bytes_in, compare, reason, time_against_fp32
 from eenet.exporting.formats import FORMATS, PRECISIONS, Job
 from eenet.networks import EENet, as_network, name_of
@@ -89,6 +89,7 @@ def export(
     policy: ExitPolicy | str | None = None,
     data: str | None = None,
     force: bool = False,
+    skip_damaged: bool = False,
 ) -> Export:
     """Write a checkpoint in a form that other programs run, read it back, and compare.
 
@@ -107,6 +108,7 @@ def export(
         data: data set on whose test images both are compared. Default: the one it was trained on;
             random images if that can't be had.
         force: write into a directory that isn't empty; files of an export in it are replaced.
+        skip_damaged: go on without image files that can't be read.
 
     Raises:
         FileExistsError: `out` is not empty.
@@ -130,7 +132,7 @@ def export(
         from eenet.runtime import network_graph
 
         graph = network_graph(network)
-    images, before = _images(network, data_name), (graph, chosen)
+    images, before = _images(network, data, skip_damaged), (graph, chosen)
     if precision == "int8":
         from eenet.exporting.quantize import graph_records
 
@@ -138,7 +140,7 @@ def export(
             raise ValueError(
                 f"int8 needs images to quantise on; name the data set of {name_of(checkpoint)} with --data"
             )
-        graph, chosen, budgets, measured = _quantized(network, graph, chosen, data_name)
+        graph, chosen, budgets, measured = _quantized(network, graph, chosen, data_name, skip_damaged)
         expected = graph_records(graph, network, images)
     else:
         expected = collect(network, images)
@@ -191,17 +193,18 @@ def _check(format: str, precision: str, out: Path, force: bool) -> None:
         raise FileExistsError(f"{out} is not empty; give another directory, or --force")
 
 
-def _images(network: EENet, data_name: str | None) -> ImageSet:
-    """Test images, or random ones."""
+def _images(network: EENet, data: str | None, skip_damaged: bool) -> ImageSet:
+    """Test images; where none are named, and those of the data trained on can't be had, random ones."""
     channels, height, width = network.config.input_size
     count = min(COMPARED_IMAGES, max(8, COMPARED_PIXELS // (height * width)))
     names = network.config.class_names or [str(n) for n in range(network.config.num_classes)]
     try:
-        if data_name is None:
-            raise FileNotFoundError
-        images = load(data_name, "test", size=(height, width))
+        images = as_images(data, network.config, "test", skip_damaged=skip_damaged)
         pixels_BCHW = torch.from_numpy(sample(images, count))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError) as error:
+        if data is not None:
+            raise
+        say(f"compared on random images: {error}")
         generator = torch.Generator().manual_seed(0)
         pixels_BCHW = torch.randint(
             256, (count, channels, height, width), dtype=torch.uint8, generator=generator
@@ -210,13 +213,15 @@ def _images(network: EENet, data_name: str | None) -> ImageSet:
 
 
 def _quantized(
-    network: EENet, graph: Any, policy: ExitPolicy, data_name: str
+    network: EENet, graph: Any, policy: ExitPolicy, data_name: str, skip_damaged: bool
 ) -> tuple[Any, ExitPolicy, dict[str, ExitPolicy], dict[str, Any]]:
     """The graph in int8, thresholds set anew for it, and what that does on test images."""
     from eenet.exporting.quantize import graph_records, to_int8
 
-    size = network.config.input_size[1:]
-    held_out, test = (load(data_name, split, size=size) for split in ("validation", "test"))
+    held_out, test = (
+        as_images(data_name, network.config, split, skip_damaged=skip_damaged)
+        for split in ("validation", "test")
+    )
     with working("quantising"):
         graph = to_int8(graph, held_out)
         fitted, tested = (graph_records(graph, network, images) for images in (held_out, test))
