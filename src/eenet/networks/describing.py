@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eenet.backbones import Cut, create_backbone, default_input_size, is_backbone, trace
-from eenet.common import Result, format_table, lines
+from eenet.common import Result, format_table, lines, wrapped
 from eenet.networks.checkpoint import name_of
 from eenet.networks.config import Config, read_config
 from eenet.networks.directories import checkpoint_directory, shipped_checkpoints
@@ -30,6 +30,9 @@ class BackboneInfo(Result):
     def __str__(self) -> str:
         told = {key: value for key, value in self.to_dict().items() if key != "cuts"}
         rows = [[c.name, f"{c.fraction:.3f}", "×".join(map(str, c.feature_size))] for c in self.cuts]
+        if not rows:
+            why = "No cuts: nowhere is a feature map [channels, height, width] alone alive"
+            return f"{lines(told)}\n\n{wrapped(f'{why}. Vision Transformers, for one, work on tokens.')}"
         return f"{lines(told)}\n\n{format_table(['cut', 'relative cost', 'features'], rows)}"
 
 
