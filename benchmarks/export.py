@@ -77,8 +77,8 @@ def families(_: str) -> Iterator[dict[str, Any]]:
         except ValueError:  # one exit is all that fits
             network = _untrained(name, size, 1)
         network.config.mean, network.config.std = [0.5] * 3, [0.25] * 3
-        pixels = torch.randint(256, (32, 3, size, size), dtype=torch.uint8)
-        records = collect(network, ImageSet(pixels, torch.zeros(32, dtype=torch.int64), list("abcde")))
+        pixels = np.random.default_rng(0).integers(256, size=(32, 3, size, size), dtype=np.uint8)
+        records = collect(network, ImageSet(pixels, np.zeros(32, np.int64), list("abcde")))
         thresholds = np.median(recorded_scores(records, "max_softmax"), 1) + 1e-5
         network.config.policy = ExitPolicy("max_softmax", tuple(thresholds.tolist())).to_dict()
         row: dict[str, Any] = {"network": name, "size": size}

@@ -23,6 +23,7 @@ class Ending(nn.Module):
         self, end: Callable[[Tensor], Tensor], classes: int = 3, *, only_in_eval: bool = False
     ) -> None:
         super().__init__()
+        torch.manual_seed(1)  # whatever files were collected before; with some others one class always wins
         self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3))
         self.fc, self.end, self.only_in_eval = nn.Linear(4, classes), end, only_in_eval
 
@@ -134,6 +135,15 @@ def test_networks_without_a_classifier_are_refused(make: Callable[[], nn.Module]
 def test_feature_extractors_of_timm_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="num_classes=0, so it is a feature extractor"):
         create_model(name, num_classes=0, num_exits=1, input_size=(64, 64))
+
+
+def test_a_network_without_outputs_is_refused() -> None:
+    """torchvision's with `num_classes=0`."""
+    empty = nn.Linear(4, 1)
+    empty.weight, empty.bias = nn.Parameter(torch.empty(0, 4)), nn.Parameter(torch.empty(0))
+    layers = (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(ValueError, match="has no outputs; give it a classifier of two classes or more"):
+        check_backbone(nn.Sequential(*layers, empty), (3, 32, 32))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """calibrate and bench, run as a user runs them."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ def test_the_policy_that_is_replaced_is_kept(checkpoint: Path, capsys: pytest.Ca
     assert main(["calibrate", str(checkpoint), "--data", "digits", "--budget", "0.8"]) == 0
     printed = capsys.readouterr().out
     assert "95 % intervals: accuracy " in printed
+    assert re.search(r"^dead_exits +(none|exit \d(, exit \d)*)$", printed, re.MULTILINE)
     assert "note: the policy that was there is kept as 'before-3'" in " ".join(printed.split())
 
 
@@ -89,6 +91,13 @@ def test_few_images_are_doubted(checkpoint: Path, capsys: pytest.CaptureFixture[
     assert found["intervals"].keys() == {"agreement", "relative_cost"}
     assert found["notes"][0].startswith("9 images are too few to tell the cost to ± 0.03: its 95 % interval")
     assert found["notes"][0] in (checkpoint / "README.md").read_text()
+
+
+def test_a_backbone_without_cuts_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "test_vit"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "No cuts: nowhere is a feature map [channels, height, width] alone alive." in said
+    assert "| cut" not in said
 
 
 def test_missing_classes_are_named(checkpoint: Path) -> None:

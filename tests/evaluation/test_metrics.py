@@ -35,6 +35,7 @@ def test_evaluate_against_counting() -> None:
 def test_dead_exits() -> None:
     records = make_records(1000)
     never = measure(records, ExitPolicy("max_softmax", (2.0, 0.0, 0.0)))
+    assert str(never).endswith("; dead exits: exit 0, exit 2")  # 0, 2 alone would read like counts
     assert never.dead_exits == [0, 2]  # 0: nobody leaves; 2: everybody has left at 1
     # Exit 0 is at chance, though inputs leave there.
     records.logits_KBN[0] = np.random.default_rng(0).standard_normal((1000, 5))

@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 from eenet import Predictor, data
@@ -295,6 +296,29 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         export(CHECKPOINT, tmp_path / "out", format="executorch")
 
 
+def test_images_are_those_that_were_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Data that is named and can't be read is no reason to compare on something else without a word."""
+    photos = tmp_path / "photos"
+    for name in "0123456789":
+        for split in ("train", "test"):
+            (photos / split / name).mkdir(parents=True)
+            for i in range(4):
+                Image.new("L", (8, 8), 20 * int(name) + i).save(photos / split / name / f"{i}.png")
+    for path in ("train/3/0.png", "test/4/1.png"):
+        (photos / path).write_text("no image")
+    where: dict[str, Any] = {"data": str(photos), "precision": "int8"}
+    with pytest.raises(ValueError, match="2 of 80 images"):
+        export(CHECKPOINT, tmp_path / "out", data=str(photos))
+    with pytest.raises(ValueError, match="2 of 80 images"):
+        export(CHECKPOINT, tmp_path / "out", **where)
+    assert export(CHECKPOINT, tmp_path / "out", **where, skip_damaged=True).compared == 39
+    network = EENet.from_pretrained(CHECKPOINT)
+    network.config.provenance["train_config"]["data"] = str(tmp_path / "gone")
+    capsys.readouterr()
+    assert export(network, tmp_path / "other").compared == 256
+    assert "compared on random images: unknown data set" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -311,13 +335,13 @@ def test_mistakes_are_named(arguments: dict[str, Any], message: str, tmp_path: P
 
 
 def test_what_answers_differently_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from eenet.runtime.graphs import whole as graph
+    from eenet.networks.graphs import whole as graph
 
     other = EENet.from_pretrained(CHECKPOINT)
     for parameter in other.parameters():
         parameter.data += 0.05
     wrong = graph.network_graph(other)
-    monkeypatch.setattr("eenet.runtime.network_graph", lambda _: wrong)
+    monkeypatch.setattr("eenet.exporting.writing.graph_of", lambda _: wrong)
     with pytest.raises(ValueError, match=r"differ by|another exit"):
         export(CHECKPOINT, tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -285,8 +285,10 @@ def test_config_that_is_no_json_at_all(checkpoint: Path, capsys: pytest.CaptureF
 def test_config_without_mean_and_std(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edited(checkpoint, mean=None, std=None)
     write(checkpoint / "a.png")
-    error = refusal(["predict", str(checkpoint), str(checkpoint / "a.png")], capsys)
+    words = ["predict", str(checkpoint), str(checkpoint / "a.png"), "--out", str(checkpoint / "a.csv")]
+    error = refusal(words, capsys)
     assert f"config.json of {checkpoint} has no mean and std" in error
+    assert not (checkpoint / "a.csv").exists()
 
 
 KEY = "stages.0.conv1.weight"

@@ -203,7 +203,7 @@ def swapped(path: Path) -> None:
     other.write_bytes(first)
 
 
-DAMAGE: dict[str, tuple[str, Callable[[Path], None], str]] = {
+DAMAGE: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "a truncated graph": ("graph.onnx", truncated, "graph.onnx is damaged"),
     "a bit in the graph": ("graph.onnx", flipped, "graph.onnx is damaged"),
     "no graph": ("graph.onnx", Path.unlink, "graph.onnx is missing"),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,26 @@ def test_one_return_type(network: EENet) -> None:
         outputs = network.train(training)(IMAGES)
         assert [tuple(z.shape) for z in outputs.logits_KBN] == [(2, 10)] * 4
         assert [tuple(z.shape) for z in outputs.confidence_logits_KB] == [(2,)] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_network_that_was_cast_is_refused(dtype: torch.dtype) -> None:
+    """With the way back, whatever it is used for; not with torch's own error from within."""
+    network = create_model("resnet8_w4_cifar", num_classes=2, in_chans=1, input_size=(8, 8), num_exits=1)
+    network.config.mean, network.config.std = [0.5], [0.2]
+    images = eenet.from_dataset([(torch.rand(1, 8, 8), i % 2) for i in range(8)])
+    network.to(dtype)
+    uses: list[Callable[[], Any]] = [
+        lambda: network(torch.rand(2, 1, 8, 8)),
+        lambda: eenet.collect(network, images),
+        lambda: eenet.bench(network, data=images, backends=["torch"], repeats=1),
+        *(partial(eenet.Predictor, network, backend=name) for name in ("torch", "onnxruntime", "openvino")),
+    ]
+    for use in uses:
+        with pytest.raises(ValueError, match=rf"weights are in {dtype}.*network\.float\(\)"):
+            use()
+    assert network(torch.rand(2, 1, 8, 8, dtype=dtype)).logits_KBN[0].dtype == dtype
+    assert eenet.Predictor(network.float(), backend="torch").predict(torch.rand(1, 8, 8)).label in "01"
 
 
 def test_final_exit_is_the_plain_backbone() -> None:

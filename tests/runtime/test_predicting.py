@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -135,6 +136,8 @@ def test_the_command_line(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "answers.csv"
+    assert main(["predict", CHECKPOINT, str(folder)]) == 1
+    assert re.search(r"69-text\.jpg +\| error: not an image in a known format ", capsys.readouterr().out)
     assert main(["predict", CHECKPOINT, str(folder), "--out", str(out)]) == 1
     said = capsys.readouterr()
     assert said.out == ""

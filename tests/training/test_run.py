@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from eenet.cli import main
 from eenet.data import from_dataset
 from eenet.evaluation.metrics import measure
-from eenet.networks.building import convert
+from eenet.networks.building import convert, create_model
 from eenet.networks.network import EENet
 from eenet.policies.records import Records
 from eenet.training import run as pipeline
@@ -158,6 +158,22 @@ def test_own_network_and_own_data(tmp_path: Path) -> None:
     assert "network=network, images=images)" in card
     kept = loaded.config.provenance["train_config"]
     assert (kept["num_exits"], kept["placement"], kept["head"]) == (1, loaded.config.exits, "pool")
+
+
+def test_an_own_network_is_not_called_by_the_recipe_s(tmp_path: Path) -> None:
+    """Nor need images be of its size: they are brought to it."""
+    network = convert(OwnNetwork(), (1, 9, 12), num_exits=1, head="pool")
+    pipeline.train("digits", tmp_path / "own", network=network, epochs=1, budget=0.9)
+    assert network.config.provenance["train_config"]["model"] == "own network"
+    card = (tmp_path / "own/README.md").read_text()
+    assert "# own network with 1 early exit on digits" in card
+    assert "resnet20" not in card
+    named = create_model("resnet8_w4_cifar", num_classes=10, input_size=(1, 8, 8), num_exits=1)
+    done = pipeline.train(
+        "digits", tmp_path / "named", network=named, model="resnet20_cifar", epochs=1, budget=0.9
+    )
+    assert named.config.provenance["train_config"]["model"] == "resnet8_w4_cifar"
+    assert "not used: model resnet20_cifar, as the network was given" in done.notes
 
 
 def test_settings_that_a_given_network_makes_meaningless(tmp_path: Path) -> None:
@@ -315,6 +331,21 @@ def test_damaged_files_are_left_out_and_counted(tmp_path: Path, capsys: pytest.C
     assert "--skip-damaged" in card
     assert main(["eval", str(tmp_path / "out"), "--data", str(tmp_path / "photos"), "--split", "train"]) == 0
     assert "damaged" in capsys.readouterr().err
+    other = Path(shutil.copytree(tmp_path / "photos", tmp_path / "other"))  # which training never saw
+    (other / "test/cat/00.png").write_text("no image")
+    words = [str(tmp_path / "out"), "--data", str(other)]
+    once = ["--backends", "torch", "--batch-sizes", "1", "--repeats", "1"]
+    for verb, more in (
+        ("eval", []),
+        ("eval", ["--corruptions", "fog", "--severities", "1"]),
+        ("calibrate", ["--budget", "0.95", "--name", "again", "--split", "test"]),
+        ("report", ["--out", str(tmp_path / "page.html")]),
+        ("bench", once),
+    ):
+        assert main([verb, *words, *more]) == 2
+        assert "3 of 80 images" in capsys.readouterr().err
+        assert main([verb, *words, *more, "--skip-damaged"]) == 0
+        assert capsys.readouterr().err.count("1 damaged file of") == 1
 
 
 def test_whole_run_on_own_data(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from eenet.policies.budget import exits_for_budget
 from eenet.policies.policy import ExitPolicy
 from eenet.policies.records import decide
 from eenet.training import run as pipeline
+from eenet.training.sweeping import SweepRow, sweep_table
 
 WORDS = ["sweep", "digits", "--model", "resnet8_w2_cifar", "--epochs", "1", "--budget", "0.9"]
 SPACE = ["--placements", "linear", "searched", "fine", "--nums-exits", "1", "--heads", "pool"]
@@ -64,6 +65,9 @@ def test_what_cannot_be_is_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main([*WORDS, *words]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert "40 exits are too many" in row["error"]
+    table, told = sweep_table([SweepRow(**row)]).split("\n\n")
+    assert " ".join(told.split()).startswith("linear, 40 exits, deep: 40 exits are too many")
+    assert "too many" not in table  # whose columns would be as wide
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ function draw(where, traces, x, y, height, label) {
     height, margin: { l: 62, r: 12, t: 10, b: 45 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: grey, size: 13, family }, hoverlabel: { font: { family } },
     legend: { orientation: "h", xref: "container", x: 0, yref: "container", y: 1, yanchor: "top" },
-    xaxis: axis(x), yaxis: axis(y),
+    xaxis: axis(x), yaxis: axis({ automargin: true, ...y, title: { standoff: 10, ...y.title } }),
   }, { responsive: true, displayModeBar: false });
 }
 
@@ -101,7 +101,7 @@ function summary() {
       tiles.replaceChildren(
         tile(percent(now.accuracy), `accuracy${early ? ", leaving early" : ""}`, `95 %: ${(100 * low).toFixed(2)} to ${(100 * high).toFixed(2)}`),
         tile(now.cost.toFixed(3), "mean relative cost", ...(net.scale === 1 ? [] : [`${(now.cost * net.scale).toFixed(3)} of ${nets[0].backbone}`])),
-        ...(early ? [tile(percent(net.full), "accuracy, never leaving early"), tile(now.dead.join(", ") || "none", "dead exits")] : []));
+        ...(early ? [tile(percent(net.full), "accuracy, never leaving early"), tile(now.dead.map(k => `exit ${k}`).join(", ") || "none", "dead exits")] : []));
       shares.replaceChildren(...now.counts.map((count, k) => make("div", {
         style: `flex:${count} 0 0;background:${exit_colour(net, k)}`, title: `${net.exits[k]}: ${count} images`,
       }, count > .08 * total ? percent(count / total, 0) : "")));
@@ -205,7 +205,7 @@ function matrix(now) {
   const cells = names.map(() => names.map(() => 0));
   now.confusion.forEach(([is, said, count]) => { cells[is][said] = count / of[is]; });
   const shade = (x, right) => right ? `color-mix(in srgb, #1b7f5c ${Math.round(60 * x)}%, transparent)` : `color-mix(in srgb, var(--red) ${Math.round(100 * Math.min(1, 4 * x))}%, transparent)`;
-  const cell = (x, i, j) => make("td", { style: `background:${x ? shade(x, i === j) : "none"}`, title: `${names[i]}, answer ${names[j]}: ${percent(x, 1)}` },
+  const cell = (x, i, j) => make("td", { style: `background:${x ? shade(x, i === j) : "none"}${i !== j && x > .2 ? ";color:var(--paper)" : ""}`, title: `${names[i]}, answer ${names[j]}: ${percent(x, 1)}` },
     x >= .0005 ? (100 * x).toFixed(x < .0995 ? 1 : 0) : "");
   return make("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "confusion matrix" }, make("table", { class: "confusion" },
     make("thead", {}, make("tr", {}, make("td"), names.map(n => make("th", { scope: "col" }, n)))),

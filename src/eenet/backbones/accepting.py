@@ -162,6 +162,8 @@ def check_classes(
     Raises:
         ValueError: a single one, or features that no classifier follows.
     """
+    if outputs == 0:
+        raise ValueError(f"{describe(backbone)} has no outputs; give it a classifier of two classes or more")
     if outputs == 1:
         raise ValueError(
             f"{describe(backbone)} has one output; a class is chosen among at least two: give its last layer "

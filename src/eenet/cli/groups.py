@@ -11,6 +11,9 @@ Json = Annotated[
     bool, FlagCreatePairsOff, arg(name="json", help="Print one JSON object, and nothing else, on stdout.")
 ]
 Group = TypeVar("Group")
+SkipDamaged = Annotated[
+    bool, FlagCreatePairsOff, arg(help="Go on without the image files that can't be read; they are counted.")
+]
 Flag = Annotated[bool, FlagCreatePairsOff]
 
 _NAMES = {int: "INT", float: "FLOAT", str: "NAME", Path: "PATH"}

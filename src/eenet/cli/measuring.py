@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from eenet.cli.groups import Checkpoint, Checkpoints, Damage, Data, Flag, Json, WhichPolicy
+from eenet.cli.groups import Checkpoint, Checkpoints, Damage, Data, Flag, Json, SkipDamaged, WhichPolicy
 from eenet.cli.output import show
 
 
@@ -11,6 +11,7 @@ def evaluate(
     /,
     *,
     data: Data,
+    skip_damaged: SkipDamaged = False,
     split: str = "test",
     leaving: WhichPolicy,
     damage: Damage,
@@ -28,13 +29,16 @@ def evaluate(
             checkpoint,
             leaving.policy,
             data=data,
+            skip_damaged=skip_damaged,
             split=split,
             budget=leaving.budget,
             names=damage.corruptions,
             severities=damage.severities,
         )
         return show(rows, as_json, text=lambda: eenet.shift_table(rows))
-    found = eenet.evaluate(checkpoint, leaving.policy, data=data, split=split, budget=leaving.budget)
+    found = eenet.evaluate(
+        checkpoint, leaving.policy, data=data, skip_damaged=skip_damaged, split=split, budget=leaving.budget
+    )
     return show(found, as_json)
 
 
@@ -43,6 +47,7 @@ def bench(
     /,
     *,
     data: str | None = None,
+    skip_damaged: SkipDamaged = False,
     backends: tuple[str, ...] = (),
     batch_sizes: tuple[int, ...] = (1, 64),
     against: str | None = None,
@@ -60,7 +65,7 @@ def bench(
         batch_sizes: Images that arrive together.
         against: Another checkpoint, run without leaving early: a smaller network.
         exported: Directory written by `eenet export`, timed beside each backend.
-        repeats: Runs; times are medians over them.
+        repeats: Runs; the time of a batch is its median over them.
         threads: Of ONNX Runtime and OpenVINO. Default: one per core.
     """
     import eenet
@@ -69,6 +74,7 @@ def bench(
         checkpoint,
         leaving.policy,
         data=data,
+        skip_damaged=skip_damaged,
         backends=backends,
         batch_sizes=batch_sizes,
         against=against,
@@ -85,6 +91,7 @@ def report(
     /,
     *,
     data: Data,
+    skip_damaged: SkipDamaged = False,
     out: Path,
     split: str = "test",
     damage: Damage,
@@ -106,6 +113,7 @@ def report(
         checkpoints,
         out,
         data=data,
+        skip_damaged=skip_damaged,
         split=split,
         corruptions=damage.corruptions,
         severities=damage.severities,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from eenet.cli.groups import Checkpoint, Data, Flag, Json, Recipe, Settings, given, group
+from eenet.cli.groups import Checkpoint, Data, Flag, Json, Recipe, Settings, SkipDamaged, given, group
 from eenet.cli.output import show
 
 
@@ -45,7 +45,7 @@ def train(
     settings: TrainSettings,
     pretrained: Flag = False,
     freeze_backbone: Flag = False,
-    skip_damaged: Flag = False,
+    skip_damaged: SkipDamaged = False,
     plain: Flag = False,
     out: Path | None = None,
     resume: Flag = False,
@@ -56,7 +56,6 @@ def train(
     Args:
         pretrained: Start from timm's pretrained weights.
         freeze_backbone: Train the exit heads only, on a trained backbone that stays as it is.
-        skip_damaged: Go on without the image files that can't be read; the card counts them.
         plain: Train the backbone without exits, for comparison.
         out: Directory for all that is written. Default: runs/RECIPE-seedS.
         resume: Continue an interrupted run.
@@ -84,7 +83,7 @@ def sweep(
     nums_exits: tuple[int, ...] = (3,),
     heads: tuple[str, ...] = ("deep",),
     trials: int | None = None,
-    skip_damaged: Flag = False,
+    skip_damaged: SkipDamaged = False,
     out: Path | None = None,
     as_json: Json = False,
 ) -> int:
@@ -95,7 +94,6 @@ def sweep(
         nums_exits: Numbers of early exits.
         heads: Kinds of exit heads.
         trials: So many combinations, chosen by Optuna's TPE. Default: all.
-        skip_damaged: Go on without the image files that can't be read.
         out: Directory for networks, table and picture. Default: runs/RECIPE-sweep.
     """
     import eenet
@@ -118,6 +116,7 @@ def calibrate(
     /,
     *,
     data: Data,
+    skip_damaged: SkipDamaged = False,
     budget: float | None = None,
     max_drop: float | None = None,
     risk: float | None = None,
@@ -160,6 +159,7 @@ def calibrate(
     found = eenet.calibrate(
         checkpoint,
         data=data,
+        skip_damaged=skip_damaged,
         budget=budget,
         max_drop=max_drop,
         risk=risk,

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from eenet.cli.groups import Checkpoint, Checkpoints, Flag, Json, WhichPolicy
+from eenet.cli.groups import Checkpoint, Checkpoints, Flag, Json, SkipDamaged, WhichPolicy
 from eenet.cli.output import show
 
 
@@ -98,6 +98,7 @@ def export(
     precision: Literal["fp32", "fp16", "int8"] = "fp32",
     leaving: WhichPolicy,
     data: str | None = None,
+    skip_damaged: SkipDamaged = False,
     force: Flag = False,
     as_json: Json = False,
 ) -> int:
@@ -107,7 +108,8 @@ def export(
         format: onnx and openvino: a model for each stage; -single: one that stops by itself;
             aoti: libraries compiled by torch; executorch: for phones.
         out: Directory, empty or not there yet.
-        precision: fp16: of the stages. int8: their convolutions, with thresholds set anew.
+        precision: fp16: of the stages. int8: their convolutions, with thresholds set anew. Both are timed
+            against fp32.
         data: Data set to compare on, and to quantise with. Default: the one it was trained on.
         force: Write into a directory that is not empty, over an export in it.
     """
@@ -121,6 +123,7 @@ def export(
         budget=leaving.budget,
         policy=leaving.policy,
         data=data,
+        skip_damaged=skip_damaged,
         force=force,
     )
     return show(found, as_json)
@@ -136,6 +139,7 @@ def serve(
     batch_size: int = 32,
     most_waiting: int = 256,
     data: str | None = None,
+    skip_damaged: SkipDamaged = False,
     accuracy_floor: float | None = None,
     timeout: float = 30.0,
     max_megabytes: int = 32,
@@ -168,6 +172,7 @@ def serve(
         batch_size=batch_size,
         most_waiting=most_waiting,
         data=data,
+        skip_damaged=skip_damaged,
         accuracy_floor=accuracy_floor,
         timeout=timeout,
         max_megabytes=max_megabytes,

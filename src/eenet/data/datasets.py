@@ -116,7 +116,7 @@ def _split(name: str, split: str, size: readers.Size, root: str | None) -> LazyI
 
 
 def _own_or_taken(name: str, split: str, size: readers.Size, root: str | None) -> LazyImageSet:
-    official, taken = _official_splits(name, size, root), "taken from train"
+    official = _official_splits(name, size, root)
     if source_of(name).unlabelled_test:
         official.pop("test", None)
     own_test = next((word for word in ("test", "validation") if word in official), None)
@@ -131,12 +131,16 @@ def _own_or_taken(name: str, split: str, size: readers.Size, root: str | None) -
     if own_test is None:
         rest, test = _parts(images, source_of(name).held_out)
         if split == "test":
-            return replace(test, origin=taken)
+            return _taken(test, split)
         images = rest
     if split == "train" and "validation" in official and own_test == "test":
         return images
     train, validation = _parts(images, source_of(name).held_out)
-    return train if split == "train" else replace(validation, origin=taken)
+    return train if split == "train" else _taken(validation, split)
+
+
+def _taken(part: LazyImageSet, split: str) -> LazyImageSet:
+    return replace(part, origin="taken from train", name=f"the {split} part of {part.name}")
 
 
 def _official_splits(name: str, size: readers.Size, root: str | None) -> readers.Splits:

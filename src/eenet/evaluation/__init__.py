@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from eenet.evaluation.diagnostics import DiagnosedEvaluation, Diagnosis, diagnose
     from eenet.evaluation.drift import DriftMonitor, depth, depths_of
     from eenet.evaluation.evaluating import as_images, check_fit, collect, evaluate
-    from eenet.evaluation.metrics import Evaluation, accuracy_cost_curve, measure
+    from eenet.evaluation.metrics import Evaluation, accuracy_cost_curve, measure, named_exits
     from eenet.evaluation.page import EXIT_COLOURS, build_report
     from eenet.evaluation.reporting import Report, about_run, report, report_entry
     from eenet.evaluation.shift import ShiftRow, evaluate_under_corruptions, shift_table

@@ -110,6 +110,7 @@ def bench(
     budget: float | None = None,
     repeats: int = 7,
     threads: int | None = None,
+    skip_damaged: bool = False,
 ) -> Bench:
     """Time early exit against the plain backbone on this machine, paired; see `time_network`.
 
@@ -124,6 +125,7 @@ def bench(
         budget: wanted mean relative cost, for which the checkpoint has a policy.
         repeats: runs; the time of a batch is its median over them.
         threads: of ONNX Runtime and OpenVINO. Default: one per core.
+        skip_damaged: go on without image files that can't be read.
 
     Raises:
         FileNotFoundError, ValueError: checkpoint or data can't be read, or a backend can't be had.
@@ -136,7 +138,7 @@ def bench(
             f"{name_of(against or other)} takes images of size {other.config.input_size}, "
             f"not {network.config.input_size}"
         )
-    pixels_BCHW = sample(as_images(data, network.config, "test"), BENCH_IMAGES)
+    pixels_BCHW = sample(as_images(data, network.config, "test", skip_damaged=skip_damaged), BENCH_IMAGES)
     backends = backends or [name for name in BACKENDS if installed(name) and name != SLOW_TO_START]
     rows = []
     with progress("timing", len(backends) * len(batch_sizes) * repeats) as advance:

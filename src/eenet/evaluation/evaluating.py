@@ -77,6 +77,7 @@ def evaluate(
     data: str | Images | None = None,
     split: str = "test",
     budget: float | None = None,
+    skip_damaged: bool = False,
 ) -> Evaluation:
     """What a policy does on labelled images.
 
@@ -87,6 +88,7 @@ def evaluate(
         data: name or folder of a data set, or images.
         split: of a named data set: train, validation or test.
         budget: wanted mean relative cost, for which the checkpoint has a policy.
+        skip_damaged: go on without image files that can't be read.
 
     Returns:
         The evaluation; of a network, with a diagnosis.
@@ -101,15 +103,18 @@ def evaluate(
         return measure(source, policy)
     network = open_network(source)
     chosen = network.config.exit_policy(budget, policy)
-    records = collect(network, as_images(data, network.config, split), show_progress=True)
+    records = collect(
+        network, as_images(data, network.config, split, skip_damaged=skip_damaged), show_progress=True
+    )
     found = vars(measure(records, chosen)) | vars(diagnose(records, chosen))
     return DiagnosedEvaluation(**found)
 
 
-def as_images(data: str | Images | None, config: Config, split: str) -> Images:
+def as_images(data: str | Images | None, config: Config, split: str, *, skip_damaged: bool = False) -> Images:
     """Images of a data set at the size that a network takes; what are images already stays as it is.
 
-    Damaged files of the data that the network was trained on are left out, and counted, if they were then.
+    Damaged files are left out, and counted, with `skip_damaged`; those of the data that the network was
+    trained on also if they were then.
 
     Raises:
         FileNotFoundError, ValueError: no such data set or split; none named, and the checkpoint doesn't say
@@ -121,7 +126,7 @@ def as_images(data: str | Images | None, config: Config, split: str) -> Images:
     name = data or trained.get("data")
     if name is None:
         raise ValueError("the checkpoint doesn't say what it was trained on; name a data set (--data)")
-    skip = name == trained.get("data") and trained.get("skip_damaged", False)
+    skip = skip_damaged or (name == trained.get("data") and trained.get("skip_damaged", False))
     images = load(name, split, size=config.input_size[1:], skip_damaged=skip)
     if skip and images.notes:
         say("; ".join(images.notes))

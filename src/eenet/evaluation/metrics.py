@@ -1,5 +1,6 @@
 """Records and a policy → accuracy, cost, where inputs left, dead exits, curves."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +47,7 @@ class Evaluation(Result):
             ]
             for k, count in enumerate(self.exit_counts)
         ]
-        dead = ", ".join(map(str, self.dead_exits)) or "none"
+        dead = named_exits(self.dead_exits)
         header = ["exit", "cost", "images", "accuracy of these", "accuracy on all"]
         return (
             f"{format_table(header, rows)}\n\n"
@@ -54,6 +55,11 @@ class Evaluation(Result):
             f"on {self.num_examples} images; without leaving early {self.full_accuracy:.2%}; "
             f"dead exits: {dead}"
         )
+
+
+def named_exits(exits: Sequence[int]) -> str:
+    """Such as `exit 0, exit 2`: numbers alone read like a count."""
+    return ", ".join(f"exit {k}" for k in exits) or "none"
 
 
 def measure(records: Records, policy: ExitPolicy) -> Evaluation:

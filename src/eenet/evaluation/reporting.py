@@ -40,6 +40,7 @@ def report(
     corruptions: Sequence[str] = (),
     severities: Sequence[int] = (1, 3, 5),
     timed: bool = False,
+    skip_damaged: bool = False,
 ) -> Report:
     """Write one HTML page about a checkpoint, or comparing several; see `eenet.evaluation.page`.
 
@@ -52,6 +53,7 @@ def report(
         corruptions: also measure on damaged images: names, or `all`.
         severities: 1 to 5.
         timed: also run `eenet.bench` on each.
+        skip_damaged: go on without image files that can't be read.
 
     Raises:
         FileNotFoundError, ValueError: as `eenet.evaluate`; the file can't be written.
@@ -67,17 +69,19 @@ def report(
     entries, shown = [], None
     for label, checkpoint in zip(labels, checkpoints, strict=True):
         network = open_network(checkpoint)
-        images = as_images(data, network.config, split)
+        images = as_images(data, network.config, split, skip_damaged=skip_damaged)
         shown = images if shown is None else shown
         if images.class_names != shown.class_names:
             raise ValueError(f"{label} has other classes than {labels[0]}")
         measured: dict[str, Any] = {}
         if corruptions:
             measured["corruptions"] = evaluate_under_corruptions(
-                network, data=data, names=corruptions, severities=severities, split=split
+                network, data=images, names=corruptions, severities=severities
             )
         if timed:
-            measured["timings"] = bench(network, data=data)
+            measured["timings"] = bench(
+                network, data=images if split == "test" else data, skip_damaged=skip_damaged
+            )
         records = _records(network, checkpoint, images, split)
         entries.append(report_entry(label, network.config, records, network.config.exit_policy(), **measured))
     if shown is None:

@@ -88,6 +88,7 @@ def evaluate_under_corruptions(
     budget: float | None = None,
     names: Sequence[str] = ("all",),
     severities: Sequence[int] = (1, 3, 5),
+    skip_damaged: bool = False,
 ) -> list[ShiftRow]:
     """Run a policy on damaged images of a data set, at most 2,000.
 
@@ -95,6 +96,7 @@ def evaluate_under_corruptions(
         source, policy, data, split, budget: as `eenet.evaluate`.
         names: of corruptions, or `all`.
         severities: 1 to 5.
+        skip_damaged: go on without image files that can't be read.
 
     Returns:
         Rows, the first for clean images.
@@ -107,7 +109,7 @@ def evaluate_under_corruptions(
         check_known(name, severity)
     network = open_network(source)
     chosen = network.config.exit_policy(budget, policy)
-    images = as_images(data, network.config, split)
+    images = as_images(data, network.config, split, skip_damaged=skip_damaged)
     with progress("evaluating", 1 + len(names) * len(severities)) as advance:
         rows = under_corruptions(
             network, chosen, images, names=names, severities=severities, on_progress=advance

@@ -110,7 +110,7 @@ def _halved(job: Job, model: Any, save: Save) -> Any:
 
 
 def whole_graph(job: Job) -> Any:
-    """The network as an ONNX model with the weights of the files; those of fp16 are computed with in float32."""
+    """The network as a model with the weights of the files; with those of fp16 it computes in float32."""
     model = parse(job.graph.SerializeToString(), "the graph")
     if job.precision == "fp16":
         files = [parse(path.read_bytes(), path.name) for path in job.target.glob("*.onnx")]

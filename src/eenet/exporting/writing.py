@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from eenet.common import Result, lines, working, wrapped
-from eenet.data import ImageSet, load, sample
-from eenet.evaluation import collect, measure, pace
+from eenet.common import Result, lines, say, working, wrapped
+from eenet.data import ImageSet, sample
+from eenet.evaluation import as_images, collect, measure, pace
 from eenet.exporting.comparing import bytes_in, compare, reason, time_against_fp32
 from eenet.exporting.formats import FORMATS, PRECISIONS, Job, whole_graph
 from eenet.networks import (
@@ -102,6 +102,7 @@ def export(
     policy: ExitPolicy | str | None = None,
     data: str | None = None,
     force: bool = False,
+    skip_damaged: bool = False,
 ) -> Export:
     """Write a checkpoint in a form that other programs run, read it back, and compare.
 
@@ -120,6 +121,7 @@ def export(
         data: data set on whose test images both are compared. Default: the one it was trained on;
             random images if that can't be had.
         force: write into a directory that isn't empty; files of an export in it are replaced.
+        skip_damaged: go on without image files that can't be read.
 
     Raises:
         FileExistsError: `out` is not empty.
@@ -143,7 +145,7 @@ def export(
         from eenet.exporting.quantize import simplified
 
         graph = simplified(graph_of(network))
-    images, before = _images(network, data_name), (graph, chosen)
+    images, before = _images(network, data, skip_damaged), (graph, chosen)
     if precision == "int8":
         from eenet.exporting.quantize import graph_records
 
@@ -151,7 +153,7 @@ def export(
             raise ValueError(
                 f"int8 needs images to quantise on; name the data set of {name_of(checkpoint)} with --data"
             )
-        graph, chosen, budgets, measured = _quantized(network, graph, chosen, data_name)
+        graph, chosen, budgets, measured = _quantized(network, graph, chosen, data_name, skip_damaged)
         expected = graph_records(graph, network, images)
     else:
         expected = collect(network, images)
@@ -214,30 +216,33 @@ def _check(format: str, precision: str, out: Path, force: bool) -> None:
         raise FileExistsError(f"{out} is not empty; give another directory, or --force")
 
 
-def _images(network: Network, data_name: str | None) -> ImageSet:
-    """Test images, or random ones."""
+def _images(network: Network, data: str | None, skip_damaged: bool) -> ImageSet:
+    """Test images; where none are named, and those of the data trained on can't be had, random ones."""
     channels, height, width = network.config.input_size
     count = min(COMPARED_IMAGES, max(8, COMPARED_PIXELS // (height * width)))
     names = network.config.class_names or [str(n) for n in range(network.config.num_classes)]
     try:
-        if data_name is None:
-            raise FileNotFoundError
-        images = load(data_name, "test", size=(height, width))
+        images = as_images(data, network.config, "test", skip_damaged=skip_damaged)
         pixels_BCHW = sample(images, count)
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError) as error:
+        if data is not None:
+            raise
+        say(f"compared on random images: {error}")
         size = (count, channels, height, width)
         pixels_BCHW = np.random.default_rng(0).integers(256, size=size, dtype=np.uint8)
     return ImageSet(pixels_BCHW, np.zeros(len(pixels_BCHW), np.int64), names)
 
 
 def _quantized(
-    network: Network, graph: Any, policy: ExitPolicy, data_name: str
+    network: Network, graph: Any, policy: ExitPolicy, data_name: str, skip_damaged: bool
 ) -> tuple[Any, ExitPolicy, dict[str, ExitPolicy], dict[str, Any]]:
     """The graph in int8, thresholds set anew for it, and what that does on test images."""
     from eenet.exporting.quantize import graph_records, to_int8
 
-    size = network.config.input_size[1:]
-    held_out, test = (load(data_name, split, size=size) for split in ("validation", "test"))
+    held_out, test = (
+        as_images(data_name, network.config, split, skip_damaged=skip_damaged)
+        for split in ("validation", "test")
+    )
     with working("quantising"):
         graph = to_int8(graph, held_out)
         fitted, tested = (graph_records(graph, network, images) for images in (held_out, test))

@@ -79,6 +79,16 @@ class Config:
             return ExitPolicy.from_dict(self.policy, len(self.exits))
         return ExitPolicy.from_dict(self.budgets[self.budget_within(budget)], len(self.exits))
 
+    def normalization(self, name: str = "the network") -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of the training images, by channel, on a scale of 0 to 1.
+
+        Raises:
+            ValueError: the network, called `name` in the message, has none.
+        """
+        if self.mean is None or self.std is None:
+            raise ValueError(f"{name} has no mean and std in its config, so images can't be normalised")
+        return self.mean, self.std
+
     def budget_within(self, budget: float) -> str:
         """The key of the largest of `budgets` that is not above this one.
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eenet.common import Result, format_table, lines, require
+from eenet.common import Result, format_table, lines, require, wrapped
 from eenet.networks.config import Config, read_config
 from eenet.networks.directories import checkpoint_directory, shipped_checkpoints
 from eenet.networks.graphs.stored import Network, name_of
@@ -31,6 +31,9 @@ class BackboneInfo(Result):
     def __str__(self) -> str:
         told = {key: value for key, value in self.to_dict().items() if key != "cuts"}
         rows = [[c.name, f"{c.fraction:.3f}", "×".join(map(str, c.feature_size))] for c in self.cuts]
+        if not rows:
+            why = "No cuts: nowhere is a feature map [channels, height, width] alone alive"
+            return f"{lines(told)}\n\n{wrapped(f'{why}. Vision Transformers, for one, work on tokens.')}"
         return f"{lines(told)}\n\n{format_table(['cut', 'relative cost', 'features'], rows)}"
 
 

@@ -80,8 +80,25 @@ class EENet(nn.Module):
         )
         return torch.contiguous_format if any(narrow) else torch.channels_last
 
+    def check_format(self, images: torch.dtype = torch.float32) -> None:
+        """Whether the weights are in the number format of the images.
+
+        Raises:
+            ValueError: they aren't, as after `.half()`.
+        """
+        parts = (self.stages, self.heads)
+        for weights in (next((p.dtype for p in part.parameters()), images) for part in parts):
+            if weights != images:
+                raise ValueError(
+                    f"the network's weights are in {weights}, the images in {images}; exits are trained and "
+                    "measured in float32: network.float() casts it back (for speed: "
+                    "Predictor(..., precision='bf16'), or `eenet export --precision fp16`)"
+                )
+
     def forward(self, images_BCHW: Tensor) -> ExitOutputs:
         """Run every stage and every head; leaving early is the runtime's work."""
+        if not torch.compiler.is_compiling():
+            self.check_format(images_BCHW.dtype)
         features = images_BCHW
         logits: list[Tensor] = []
         confidence_logits: list[Tensor] = []
@@ -101,9 +118,7 @@ class EENet(nn.Module):
         Raises:
             ValueError: the network's `config` has no `mean` and `std`.
         """
-        mean, std = self.config.mean, self.config.std
-        if mean is None or std is None:
-            raise ValueError("the network's config has no mean and std, so images can't be normalised")
+        mean, std = self.config.normalization()
         pixels = torch.from_numpy(np.array(pixels_BCHW)).to(next(self.parameters()).device)
         images = normalize(pixels, mean, std).contiguous(memory_format=self.memory_format)
         with eval_mode(self), torch.inference_mode():

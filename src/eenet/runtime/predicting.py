@@ -10,7 +10,7 @@ from typing import Any
 
 from eenet.common import Result, RowFile, cores, format_row, format_table, steady_progress
 from eenet.data import find_images
-from eenet.networks import Network, StoredNetwork, open_network
+from eenet.networks import Network, StoredNetwork, name_of, open_network
 from eenet.policies import ExitPolicy
 from eenet.runtime.backends.choice import installed, options_of
 from eenet.runtime.predictor import Prediction, Predictor
@@ -101,6 +101,7 @@ def predict_each(
     strict = strict or len(files) == 1
     network = open_network(checkpoint)
     config = network.config
+    config.normalization(name_of(checkpoint))  # before there is a file of answers
     likeliest = min(top_k or config.num_classes, config.num_classes)
     rows = RowFile(out, _columns(likeliest if top_k else 0), resume=resume) if out is not None else None
     try:
@@ -197,5 +198,6 @@ def prediction_lines(rows: Iterable[FilePrediction]) -> Iterator[str]:
 
 def _cells(row: FilePrediction) -> list[str]:
     if row.label is None or row.probability is None:
-        return [row.file, f"error: {row.error}", "–", "–", "–"]
+        why = (row.error or "").removeprefix(f"{row.file} is ")  # the name stands beside it
+        return [row.file, f"error: {why}", "–", "–", "–"]
     return [row.file, row.label, f"{row.probability:.3f}", str(row.exit), f"{row.relative_cost:.3f}"]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from eenet.common import cores
 from eenet.data import to_pixels
-from eenet.networks import CONFIG_FILE, Network, StoredNetwork, name_of, open_network
+from eenet.networks import Network, StoredNetwork, name_of, open_network
 from eenet.policies import ExitPolicy
 from eenet.runtime.backends.choice import create_backend, installed, options_of
 from eenet.runtime.compacting import Answers, run_batch
@@ -105,9 +105,7 @@ class Predictor:
         config, stored = self.network.config, isinstance(self.network, StoredNetwork)
         if not isinstance(self.network, StoredNetwork):
             self.network.eval()
-        if config.mean is None or config.std is None:
-            where = f"{CONFIG_FILE} of {name_of(network)}" if stored else "the network's config"
-            raise ValueError(f"{where} has no mean and std, so images can't be normalised")
+        config.normalization(name_of(network))
         policy = config.exit_policy(budget, policy)
         if len(policy.thresholds) != self.network.num_exits:
             raise ValueError(

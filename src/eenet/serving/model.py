@@ -52,6 +52,8 @@ class ServeOptions:
     """Threads that run batches. Default: one per core."""
     data: str | None = None
     """Whose validation images tell accuracies and what is usual. Default: records that training left."""
+    skip_damaged: bool = False
+    """Go on without image files of `data` that can't be read."""
     accuracy_floor: float | None = None
     """Under load give way to cheaper budgets, down to this accuracy on the validation split."""
 
@@ -112,7 +114,7 @@ class ServedModel:
             workers=self._workers,
             on_batch=lambda segment, images: metrics.batch(name, segment, images) if self._warm else None,
         )
-        records = _held_out(network, Path(checkpoint_directory(checkpoint)), options.data)
+        records = _held_out(network, Path(checkpoint_directory(checkpoint)), options)
         self._monitor = _monitor(records, own) if records is not None else None
         self._last_watched, self._watching = 0.0, threading.Lock()
         measured = measure(records, own) if records is not None else None
@@ -330,13 +332,12 @@ class _Load:
         self._changed = now
 
 
-def _held_out(network: Network, directory: Path, data_name: str | None) -> Records | None:
+def _held_out(network: Network, directory: Path, options: ServeOptions) -> Records | None:
     """Records of validation images: collected from a data set, or those that training left."""
-    if data_name is not None:
-        from eenet.data import load  # these two take a second to import
-        from eenet.evaluation import collect
+    if options.data is not None:
+        from eenet.evaluation import as_images, collect  # which take a second to import
 
-        images = load(data_name, "validation", size=network.config.input_size[1:])
+        images = as_images(options.data, network.config, "validation", skip_damaged=options.skip_damaged)
         return collect(network, images)
     path = directory / RECORDS_FILE.format(split="validation")
     return Records.load(path) if path.exists() else None

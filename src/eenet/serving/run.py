@@ -38,6 +38,7 @@ def serve(
     batch_size: int = 32,
     most_waiting: int = 256,
     data: str | None = None,
+    skip_damaged: bool = False,
     accuracy_floor: float | None = None,
     timeout: float = 30.0,
     max_megabytes: int = 32,
@@ -73,6 +74,7 @@ def serve(
         "batch_size": batch_size,
         "most_waiting": most_waiting,
         "data": data,
+        "skip_damaged": skip_damaged,
         "accuracy_floor": accuracy_floor,
     }
     limits = Limits(body_bytes=max_megabytes * 2**20, body_seconds=timeout, answer_seconds=timeout)

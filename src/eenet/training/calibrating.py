@@ -13,7 +13,7 @@ import numpy as np
 
 from eenet.common import Result, counted, hardware, lines, wrapped, write_atomically
 from eenet.data import SOURCES, Images, local_folder, sample, unlabelled
-from eenet.evaluation import as_images, collect, diagnose, measure
+from eenet.evaluation import as_images, collect, diagnose, measure, named_exits
 from eenet.networks import CARD_FILE, SHIPPED, Config, Network, checkpoint_directory, name_of, open_network
 from eenet.policies import (
     SCORES,
@@ -68,7 +68,8 @@ class Calibration(Result):
     def __str__(self) -> str:
         left_out = ("timings", "intervals", "notes")
         told = [told_intervals(self.intervals), *(f"note: {note}" for note in self.notes)]
-        found = lines({key: value for key, value in self.to_dict().items() if key not in left_out})
+        found = {key: value for key, value in self.to_dict().items() if key not in left_out}
+        found = lines(found | {"dead_exits": named_exits(self.dead_exits)})
         return "\n\n".join([found, "\n".join(map(wrapped, told))])
 
 
@@ -88,6 +89,7 @@ def calibrate(
     batch_size: int = 1,
     name: str | None = None,
     out: str | Path | None = None,
+    skip_damaged: bool = False,
 ) -> Calibration:
     """Set a network's thresholds on one half of a split, and report on the other half.
 
@@ -111,6 +113,7 @@ def calibrate(
         name: keep the policy beside the checkpoint's own under this name. Default: instead of it, which is
             kept as `before` (`before-2`, ...).
         out: directory for the checkpoint with its new policy. Default: it is changed in place.
+        skip_damaged: go on without image files that can't be read.
 
     Raises:
         FileNotFoundError, ValueError: checkpoint or data can't be read or don't fit each other,
@@ -142,7 +145,7 @@ def calibrate(
             "disagreement need none, what is asked for does"
         )
     if images is None:
-        images = as_images(data, network.config, split)
+        images = as_images(data, network.config, split, skip_damaged=skip_damaged)
     records = collect(network, images, show_progress=True)
     if not labelled:  # what is right is then what the full network says
         records = replace(records, labels_B=records.answers()[-1].argmax(1))

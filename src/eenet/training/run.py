@@ -37,6 +37,7 @@ from eenet.training.state import check_room, prepare
 from eenet.training.trainer import process_state
 
 REPORT_FILE = "report.html"
+OWN_NETWORK = "own network"  # the model of a run whose network was given without a name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ def train(
     config, notes = _used(config, network, images, asked)
     if first := process_state().is_main_process:
         prepare(out, resume)
-    images = load_images(config) if images is None else images
+    images = load_images(config, network) if images is None else images
     if missing := [split for split in SPLITS if split not in images]:
         raise ValueError(f"images has no {missing[0]!r}; give {', '.join(SPLITS)}")
     network = _for_images(network, images["train"]) if network else build(config, images["train"])
@@ -140,9 +141,9 @@ def train(
     return result
 
 
-def load_images(config: TrainConfig) -> dict[str, Images]:
-    """The splits of a configuration's data set, at the size it wants."""
-    size = _image_size(config)
+def load_images(config: TrainConfig, network: EENet | None = None) -> dict[str, Images]:
+    """The splits of a configuration's data set, at the size it wants; else that of a given network."""
+    size = _image_size(config) or (network.config.input_size[1:] if network else None)
     skip = config.skip_damaged
     return {split: load(config.data, split, size=size, skip_damaged=skip) for split in SPLITS}
 
@@ -297,7 +298,8 @@ def _used(
     used, why = config, []
     if network is not None:
         exits = {"num_exits": network.num_exits, "placement": list(network.config.exits)}
-        own = {"head": network.config.head, "pretrained": False, "model_args": {}}
+        known = network.config.backbone or (config.model if "model" in asked else OWN_NETWORK)
+        own = {"model": known, "head": network.config.head, "pretrained": False, "model_args": {}}
         used = replace(used, **exits, **own)
         why.append(("the network was given", [*exits, *own]))
     elif Path(config.model).is_dir():

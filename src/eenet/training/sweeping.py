@@ -17,7 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from eenet.backbones import PLACEMENTS, place, trace
-from eenet.common import Result, counted, format_table, write_atomically
+from eenet.common import Result, counted, format_table, wrapped, write_atomically
 from eenet.data import Images
 from eenet.evaluation import EXIT_COLOURS, accuracy_cost_curve, measure
 from eenet.networks import HEADS, WEIGHTS_FILE, trained_backbone
@@ -226,16 +226,18 @@ def _rows(study: optuna.Study) -> list[SweepRow]:
 
 def sweep_table(rows: Sequence[SweepRow]) -> str:
     """Rows as text."""
-    cells = []
+    cells, failed = [], []
     for row in rows:
         named = [row.placement, str(row.num_exits), row.head]
         if row.error is not None:
-            cells.append([*named, row.error, *[""] * 4])
+            failed.append(
+                wrapped(f"{row.placement}, {counted(row.num_exits, 'exit')}, {row.head}: {row.error}")
+            )
             continue
         percents = [f"{value:.2%}" for value in (row.validation_accuracy, row.accuracy, row.full_accuracy)]
         cells.append([*named, ", ".join(row.exits or []), *percents, f"{row.relative_cost:.3f}"])
     header = ["placement", "exits", "head", "behind", "validation", "test", "test, full network", "test cost"]
-    return format_table(header, cells)
+    return "\n\n".join([format_table(header, cells), *failed])
 
 
 def _write(out: Path, rows: Sequence[SweepRow]) -> None:

@@ -50,7 +50,7 @@ class Trainer:
         self.model, self.optimizer = accelerator.prepare(network, optimizer)
         self.schedule = CosineLRScheduler(
             self.optimizer.optimizer,
-            t_initial=config.epochs * steps,
+            t_initial=max(config.epochs * steps, 2),  # of a single step timm warns
             warmup_t=round(config.warmup_epochs * steps),
             warmup_lr_init=0.0,
             t_in_epochs=False,

@@ -47,6 +47,7 @@ def network_graph(network: EENet) -> Any:
     Raises:
         ValueError: torch can't export the network.
     """
+    network.check_format()
     path = cache_directory() / f"{_fingerprint(network)}.onnx"
     if path.exists():
         os.utime(path)
@@ -148,10 +149,7 @@ def normalization(network: EENet) -> Normalize:
     Raises:
         ValueError: it has no mean and standard deviation.
     """
-    mean, std = network.config.mean, network.config.std
-    if mean is None or std is None:
-        raise ValueError("the network's config has no mean and std, so images can't be normalised")
-    return Normalize(mean, std).to(next(network.parameters()).device)
+    return Normalize(*network.config.normalization()).to(next(network.parameters()).device)
 
 
 @contextmanager

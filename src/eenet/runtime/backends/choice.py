@@ -40,8 +40,10 @@ def create_backend(
         raise ValueError(f"backend {name!r} is not installed; pip install {what!r}")
     if isinstance(network, StoredNetwork):
         network = network if of_graphs else network.to_torch()
-    elif of_graphs and next(network.parameters()).device.type != "cpu":
-        raise ValueError(f"backend {name!r} runs on the CPU, the network is on another device")
+    else:
+        network.check_format()
+        if of_graphs and next(network.parameters()).device.type != "cpu":
+            raise ValueError(f"backend {name!r} runs on the CPU, the network is on another device")
     given = {option: value for option, value in options.items() if value is not None}
     for option, value in given.items():
         if option not in known:

@@ -163,7 +163,7 @@ class _Nest:
     def _segment(self, k: int, given: str) -> tuple[list[Any], list[str]]:
         """A segment's nodes on another input, and its outputs; names that are made already get a suffix."""
         graph = self.parts[k].graph
-        names = {graph.input[0].name: given}
+        names: dict[str, str] = {graph.input[0].name: given}
         names |= {name: f"{name}_in_{k}" for old in graph.node for name in old.output if name in self.made}
         nodes = []
         for old in graph.node:
