@@ -15,6 +15,10 @@ SkipDamaged = Annotated[
     bool, FlagCreatePairsOff, arg(help="Go on without the image files that can't be read; they are counted.")
 ]
 Flag = Annotated[bool, FlagCreatePairsOff]
+Providers = Annotated[
+    tuple[str, ...],
+    arg(help="ONNX Runtime's execution providers, such as CUDAExecutionProvider, the most wanted first."),
+]
 
 _NAMES = {int: "INT", float: "FLOAT", str: "NAME", Path: "PATH"}
 

@@ -2,7 +2,17 @@
 
 from pathlib import Path
 
-from eenet.cli.groups import Checkpoint, Checkpoints, Damage, Data, Flag, Json, SkipDamaged, WhichPolicy
+from eenet.cli.groups import (
+    Checkpoint,
+    Checkpoints,
+    Damage,
+    Data,
+    Flag,
+    Json,
+    Providers,
+    SkipDamaged,
+    WhichPolicy,
+)
 from eenet.cli.output import show
 
 
@@ -55,6 +65,7 @@ def bench(
     leaving: WhichPolicy,
     repeats: int = 7,
     threads: int | None = None,
+    providers: Providers = (),
     as_json: Json = False,
 ) -> int:
     """Time early exit against the plain backbone on this machine, on the same backend, paired.
@@ -82,6 +93,7 @@ def bench(
         budget=leaving.budget,
         repeats=repeats,
         threads=threads,
+        providers=providers,
     )
     return show(found, as_json)
 

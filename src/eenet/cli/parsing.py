@@ -56,6 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "eenet"):
+            raise
+        extra = "serve" if arguments[0] == "serve" else "train"
+        print(f"eenet: this needs {package}; pip install 'eenet[{extra}]'", file=sys.stderr)
+        return 2
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"eenet: {_one_line(error)}", file=sys.stderr)
         return 2

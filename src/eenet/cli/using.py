@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from eenet.cli.groups import Checkpoint, Checkpoints, Flag, Json, SkipDamaged, WhichPolicy
+from eenet.cli.groups import Checkpoint, Checkpoints, Flag, Json, Providers, SkipDamaged, WhichPolicy
 from eenet.cli.output import show
 
 
@@ -29,6 +29,7 @@ def predict(
     *,
     leaving: WhichPolicy,
     backend: str | None = None,
+    providers: Providers = (),
     out: Path | None = None,
     top_k: int | None = None,
     strict: Flag = False,
@@ -56,6 +57,7 @@ def predict(
         budget=leaving.budget,
         policy=leaving.policy,
         backend=backend,
+        providers=providers,
         top_k=top_k,
         out=out,
         strict=strict,
@@ -136,6 +138,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     backend: str | None = None,
+    providers: Providers = (),
     batch_size: int = 32,
     most_waiting: int = 256,
     data: str | None = None,
@@ -169,6 +172,7 @@ def serve(
         host=host,
         port=port,
         backend=backend,
+        providers=providers,
         batch_size=batch_size,
         most_waiting=most_waiting,
         data=data,

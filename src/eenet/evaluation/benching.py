@@ -8,7 +8,7 @@ from pathlib import Path
 from eenet.common import Result, format_table, hardware, progress, wrapped
 from eenet.data import Images, sample
 from eenet.evaluation.evaluating import as_images
-from eenet.networks import Network, name_of, open_network
+from eenet.networks import Network, StoredNetwork, name_of, open_network
 from eenet.policies import ExitPolicy
 from eenet.runtime import BACKENDS, BenchRow, installed, options_of, time_network
 
@@ -98,6 +98,13 @@ def pace(other: str, speedup: float, low: float, high: float) -> str:
     return f"takes {1 / speedup:.3g} times as long as {other} here"
 
 
+def _backends_of(network: Network) -> list[str]:
+    """All that are installed and can run it, but for the one that takes minutes to start."""
+    modules = not isinstance(network, StoredNetwork) or network.has_modules
+    names = (name for name in BACKENDS if installed(name) and name != SLOW_TO_START)
+    return [name for name in names if modules or name != "torch"]
+
+
 def bench(
     checkpoint: Network | str | Path,
     policy: ExitPolicy | str | None = None,
@@ -110,6 +117,7 @@ def bench(
     budget: float | None = None,
     repeats: int = 7,
     threads: int | None = None,
+    providers: Sequence[str] = (),
     skip_damaged: bool = False,
 ) -> Bench:
     """Time early exit against the plain backbone on this machine, paired; see `time_network`.
@@ -125,6 +133,7 @@ def bench(
         budget: wanted mean relative cost, for which the checkpoint has a policy.
         repeats: runs; the time of a batch is its median over them.
         threads: of ONNX Runtime and OpenVINO. Default: one per core.
+        providers: of ONNX Runtime, see `eenet.Predictor`.
         skip_damaged: go on without image files that can't be read.
 
     Raises:
@@ -139,11 +148,12 @@ def bench(
             f"not {network.config.input_size}"
         )
     pixels_BCHW = sample(as_images(data, network.config, "test", skip_damaged=skip_damaged), BENCH_IMAGES)
-    backends = backends or [name for name in BACKENDS if installed(name) and name != SLOW_TO_START]
+    backends = backends or _backends_of(network)
     rows = []
     with progress("timing", len(backends) * len(batch_sizes) * repeats) as advance:
         for backend in backends:
-            options = {"threads": threads} if "threads" in options_of(backend) else {}
+            given = {"threads": threads, "providers": providers or None}
+            options = {key: value for key, value in given.items() if key in options_of(backend)}
             for batch_size in batch_sizes:
                 rows.append(
                     time_network(

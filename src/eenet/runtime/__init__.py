@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from eenet.runtime.predictor import Prediction, Predictor
     from eenet.runtime.queued import QueuedEngine
     from eenet.runtime.reference import run_one
-    from eenet.runtime.requests import EngineClosedError
+    from eenet.runtime.requests import Awaited, EngineClosedError
     from eenet.runtime.timing import (
         BenchRow,
         Contender,

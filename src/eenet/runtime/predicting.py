@@ -48,6 +48,7 @@ def predict(
     budget: float | None = None,
     policy: ExitPolicy | str | None = None,
     backend: str | None = None,
+    providers: Sequence[str] = (),
     top_k: int | None = None,
     out: str | Path | None = None,
     strict: bool = False,
@@ -62,7 +63,8 @@ def predict(
         inputs: image files, directories, globs, or "-" for a list of them on standard input, one a line.
         budget: wanted mean relative cost, for which the checkpoint has a policy.
         policy: or the name of one that the checkpoint has. Default: the checkpoint's own.
-        backend: see `eenet.Predictor`. Default: torch for a few images, which needs no preparation.
+        backend: see `eenet.Predictor`. Default: the fastest for so many images.
+        providers: of ONNX Runtime, see `eenet.Predictor`.
         top_k: keep the probabilities of so many of the likeliest classes. Default: of all.
         out: file for the rows as they come: .csv, .jsonl or .parquet.
         strict: stop at the first file that can't be read. A single file is always strict.
@@ -77,6 +79,7 @@ def predict(
         FileExistsError: `out` is there already, and `resume` isn't given.
     """
     chosen: dict[str, Any] = {"budget": budget, "policy": policy, "backend": backend, "top_k": top_k}
+    chosen["providers"] = providers
     return list(predict_each(checkpoint, inputs, **chosen, out=out, strict=strict, resume=resume))
 
 
@@ -87,6 +90,7 @@ def predict_each(
     budget: float | None = None,
     policy: ExitPolicy | str | None = None,
     backend: str | None = None,
+    providers: Sequence[str] = (),
     top_k: int | None = None,
     out: str | Path | None = None,
     strict: bool = False,
@@ -106,7 +110,9 @@ def predict_each(
     rows = RowFile(out, _columns(likeliest if top_k else 0), resume=resume) if out is not None else None
     try:
         todo = [file for file in files if rows is None or str(file) not in rows.done]
-        predictor = _predictor(network, len(todo), budget=budget, policy=policy, backend=backend)
+        predictor = _predictor(
+            network, len(todo), budget=budget, policy=policy, backend=backend, providers=providers
+        )
         flushed = time.monotonic()
         with predictor, steady_progress("predicting", len(todo)) as advance:
             for file, found in zip(todo, predictor.try_many(todo), strict=True):
@@ -135,7 +141,7 @@ def _predictor(network: Network, count: int, *, backend: str | None, **chosen: A
     try:
         return Predictor(network, backend=wanted, **many, **chosen)
     except ValueError:
-        if backend is not None or wanted == "torch":
+        if backend is not None or wanted == "torch" or chosen.get("providers"):
             raise
         return Predictor(network, backend="torch", **chosen)
 

@@ -1,7 +1,9 @@
 """Requests inside the queued engine: images that wait for the same segment, and what they carry along."""
 
+import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -106,3 +108,25 @@ def seen_before(chunks: Sequence[Chunk]) -> Seen:
     """What their exits so far said each."""
     exits = zip(*(chunk.seen for chunk in chunks), strict=True)
     return [(np.concatenate([p for p, _ in said]), np.concatenate([h for _, h in said])) for said in exits]
+
+
+class Awaited:
+    """What the engine's threads tell an event loop; as `asyncio.wrap_future`, for half its price."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Answers] = self._loop.create_future()
+
+    def set_result(self, answers: Answers, /) -> None:
+        self._tell(self.future.set_result, answers)
+
+    def set_exception(self, error: Exception, /) -> None:
+        self._tell(self.future.set_exception, error)
+
+    def _tell(self, settle: Callable[[Any], None], value: Any) -> None:
+        def unless_given_up() -> None:
+            if not self.future.done():
+                settle(value)
+
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits
+            self._loop.call_soon_threadsafe(unless_given_up)

@@ -4,8 +4,6 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Full
@@ -21,6 +19,7 @@ from eenet.networks import Network, checkpoint_directory, open_network
 from eenet.policies import RECORDS_FILE, ExitPolicy, Records
 from eenet.runtime import (
     Answers,
+    Awaited,
     EngineClosedError,
     QueuedEngine,
     create_backend,
@@ -45,6 +44,8 @@ class ServeOptions:
 
     backend: str | None = None
     """Default: ONNX Runtime if it is installed, else torch."""
+    providers: tuple[str, ...] = ()
+    """Of ONNX Runtime. Default: the processor's."""
     batch_size: int = 32
     most_waiting: int = 256
     """Images accepted and not answered yet; more are refused."""
@@ -99,9 +100,10 @@ class ServedModel:
         self._budgets = {b: Setting(b, p, float(b)) for b, p in policies.items()}
         self._named = {key: Setting(key, p, math.nan) for key, p in named.items() if p.score == own.score}
         backend = options.backend or ("onnxruntime" if installed("onnxruntime") else "torch")
-        threads = 1 if "threads" in options_of(backend) else None
+        run: dict[str, Any] = {"threads": 1 if "threads" in options_of(backend) else None}
+        run["providers"] = options.providers or None
         segments = segments_of(self._served, config.ensemble)
-        runs = create_backend(backend, network, segments, own.score, threads=threads)
+        runs = create_backend(backend, network, segments, own.score, **run)
         self.backend = backend
         self.most_waiting = options.most_waiting
         self._batch_size, self._workers, self._warm = options.batch_size, options.workers or cores(), False
@@ -179,7 +181,7 @@ class ServedModel:
             TimeoutError: not done in so many seconds.
             EngineClosedError: the model was closed.
         """
-        start, found = time.perf_counter(), _Awaited()
+        start, found = time.perf_counter(), Awaited()
         try:
             self.engine.hand_in(pixels_BCHW, found, policy=setting.policy, timeout=seconds, wait=False)
             async with asyncio.timeout(seconds):
@@ -262,28 +264,6 @@ class ServedModel:
     def close(self) -> None:
         """Finish what is inside."""
         self.engine.close()
-
-
-class _Awaited:
-    """What the engine's threads tell an event loop; as `asyncio.wrap_future`, for half its price."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[Answers] = self._loop.create_future()
-
-    def set_result(self, answers: Answers, /) -> None:
-        self._tell(self.future.set_result, answers)
-
-    def set_exception(self, error: Exception, /) -> None:
-        self._tell(self.future.set_exception, error)
-
-    def _tell(self, settle: Callable[[Any], None], value: Any) -> None:
-        def unless_given_up() -> None:
-            if not self.future.done():
-                settle(value)
-
-        with suppress(RuntimeError):  # the loop has ended, and nobody waits
-            self._loop.call_soon_threadsafe(unless_given_up)
 
 
 class _Load:

@@ -35,6 +35,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     backend: str | None = None,
+    providers: Sequence[str] = (),
     batch_size: int = 32,
     most_waiting: int = 256,
     data: str | None = None,
@@ -51,6 +52,7 @@ def serve(
         host: address to listen on; 0.0.0.0 for all of this machine's.
         port: 0 for any that is free.
         backend: see `eenet.Predictor`. Default: ONNX Runtime if it is installed, else torch.
+        providers: of ONNX Runtime, see `eenet.Predictor`.
         batch_size: images that run together, at most.
         most_waiting: images accepted and not answered yet; more get 503.
         data: whose validation images tell accuracies and what images look like. Default: records that
@@ -71,6 +73,7 @@ def serve(
         checkpoint_directory(checkpoint)  # a name that is wrong is told at once
     options = {
         "backend": backend,
+        "providers": tuple(providers),
         "batch_size": batch_size,
         "most_waiting": most_waiting,
         "data": data,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from eenet.common import blaming, cores, require, write_atomically
 from eenet.networks.config import read_config, write_config
-from eenet.networks.directories import CARD_FILE, CONFIG_FILE, GRAPH_FILE, checkpoint_directory
+from eenet.networks.directories import CARD_FILE, CONFIG_FILE, GRAPH_FILE, WEIGHTS_FILE, checkpoint_directory
 from eenet.networks.graphs.manifest import MANIFEST_FILE, check_hashes, follow, read_manifest
 from eenet.networks.graphs.messages import extract, read_model
 from eenet.policies import logarithm, logit, relative_costs
@@ -123,6 +123,11 @@ class StoredNetwork:
         options.intra_op_num_threads, options.log_severity_level = cores(), 3
         part = extract(self.graph, [PIXELS], wanted).SerializeToString()
         return ort.InferenceSession(part, options, providers=["CPUExecutionProvider"])
+
+    @property
+    def has_modules(self) -> bool:
+        """Whether `to_torch` can make it: with its weights there, and not of a user's own class."""
+        return self.config.backbone is not None and (self.directory / WEIGHTS_FILE).is_file()
 
     def to_torch(self) -> "EENet":
         """The same network as modules.

@@ -145,6 +145,7 @@ def session_of(
         options.add_initializer(name, value)
     if path:
         options.optimized_model_filepath = str(path)
+    providers = [name for given in providers for name in given.split(",") if name]
     there = ort.get_available_providers()
     if missing := [name for name in providers if name not in there]:
         raise ValueError(f"ONNX Runtime has no {', '.join(missing)} here; it has {', '.join(there)}")

@@ -172,7 +172,7 @@ class _Nest:
             new.output[:] = [names.get(name, name) for name in old.output]
             nodes.append(new)
         self.made.update(name for new in nodes for name in new.output)
-        return nodes, [names.get(output.name, output.name) for output in graph.output]
+        return nodes, [str(names.get(output.name, output.name)) for output in graph.output]
 
 
 def _joined(
