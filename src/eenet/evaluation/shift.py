@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from eenet.common import Result, format_table, progress
-from eenet.data import CORRUPTIONS, Images, ImageSet, check_known, corrupt
+from eenet.data import Images, ImageSet
 from eenet.evaluation.diagnostics import expected_calibration_error
 from eenet.evaluation.evaluating import as_images, collect
 from eenet.evaluation.metrics import measure
@@ -44,7 +44,7 @@ def under_corruptions(
     policy: ExitPolicy,
     images: Images,
     *,
-    names: Sequence[str] = tuple(CORRUPTIONS),
+    names: Sequence[str] = ("all",),
     severities: Sequence[int] = (1, 3, 5),
     most: int = MOST_IMAGES,
     on_progress: Callable[[int], None] | None = None,
@@ -55,7 +55,7 @@ def under_corruptions(
         network: whose policy it is.
         policy: stays as it was calibrated.
         images: not those it was calibrated on.
-        names: see `eenet.data.CORRUPTIONS`.
+        names: see `eenet.data.CORRUPTIONS`, or `all`.
         severities: 1 to 5.
         most: images, taken at even distances.
         on_progress: called with 1 after every row.
@@ -66,6 +66,9 @@ def under_corruptions(
     Raises:
         ValueError: unknown corruption or severity, or images that don't fit the network.
     """
+    from eenet.data import corrupt
+
+    names = _known(names, severities)
     step = max(1, -(-len(images) // most))
     rows = list(range(0, len(images), step))
     clean = ImageSet(images.pixels(rows), images.labels_B[rows], images.class_names)
@@ -104,9 +107,7 @@ def evaluate_under_corruptions(
     Raises:
         FileNotFoundError, ValueError: as `eenet.evaluate`; an unknown corruption or severity.
     """
-    names = list(CORRUPTIONS) if list(names) == ["all"] else names
-    for name, severity in product(names, severities):
-        check_known(name, severity)
+    names = _known(names, severities)
     network = open_network(source)
     chosen = network.config.exit_policy(budget, policy)
     images = as_images(data, network.config, split, skip_damaged=skip_damaged)
@@ -115,6 +116,16 @@ def evaluate_under_corruptions(
             network, chosen, images, names=names, severities=severities, on_progress=advance
         )
         return list(rows)
+
+
+def _known(names: Sequence[str], severities: Sequence[int]) -> Sequence[str]:
+    """Names of corruptions, once it is clear that there are such."""
+    from eenet.data import CORRUPTIONS, check_known  # which need torch
+
+    names = list(CORRUPTIONS) if list(names) == ["all"] else names
+    for name, severity in product(names, severities):
+        check_known(name, severity)
+    return names
 
 
 def describe(
