@@ -90,6 +90,13 @@ def test_intervals() -> None:
         assert found[name][0] < getattr(measured, name) < found[name][1]
 
 
+def test_sentences_keep_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    told = str(diagnose(make_records(), POLICY)).split("\n\n")[1]
+    assert "mean accuracy over all costs" in " ".join(told.split())
+    assert max(map(len, told.splitlines())) <= 70
+
+
 def test_one_sided_and_plain_records() -> None:
     records = make_records()
     says_BN = one_hot(records.labels_B, 5)

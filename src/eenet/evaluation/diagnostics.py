@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eenet.common import Result, format_table
+from eenet.common import Result, format_table, wrapped
 from eenet.evaluation.metrics import Evaluation, accuracy_cost_curve
 from eenet.policies import ExitPolicy, Records, decide, probabilities, recorded_scores
 
@@ -48,12 +48,12 @@ class Diagnosis(Result):
         header = ["exit", "calibration error", "AUROC", "right, then wrong", "wrong, then right", "oracle"]
         percents = {name: [f"{100 * v:.2f}" for v in pair] for name, pair in self.intervals.items()}
         low, high = self.intervals["relative_cost"]
-        return (
-            f"{format_table(header, rows)}\n\n95 % intervals: "
-            f"accuracy {' to '.join(percents['accuracy'])} %, cost {low:.3f} to {high:.3f}, "
+        told = (
+            f"95 % intervals: accuracy {' to '.join(percents['accuracy'])} %, cost {low:.3f} to {high:.3f}, "
             f"drop against the full network {' to '.join(percents['drop'])} points; "
             f"mean accuracy over all costs {self.curve_area:.2%}"
         )
+        return f"{format_table(header, rows)}\n\n{wrapped(told)}"
 
     __str__ = table
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from eenet.common import say, training_progress
+from eenet.common import counted, say, training_progress
 from eenet.data import AUGMENTATIONS, Augmentation, Images, batches
 from eenet.evaluation import Evaluation, check_fit, collect, measure
 from eenet.networks import EENet
@@ -141,7 +141,10 @@ def _check(network: EENet, train: Images, validation: Images, config: TrainConfi
     check_fit(network.config, train)
     check_fit(network.config, validation)
     if len(train) < config.batch_size:
-        raise ValueError(f"{len(train)} training images are fewer than one batch of {config.batch_size}")
+        raise ValueError(
+            f"{counted(len(train), 'training image')} make no batch of {config.batch_size}; give a "
+            f"batch_size (--batch-size) of at most {len(train)}"
+        )
     bound = network.num_exits and not trains_confidence(config.objective)
     if bound and config.budget < network.costs_K[0]:
         raise ValueError(
