@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eenet.backbones import Cut, create_backbone, default_input_size, is_backbone, trace
+from eenet.backbones import Cut, create_backbone, default_input_size, is_backbone, trace, trusted_name
 from eenet.common import Result, format_table, lines
 from eenet.networks.checkpoint import name_of
 from eenet.networks.config import Config, read_config
@@ -94,7 +94,7 @@ def info(
     """
     if isinstance(name, EENet):
         return _of_config(name_of(name), name.config)
-    name = str(name)
+    name = trusted_name(str(name))
     shipped = shipped_checkpoints()
     may_be_one = not Path(name).exists() and "/" not in name and name not in shipped
     if may_be_one and (is_backbone(name) or not difflib.get_close_matches(name, shipped)):
@@ -104,7 +104,7 @@ def info(
 
 def _of_backbone(name: str, input_size: Sequence[int] | None) -> BackboneInfo:
     module = create_backbone(name, {"in_chans": input_size[0]} if input_size else {})
-    traced = trace(module, input_size or default_input_size(module))
+    traced = trace(module, input_size or default_input_size(module, name))
     return BackboneInfo(
         backbone=name,
         input_size=list(traced.input_size),
