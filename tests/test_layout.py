@@ -45,7 +45,16 @@ def test_nothing_lies_beside_the_packages() -> None:
 
 
 @pytest.mark.parametrize(
-    "package", [*ORDER, "data/readers", "runtime/backends", "runtime/graphs", "serving/protocol"]
+    "package",
+    [
+        *ORDER,
+        "backbones/given",
+        "data/readers",
+        "runtime/backends",
+        "runtime/graphs",
+        "serving/protocol",
+        "training/planning",
+    ],
 )
 def test_a_package_is_a_handful_of_files_that_tests_mirror(package: str) -> None:
     files = [path for path in (SOURCE / package).glob("*.py") if path.name != "__init__.py"]

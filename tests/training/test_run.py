@@ -419,5 +419,5 @@ def test_recipes_are_possible(name: str) -> None:
     images = from_dataset([(Image.new(mode, (size, size)), i) for i in range(10)])
     network = pipeline.build(config, images)
     assert network.num_exits == config.num_exits
-    assert network.costs_K[0] < config.budget < network.costs_K[-1]
+    assert network.costs_K[0] < float(config.budget) < network.costs_K[-1]
     assert retrofit(config).freeze_backbone

@@ -9,13 +9,21 @@ if TYPE_CHECKING:
     from eenet.backbones.cost import count_macs, eval_mode, example_tensor, seeded
     from eenet.backbones.cuts import Cut, TracedBackbone, trace
     from eenet.backbones.division import check_backbone, divide, mutates_input
+    from eenet.backbones.given.factories import FACTORY, trust_all, trusted_name
+    from eenet.backbones.given.recognising import recognised
+    from eenet.backbones.given.weights import Weights, read_weights_file
     from eenet.backbones.names import (
         ALIASES,
         BACKBONES,
         CIFAR_RESNETS,
+        Preprocessing,
+        classifier_name,
         create_backbone,
         default_input_size,
+        full_name,
         is_backbone,
+        preprocessing_of,
+        replace_classifier,
     )
     from eenet.backbones.placement import PLACEMENTS, Placement, place
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
 Json = Annotated[
     bool, FlagCreatePairsOff, arg(name="json", help="Print one JSON object, and nothing else, on stdout.")
@@ -57,6 +57,16 @@ Checkpoints = Annotated[
     arg(metavar="CKPT ...", help=f"One or several: a {_A_CHECKPOINT}.", help_behavior_hint="(required)"),
 ]
 Recipe = Annotated[str, Positional, arg(metavar="RECIPE", help="Name of the recipe, see `eenet list`.")]
+AnyRecipe = Annotated[
+    str | None,
+    Positional,
+    arg(
+        metavar="[RECIPE]",
+        help="Name of the recipe, see `eenet list`. Default: chosen for --data and --model.",
+        help_behavior_hint="",
+    ),
+]
+KeyValues = Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], arg(metavar="KEY=VALUE ...")]
 
 _A_DATA_SET = "Data set: a known name, a folder, or owner/name on the Hugging Face hub."
 Data = Annotated[str, arg(help=_A_DATA_SET)]
@@ -91,9 +101,9 @@ class Settings:
     data: str | None = None
     """Data set: a known name, a folder, or owner/name on the Hugging Face hub."""
     model: str | None = None
-    """timm name of the backbone, or a checkpoint whose trained backbone is taken."""
-    budget: float | None = None
-    """Wanted mean relative cost."""
+    """Backbone: a name of timm or torchvision, a checkpoint, or package.module:function of your own."""
+    budget: Annotated[float | Literal["auto"] | None, arg(metavar="FLOAT|auto", help_behavior_hint="")] = None
+    """Wanted mean relative cost, or auto: the cheapest that loses nothing beyond noise."""
     epochs: int | None = None
     """Passes over the training images."""
 

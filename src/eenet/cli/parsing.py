@@ -24,8 +24,10 @@ from eenet.common import import_plugin
 
 ABOUT = (
     "Early-exit convolutional networks: train, measure and use them. With --import MODULE, every verb knows "
-    "the heads, scores, objectives, policies and backbones that a module of your own registers."
+    "the heads, scores, objectives, policies and backbones that a module of your own registers; with --model "
+    "PACKAGE.MODULE:FUNCTION or --trust-model-code, checkpoints of networks that a function of yours makes."
 )
+TAKE_MODELS = ("train", "sweep")
 VERBS = {
     "train": train,
     "eval": evaluate,
@@ -50,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for module in _taken(arguments, "--import"):
             import_plugin(module)
+        _trust(arguments)
         code = _parse_and_run(arguments)
         sys.stdout.flush()
         return code
@@ -71,13 +74,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _trust(arguments: list[str]) -> None:
+    """Which functions of a user's own may make networks: those named, by verbs that read checkpoints too."""
+    from eenet.backbones import trust_all, trusted_name
+
+    if "--trust-model-code" in arguments:
+        arguments.remove("--trust-model-code")
+        trust_all()
+    if arguments and arguments[0] not in TAKE_MODELS:
+        for name in _taken(arguments, "--model"):
+            if trusted_name(name) == name:
+                raise ValueError(
+                    f"--model {name}: here it names the function that made the network of a checkpoint"
+                )
+
+
 def _taken(arguments: list[str], flag: str) -> list[str]:
     """The values of a flag that every verb has, taken out of the arguments."""
     values = []
     while (at := next((i for i, a in enumerate(arguments) if a.split("=")[0] == flag), None)) is not None:
         word = arguments.pop(at)
         if "=" not in word and at == len(arguments):
-            raise ValueError(f"{flag} needs the name of a module")
+            raise ValueError(f"{flag} needs the name of a module or function")
         values.append(word.partition("=")[2] if "=" in word else arguments.pop(at))
     return values
 

@@ -1,20 +1,42 @@
 """`eenet train`, `sweep` and `calibrate`: what makes or changes a checkpoint."""
 
+import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from eenet.cli.groups import Checkpoint, Data, Flag, Json, Recipe, Settings, SkipDamaged, given, group
+from tyro.conf import arg
+
+from eenet.cli.groups import (
+    AnyRecipe,
+    Checkpoint,
+    Data,
+    Flag,
+    Json,
+    KeyValues,
+    Recipe,
+    Settings,
+    SkipDamaged,
+    given,
+    group,
+)
 from eenet.cli.output import show
 
 
 @group
 class TrainSettings(Settings):
-    """What shall be other than in the recipe."""
+    """What shall be other than in the recipe, or than chosen."""
 
+    weights: str | None = None
+    """File with the backbone's trained weights: safetensors, or a state dict saved by torch."""
+    max_drop: float | None = None
+    """Instead of a budget: the cheapest that loses at most so many points of accuracy, such as 0.5."""
     num_exits: int | None = None
     """Number of early exits."""
+    placement: Annotated[tuple[str, ...] | None, arg(metavar="NAME|FLOAT ...", help_behavior_hint="")] = None
+    """Of the exits: linear, pareto, golden, fine, fractions of the MACs, or names of blocks."""
     batch_size: int | None = None
     """Images per step, over all processes."""
     accumulate: int | None = None
@@ -25,52 +47,115 @@ class TrainSettings(Settings):
     """none, shift, shift-flip, shift-flip-erase or crop-flip."""
     objective: str | None = None
     """Training loss: joint (the default), the paper's v1 to v4, or one that a plugin registers."""
+    cost_weight: float | None = None
+    """Weight of cost in the paper's objectives."""
     head: str | None = None
     """Kind of exit head: deep (the default), pool, residual, …, or one that a plugin registers."""
+    mean: Annotated[tuple[float, ...] | None, arg(metavar="FLOAT ...", help_behavior_hint="")] = None
+    """Of each channel, 0 to 1, that the weights expect to be taken out. Default: as pretrained ones do."""
+    std: Annotated[tuple[float, ...] | None, arg(metavar="FLOAT ...", help_behavior_hint="")] = None
+    """Standard deviation of each channel, likewise."""
+    class_weights: Annotated[Literal["auto"] | None, arg(metavar="auto", help_behavior_hint="")] = None
+    """auto: all classes weigh the same, however few images one has."""
+    track: Annotated[
+        Literal["tensorboard", "trackio"] | None, arg(metavar="tensorboard|trackio", help_behavior_hint="")
+    ] = None
+    """Where else the figures of every epoch go."""
 
 
-def _typed(verb: str, recipe: str, asked: Mapping[str, Any]) -> str:
-    """The command by which a run is repeated."""
-    words = ["eenet", verb, recipe]
+def _settings(
+    settings: TrainSettings, model_args: KeyValues, more: KeyValues, config: Path | None, **flags: bool
+) -> tuple[dict[str, Any], bool]:
+    """What was asked for as `eenet.train` takes it, and whether a file holds the rest of it."""
+    from eenet.training import parsed, read_run, typed
+
+    found, complete = read_run(config) if config is not None else ({}, False)
+    asked = {name: list(v) if isinstance(v, tuple) else v for name, v in given(settings).items()}
+    if placement := asked.get("placement"):
+        asked["placement"] = _placement(placement)
+    if model_args:
+        asked["model_args"] = parsed([word for words in model_args for word in words], "--model-args")
+    asked |= typed(parsed([word for words in more for word in words]))
+    return {**found, **asked, **{name: True for name, on in flags.items() if on}}, complete
+
+
+def _placement(words: list[str]) -> str | list[float] | list[str]:
+    """A name, numbers, or names of blocks."""
+    try:
+        return [float(word) for word in words]
+    except ValueError:
+        return words[0] if len(words) == 1 and words[0].isidentifier() else words
+
+
+def _typed(verb: str, recipe: str | None, asked: Mapping[str, Any], flags: Collection[str] = ()) -> str:
+    """The command by which a run is repeated; what isn't among `flags` is told by --set."""
+    words = ["eenet", verb, *([recipe] if recipe else [])]
     for name, value in asked.items():
+        if flags and name not in flags:
+            words += ["--set", f"{name}={json.dumps(value, ensure_ascii=False)}"]
+            continue
+        if isinstance(value, dict):
+            words += [f"--{name.replace('_', '-')}", *(f"{key}={_word(v)}" for key, v in value.items())]
+            continue
         values = value if isinstance(value, tuple) else () if value is True else (value,)
         words += [f"--{name.replace('_', '-')}", *map(str, values)]
     return shlex.join(words)
 
 
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def train(
-    recipe: Recipe,
+    recipe: AnyRecipe = None,
     /,
     *,
     settings: TrainSettings,
     pretrained: Flag = False,
+    new_classifier: Flag = False,
     freeze_backbone: Flag = False,
+    balanced: Flag = False,
     skip_damaged: SkipDamaged = False,
     plain: Flag = False,
+    model_args: KeyValues = (),
+    set_: Annotated[KeyValues, arg(name="set")] = (),
+    config: Path | None = None,
     out: Path | None = None,
     resume: Flag = False,
     as_json: Json = False,
 ) -> int:
-    """Train by a recipe, evaluate, and write a checkpoint directory with report.html.
+    """Train, evaluate, and write a checkpoint directory with report.html.
+
+    Without a recipe, --data and --model decide, and what is done is printed: exits only, if the weights know
+    these classes; finetuning, if they know others; else training from scratch.
 
     Args:
-        pretrained: Start from timm's pretrained weights.
+        pretrained: Start from the pretrained weights of timm or torchvision.
+        new_classifier: Put a new last layer on weights that know other classes.
         freeze_backbone: Train the exit heads only, on a trained backbone that stays as it is.
+        balanced: Draw every class equally often.
         plain: Train the backbone without exits, for comparison.
-        out: Directory for all that is written. Default: runs/RECIPE-seedS.
+        model_args: Passed on to what makes the backbone.
+        set_: Any setting of `eenet.TrainConfig`.
+        config: File of settings; every run writes one, run.toml.
+        out: Directory for all that is written. Default: runs/RECIPE-seedS, or runs/DATA-MODEL.
         resume: Continue an interrupted run.
     """
     import eenet
     from eenet.common import keep_freed_memory
     from eenet.training import process_state
 
-    asked = given(settings)
-    asked |= {"pretrained": True} if pretrained else {}
-    asked |= {"freeze_backbone": True} if freeze_backbone else {}
-    asked |= {"skip_damaged": True} if skip_damaged else {}
-    command = _typed("train", recipe, ({"plain": True} if plain else {}) | asked)
+    flags = {"pretrained": pretrained, "new_classifier": new_classifier, "balanced": balanced}
+    flags |= {"freeze_backbone": freeze_backbone, "skip_damaged": skip_damaged}
+    asked, complete = _settings(settings, model_args, set_, config, **flags)
+    known = {*flags, *(each.name for each in fields(settings)), "model_args", "plain"}
+    command = _typed("train", recipe, ({"plain": True} if plain else {}) | asked, known)
+    if complete and recipe:
+        raise ValueError(f"{config} holds all settings of a run; give it or the recipe {recipe}, not both")
+    start = eenet.TrainConfig(**asked) if complete else recipe
     keep_freed_memory()
-    result = eenet.train(recipe, out, plain=plain, resume=resume, command=command, **asked)
+    asked = {} if complete else asked
+    result = eenet.train(start, out, plain=plain, resume=resume, command=command, **asked)
     return show(result, as_json) if process_state().is_main_process else 0
 
 

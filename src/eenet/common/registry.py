@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 GROUP = "eenet.plugins"
@@ -124,8 +125,8 @@ def load_plugins() -> None:
             raise ValueError(f"the plugin {point.name} ({point.value}) can't be loaded: {error}") from error
 
 
-def import_plugin(module: str) -> None:
-    """Import a module that registers something, also from the directory one is in.
+def import_plugin(module: str) -> ModuleType:
+    """Import a module of a user's own, also from the directory one is in.
 
     Raises:
         ValueError: there is no such module, or it fails.
@@ -133,7 +134,7 @@ def import_plugin(module: str) -> None:
     if "" not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        import_module(module)
+        return import_module(module)
     except Exception as error:  # whatever the plugin's own code raises
         raise ValueError(f"can't import {module!r}: {error}") from error
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from eenet.common.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from eenet.networks.building import convert, create_model, name_backbone, without_exits
+    from eenet.networks.building import convert, create_model, name_backbone, per_channel, without_exits
     from eenet.networks.checkpoint import as_network, trained_backbone
     from eenet.networks.config import Config, read_config, write_config
     from eenet.networks.describing import BackboneInfo, CheckpointInfo, info

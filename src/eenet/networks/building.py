@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from eenet.backbones import (
-    ALIASES,
     BACKBONES,
     Placement,
     TracedBackbone,
@@ -16,9 +15,13 @@ from eenet.backbones import (
     default_input_size,
     divide,
     example_tensor,
+    full_name,
     mutates_input,
     place,
+    preprocessing_of,
+    recognised,
     trace,
+    trusted_name,
 )
 from eenet.networks.config import Config, versions
 from eenet.networks.heads import HEADS, create_head
@@ -39,12 +42,13 @@ def create_model(
     pretrained: bool = False,
     **backbone_args: Any,
 ) -> EENet:
-    """Build an early-exit network on a timm backbone.
+    """Build an early-exit network on a backbone that has a name.
 
     Args:
-        backbone: any timm name; `eenet` adds `resnet{8,14,20,32,44,56,110}_cifar` and
-            `resnet8_w{2,4}_cifar`, and the paper's names `eenet8`, `eenet18` … `eenet152`,
-            `eenet20` … `eenet110` for the ResNets of that depth.
+        backbone: any timm name, one of torchvision's (`torchvision:resnet18`), or a function of your own that
+            makes the network (`package.module:function`). `eenet` adds `resnet{8,14,20,32,44,56,110}_cifar`
+            and `resnet8_w{2,4}_cifar`, and the paper's names `eenet8`, `eenet18` … `eenet152`, `eenet20` …
+            `eenet110` for the ResNets of that depth.
         num_exits: number of early exits, without the final one.
         placement: `linear`, `pareto`, `golden`, `fine` (Demir & Akbas 2024), a list of
             fractions of the backbone's MACs, or a list of block names.
@@ -54,12 +58,12 @@ def create_model(
         in_chans: channels of the images. Default: as `input_size` says, else 3.
         input_size: (channels, height, width), or (height, width). Default: the backbone's own.
         pretrained: load the backbone's pretrained weights.
-        backbone_args: passed on to `timm.create_model`.
+        backbone_args: passed on to `timm.create_model`, torchvision's `get_model` or your function.
 
     Raises:
         ValueError: unknown name, or the backbone can't take these exits.
     """
-    backbone, args = ALIASES.get(backbone, backbone), dict(backbone_args)
+    backbone, args = full_name(trusted_name(backbone)), dict(backbone_args)
     size = tuple(input_size) if input_size is not None else None
     if in_chans is None and size is not None and len(size) == 3:
         in_chans = size[0]
@@ -69,7 +73,7 @@ def create_model(
         args["in_chans"] = in_chans
     module = create_backbone(backbone, args, pretrained=pretrained)
     if size is None:
-        size = default_input_size(module)[1:]
+        size = default_input_size(module, backbone)[1:]
     if len(size) == 2:
         size = (in_chans or 3, *size)
     if in_chans is not None and size[0] != in_chans:
@@ -77,13 +81,16 @@ def create_model(
     traced = trace(module, size, _names(placement))
     network = assemble(traced, choose_cuts(traced, num_exits, placement), head, gate)
     name_backbone(network, backbone, args)
-    if pretrained:
-        configured: Any = module.pretrained_cfg
+    if pretrained and (known := preprocessing_of(backbone)):
         network.config.mean, network.config.std = (
-            list(v) if len(v) == size[0] else [sum(v) / len(v)] * size[0]
-            for v in (configured["mean"], configured["std"])
+            per_channel(values, size[0]) for values in (known.mean, known.std)
         )
     return network
+
+
+def per_channel(values: Sequence[float], channels: int) -> list[float]:
+    """A number for each channel of the images, from those of colour images if there are others."""
+    return list(values) if len(values) == channels else [sum(values) / len(values)] * channels
 
 
 def convert(
@@ -94,8 +101,11 @@ def convert(
     placement: Placement = "linear",
     head: str = "deep",
     gate: str = "answer",
+    recognise: bool = True,
 ) -> EENet:
     """Give a network of your own early exits. Its modules and weights are used, not copied.
+
+    A network of timm or torchvision is recognised, so that its checkpoints can be loaded by their name alone.
 
     Args:
         backbone: maps images [B, C, H, W] to logits [B, N] of two classes or more, in float32. Its
@@ -108,17 +118,21 @@ def convert(
         placement: see `create_model`.
         head: the kind of exit head, see `eenet.networks.HEADS`.
         gate: what the confidence is computed from, see `eenet.policies.gates`.
+        recognise: look for the name by which timm or torchvision builds it.
 
     Raises:
         ValueError: the network can't be cut, with the reason and a way out.
     """
     traced = trace(backbone, input_size, _names(placement))
-    return assemble(traced, choose_cuts(traced, num_exits, placement), head, gate)
+    network = assemble(traced, choose_cuts(traced, num_exits, placement), head, gate)
+    if recognise and (found := recognised(traced.backbone, traced.input_size)):
+        name_backbone(network, *found)
+    return network
 
 
 def name_backbone(network: EENet, name: str, args: Mapping[str, Any]) -> None:
     """Note in a network's configuration by which name its backbone is built again."""
-    config = network.config
+    config, name = network.config, full_name(name)
     config.backbone, config.backbone_args = name, dict(args)
     if origin := BACKBONES.origin(name):
         config.plugins = sorted({*config.plugins, origin})

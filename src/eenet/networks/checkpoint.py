@@ -11,7 +11,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from eenet.backbones import create_backbone, trace
+from eenet.backbones import FACTORY, create_backbone, trace, trusted_name
 from eenet.common import blaming, cache_directory
 from eenet.networks.building import assemble, choose_cuts
 from eenet.networks.config import Config, asking_for, read_config, versions
@@ -75,7 +75,12 @@ def as_network(source: EENet | str | Path) -> EENet:
     return source if isinstance(source, EENet) else load_checkpoint(source)
 
 
-def load_checkpoint(name: str | Path, backbone: nn.Module | Sequence[nn.Module] | None = None) -> EENet:
+def load_checkpoint(
+    name: str | Path,
+    backbone: nn.Module | Sequence[nn.Module] | None = None,
+    *,
+    trust_model_code: bool = False,
+) -> EENet:
     """See `EENet.from_pretrained`.
 
     That the division is exact was proved when the network was made. With other versions of torch or timm it
@@ -89,10 +94,13 @@ def load_checkpoint(name: str | Path, backbone: nn.Module | Sequence[nn.Module] 
             f"{directory} holds a network of a user's own class; pass an instance of it, or the list "
             "of stages it was made of: EENet.from_pretrained(directory, backbone=MyNetwork())"
         )
-    proof = None if backbone is not None else _proof(config)
+    made_by = str(config.backbone)
+    if trust_model_code and made_by.startswith(FACTORY):
+        trusted_name(made_by.removeprefix(FACTORY))
+    proof = None if backbone is not None or made_by.startswith(FACTORY) else _proof(config)
     with blaming(directory / CONFIG_FILE, "'backbone' and 'backbone_args'"), asking_for(config.plugins):
         if backbone is None:
-            backbone = create_backbone(str(config.backbone), config.backbone_args)
+            backbone = create_backbone(made_by, config.backbone_args)
     with blaming(directory / CONFIG_FILE, "'input_size'"):
         traced = trace(backbone, config.input_size, config.exits)
     with blaming(directory / CONFIG_FILE, "'exits'"):

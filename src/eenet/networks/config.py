@@ -24,7 +24,8 @@ class Config:
     """All that a checkpoint says beside its weights. Written to `config.json`."""
 
     backbone: str | None
-    """timm name; none for a network of a user's own class."""
+    """timm name, `torchvision:NAME` or `factory:package.module:function`; none for a network that has no
+    name."""
     backbone_args: dict[str, Any]
     exits: list[str]
     """The names of the cuts behind which the early exits sit."""
@@ -113,7 +114,7 @@ def _per_channel(value: Any, values: Mapping[str, Any]) -> bool:
 
 # What each key of `config.json` must hold, in an order in which later checks may rely on earlier ones.
 _CONFIG_CHECKS: dict[str, tuple[str, Callable[[Any, Mapping[str, Any]], bool]]] = {
-    "backbone": ("a timm name, or null", lambda v, _: v is None or isinstance(v, str)),
+    "backbone": ("the name of a backbone, or null", lambda v, _: v is None or isinstance(v, str)),
     "backbone_args": ("an object", lambda v, _: isinstance(v, dict)),
     "exits": ("a list of cut names", lambda v, _: _list_of(v, [str])),
     "head": ("the name of an exit head", lambda v, _: isinstance(v, str)),

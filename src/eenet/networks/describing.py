@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eenet.backbones import trusted_name
 from eenet.common import Result, format_table, lines, require, wrapped
 from eenet.networks.config import Config, read_config
 from eenet.networks.directories import checkpoint_directory, shipped_checkpoints
@@ -98,7 +99,7 @@ def info(
     """
     if not isinstance(name, str | Path):
         return _of_config(name_of(name), name.config)
-    name = str(name)
+    name = trusted_name(str(name))
     shipped = shipped_checkpoints()
     if not Path(name).exists() and "/" not in name and name not in shipped:
         require("torch", f"looking at a backbone ({name} is no checkpoint)")
@@ -113,7 +114,7 @@ def _of_backbone(name: str, input_size: Sequence[int] | None) -> BackboneInfo:
     from eenet.backbones import create_backbone, default_input_size, trace
 
     module = create_backbone(name, {"in_chans": input_size[0]} if input_size else {})
-    traced = trace(module, input_size or default_input_size(module))
+    traced = trace(module, input_size or default_input_size(module, name))
     return BackboneInfo(
         backbone=name,
         input_size=list(traced.input_size),

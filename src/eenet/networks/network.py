@@ -171,7 +171,10 @@ class EENet(nn.Module):
 
     @staticmethod
     def from_pretrained(
-        name: str | Path, *, backbone: nn.Module | Sequence[nn.Module] | None = None
+        name: str | Path,
+        *,
+        backbone: nn.Module | Sequence[nn.Module] | None = None,
+        trust_model_code: bool = False,
     ) -> "EENet":
         """Load a checkpoint.
 
@@ -180,6 +183,8 @@ class EENet(nn.Module):
                 on the Hugging Face hub.
             backbone: for a network made by `convert` from a class of your own: an instance
                 of that class, or the same list of stages; its weights are overwritten.
+            trust_model_code: run the function of a user's own that made the backbone, which the checkpoint
+                names as `package.module:function`.
 
         Raises:
             FileNotFoundError: no such directory, or a file is missing in it.
@@ -188,7 +193,7 @@ class EENet(nn.Module):
         """
         from eenet.networks.checkpoint import load_checkpoint  # which makes networks of this class
 
-        return load_checkpoint(name, backbone)
+        return load_checkpoint(name, backbone, trust_model_code=trust_model_code)
 
     def push_to_hub(self, repo_id: str, directory: str | Path, *, private: bool = False) -> str:
         """Save to `directory`, upload that directory to the Hugging Face hub, return its address."""

@@ -8,15 +8,24 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from eenet.common import counted, say, training_progress
 from eenet.data import AUGMENTATIONS, Augmentation, Images, batches
 from eenet.evaluation import Evaluation, check_fit, collect, measure
 from eenet.networks import EENet
-from eenet.policies import ExitPolicy, Records, fit_ensemble, policy_for_budget, probabilities
+from eenet.policies import (
+    ExitPolicy,
+    Records,
+    fit_ensemble,
+    policies_for_budgets,
+    policy_for_budget,
+    probabilities,
+)
 from eenet.training.objectives import trains_confidence
-from eenet.training.recipes import TrainConfig
+from eenet.training.planning.budgeting import cheapest, wanted_budget
+from eenet.training.planning.settings import TrainConfig
 from eenet.training.state import STATE_FILE, TrainingState, stop_signals
 from eenet.training.trainer import Trainer
 
@@ -63,7 +72,8 @@ def fit(
         augmentation = AUGMENTATIONS[config.augmentation]
     augmentation = augmentation or AUGMENTATIONS["none"]
     with _frozen(network.stages if config.freeze_backbone else None):
-        trainer = Trainer(network, config, augmentation, steps)
+        weights_N = class_weights(train) if config.class_weights else None
+        trainer = Trainer(network, config, augmentation, steps, class_weights_N=weights_N)
         run = TrainingState(trainer.parts(), asdict(config), out, writes=trainer.first)
         if resume:
             run.load()
@@ -75,7 +85,7 @@ def fit(
                 trainer.to_train_mode()
                 steps_before, began = run.step, time.perf_counter()
                 for batch in batches(
-                    train,
+                    balanced(train, config.seed, run.epoch) if config.balanced else train,
                     config.batch_size,
                     augmentation,
                     seed=config.seed,
@@ -121,7 +131,9 @@ def _as_if_fitted(network: EENet, records: Records, config: TrainConfig) -> Eval
         return measure(records, ExitPolicy("confidence", (0.5,) * network.num_exits))
     own_KBN = [probabilities(logits_BN.astype(np.float64)) for logits_BN in records.logits_KBN]
     records = replace(records, ensemble=fit_ensemble(own_KBN, records.labels_B))
-    return measure(records, policy_for_budget(records, config.budget))
+    if (budget := wanted_budget(config)) is None:
+        return measure(records, cheapest(records, policies_for_budgets(records), config.max_drop)[0])
+    return measure(records, policy_for_budget(records, budget))
 
 
 def on_validation(found: Evaluation) -> str:
@@ -145,14 +157,32 @@ def _check(network: EENet, train: Images, validation: Images, config: TrainConfi
             f"{counted(len(train), 'training image')} make no batch of {config.batch_size}; give a "
             f"batch_size (--batch-size) of at most {len(train)}"
         )
-    bound = network.num_exits and not trains_confidence(config.objective)
-    if bound and config.budget < network.costs_K[0]:
+    budget = None if trains_confidence(config.objective) else wanted_budget(config)
+    if network.num_exits and budget is not None and budget < network.costs_K[0]:
         raise ValueError(
-            f"budget {config.budget} is impossible: leaving at the first exit already costs "
+            f"budget {budget} is impossible: leaving at the first exit already costs "
             f"{network.costs_K[0]:.3f}; give a larger budget, more exits so that the first comes earlier, "
             "or a cheaper head such as pool"
         )
     return len(train) // config.batch_size
+
+
+def class_weights(images: Images) -> Tensor:
+    """How much an image of each class counts if all classes are to count the same: [N], 1 on average."""
+    counts_N = np.bincount(np.asarray(images.labels_B), minlength=len(images.class_names))
+    return torch.tensor(len(images) / (len(counts_N) * np.maximum(counts_N, 1)), dtype=torch.float32)
+
+
+def balanced(images: Images, seed: int, epoch: int) -> Images:
+    """As many images, all classes equally often: of rare ones repeatedly the same, of frequent ones some."""
+    labels_B = np.asarray(images.labels_B)
+    random = np.random.default_rng([seed, epoch])
+    each, drawn = -(-len(labels_B) // len(images.class_names)), []
+    for n in np.unique(labels_B):
+        members = np.flatnonzero(labels_B == n)
+        rounds = -(-each // len(members))
+        drawn.append(np.concatenate([random.permutation(members) for _ in range(rounds)])[:each])
+    return images.subset(random.permutation(np.concatenate(drawn))[: len(labels_B)])
 
 
 @contextmanager

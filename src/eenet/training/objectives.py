@@ -13,6 +13,7 @@ import inspect
 import math
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,13 +21,13 @@ from torch import Tensor
 
 from eenet.common import Registry
 from eenet.networks import ExitOutputs
-from eenet.training.recipes import TrainConfig, changed
+from eenet.training.planning.settings import TrainConfig, changed
 
 Objective = Callable[..., Tensor]
 """(outputs, targets_B, costs_K) and settings of its own as keywords → the loss."""
 OBJECTIVES: Registry[Objective] = Registry("objective", "objective")
 """By name. Those marked `trains_confidence` train the gates; the others leave it to held-out images."""
-WEIGHTS = ("cost_weight", "early_weight", "distillation")
+WEIGHTS = ("cost_weight", "early_weight", "distillation", "label_smoothing")
 """Settings of a run that an objective may take."""
 
 
@@ -43,6 +44,8 @@ def joint_cross_entropy(
     *,
     early_weight: float = 1.0,
     distillation: float = 0.0,
+    label_smoothing: float = 0.0,
+    class_weights_N: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of the final exit, plus `early_weight` times the loss of each early exit.
 
@@ -50,14 +53,17 @@ def joint_cross_entropy(
     too, of which a share of `distillation` is replaced by imitating
     the final exit (`imitation`). The confidence branches get no gradient.
     """
+    truth = partial(
+        F.cross_entropy, target=targets_B, weight=class_weights_N, label_smoothing=label_smoothing
+    )
     *early_KBN, final_BN = [logits.float() for logits in outputs.logits_KBN]
     losses = []
     for logits_BN in early_KBN:
-        loss = (1 - distillation) * F.cross_entropy(logits_BN, targets_B)
+        loss = (1 - distillation) * truth(logits_BN)
         if distillation:
             loss = loss + distillation * imitation(logits_BN, final_BN)
         losses.append(early_weight * loss)
-    return torch.stack([*losses, F.cross_entropy(final_BN, targets_B)]).sum()
+    return torch.stack([*losses, truth(final_BN)]).sum()
 
 
 def imitation(student_BN: Tensor, teacher_BN: Tensor, *, temperature: float = 2.0) -> Tensor:
@@ -198,14 +204,27 @@ def mixtures(outputs: ExitOutputs, targets_B: Tensor, costs_K: Sequence[float]) 
     return torch.stack(losses[::-1]), torch.stack(costs[::-1])
 
 
-def get_objective(name: str, **settings: float) -> Objective:
+def get_objective(name: str, *, class_weights_N: Tensor | None = None, **settings: float) -> Objective:
     """An objective by name, with those of the settings that it takes.
+
+    Args:
+        name: of the objective.
+        class_weights_N: how much an image of each class counts. Default: all the same.
+        settings: by name, see `WEIGHTS`.
 
     Raises:
         ValueError: there is no objective of this name.
     """
     taken = settings_of(name)
-    return partial(OBJECTIVES[name], **{key: value for key, value in settings.items() if key in taken})
+    given: dict[str, Any] = {key: value for key, value in settings.items() if key in taken}
+    if class_weights_N is not None and takes_class_weights(name):
+        given["class_weights_N"] = class_weights_N
+    return partial(OBJECTIVES[name], **given)
+
+
+def takes_class_weights(name: str) -> bool:
+    """Whether an objective has them."""
+    return "class_weights_N" in inspect.signature(OBJECTIVES[name]).parameters
 
 
 def settings_of(name: str) -> list[str]:
@@ -226,6 +245,11 @@ def unused(config: TrainConfig, asked: Collection[str]) -> list[str]:
         for name in WEIGHTS
         if name in notable and name not in known
     ]
+    if config.class_weights and not takes_class_weights(config.objective):
+        notes.append(
+            f"not used: class_weights {config.class_weights}, which objective {config.objective} doesn't "
+            "have; balanced does the like"
+        )
     if trains_confidence(config.objective):
         notes.append(
             f"not used: budget {config.budget}, as objective {config.objective} trains confidences to be "

@@ -1,122 +1,17 @@
-"""Everything a training run depends on, and named runs, each with what to expect of it."""
+"""Named runs, each with what to expect of it, and how a run is repeated."""
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eenet.backbones import CIFAR_RESNETS, Placement
+from eenet.backbones import CIFAR_RESNETS
 from eenet.common import Result, wrapped
-from eenet.data import AUGMENTATIONS, SOURCES
+from eenet.data import SOURCES
 from eenet.networks import about_shipped, shipped_checkpoints
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything a training run depends on."""
-
-    data: str
-    """Data set, see `eenet.data.load`."""
-    model: str
-    """timm name of the backbone, or a checkpoint whose trained backbone is taken."""
-    pretrained: bool = False
-    """Start from timm's pretrained weights."""
-    freeze_backbone: bool = False
-    """Train the exit heads only; the backbone, already trained, stays as it is to the bit."""
-    num_exits: int = 3
-    """Number of early exits; 0 trains the plain backbone, for comparison."""
-    placement: Placement = "linear"
-    """Where the exits go, see `eenet.create_model`."""
-    head: str = "deep"
-    """Kind of exit head."""
-    budget: float = 0.6
-    """Wanted mean relative cost; sets the exit threshold, on the validation split. Not used by objectives
-    that train confidences, which are compared with 0.5."""
-    objective: str = "joint"
-    """Training loss, see `eenet.training.objectives`."""
-    cost_weight: float = 1.0
-    """λ, the weight of cost in the paper's objectives and some rivals; `joint` has none."""
-    early_weight: float = 1.0
-    """Weight of each early exit's loss in the objective `joint`."""
-    distillation: float = 0.0
-    """Share of the early exits' loss in `joint` that imitates the final exit."""
-    epochs: int = 15
-    """Passes over the training images."""
-    batch_size: int = 128
-    """Images per step, over all processes."""
-    accumulate: int = 1
-    """Parts that a process divides its images into, for less memory; gradients are summed up."""
-    learning_rate: float = 0.1
-    """Peak of the one warm-up and cosine decay."""
-    warmup_epochs: float = 1
-    """Epochs of linear warm-up."""
-    weight_decay: float = 5e-4
-    """Not applied to biases and norms."""
-    momentum: float = 0.9
-    """Nesterov momentum of SGD."""
-    ema: float | None = None
-    """Decay of the weights' moving average, such as 0.999, which is then what is kept."""
-    image_size: int | None = None
-    """Height and width that images are brought to. Default: their own."""
-    skip_damaged: bool = False
-    """Leave out image files that can't be read, instead of stopping."""
-    augmentation: str | None = None
-    """A name from `eenet.data.AUGMENTATIONS`. Default: what suits the named data set."""
-    seed: int = 0
-    """Of the initial weights, the order of the images and their augmentation."""
-    precision: str = "auto"
-    """`fp32`, `bf16`, or `auto`: bf16 where the hardware computes in it."""
-    save_every: float = 300
-    """Seconds between saves of the training state within an epoch."""
-    workers: int | None = None
-    """Processes that decode images ahead, see `eenet.data.batches`."""
-    model_args: dict[str, Any] = field(default_factory=dict)
-    """Passed on to `timm.create_model`."""
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "accumulate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if self.num_exits < 0:
-            raise ValueError(f"num_exits is {self.num_exits}; it must not be negative")
-        for name in ("early_weight", "cost_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
-        if not 0 <= self.distillation <= 1:
-            raise ValueError(f"distillation is {self.distillation}; it must lie between 0 and 1")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"ema is {self.ema}; it must lie between 0 and 1, such as 0.999")
-        if self.image_size is not None and self.image_size < 1:
-            raise ValueError(f"image_size is {self.image_size}; it must be at least 1")
-        if self.augmentation is not None and self.augmentation not in AUGMENTATIONS:
-            known = ", ".join(AUGMENTATIONS)
-            raise ValueError(f"augmentation is {self.augmentation!r}; choose from {known}")
-        if self.freeze_backbone and not self.num_exits:
-            raise ValueError("freeze_backbone without early exits leaves nothing to train")
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise ValueError(f"precision is {self.precision!r}; choose from auto, fp32, bf16")
-        if self.objective != "joint":  # which is known without importing torch
-            from eenet.training.objectives import get_objective
-
-            get_objective(self.objective)
-
-
-def changed(config: TrainConfig) -> dict[str, Any]:
-    """What of a configuration isn't as by default."""
-    found = {}
-    for each in fields(config):
-        default = each.default if each.default_factory is MISSING else each.default_factory()
-        if (value := getattr(config, each.name)) != default:
-            found[each.name] = value
-    return found
-
-
-def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration that an older eenet wrote down, with the settings that there are since."""
-    later = {each.name: each.default for each in fields(TrainConfig) if each.default is not MISSING}
-    return {**later, **settings}
+from eenet.training.planning.settings import TrainConfig, changed, check_known
 
 
 def script(config: TrainConfig, *, imports: Sequence[str] = (), given: Sequence[str] = ()) -> list[str]:
@@ -275,10 +170,7 @@ def configured(recipe: str | TrainConfig, *, plain: bool = False, **settings: An
         ValueError: unknown recipe or setting, or a value out of range.
     """
     config = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    known = {field.name for field in fields(TrainConfig)}
-    for name in settings.keys() - known:
-        near = difflib.get_close_matches(name, known, n=3)
-        raise ValueError(f"unknown setting {name!r}; choose from {', '.join(near or sorted(known))}")
+    check_known(list(settings))
     num_exits = settings.get("num_exits")
     if num_exits is not None and num_exits < 1:
         raise ValueError(f"num_exits is {num_exits}; give at least 1, or --plain for no early exits")

@@ -1,43 +1,37 @@
 """What training does from end to end: train → gates and thresholds → records → report → checkpoint."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from accelerate.utils import broadcast_object_list
-from timm import get_pretrained_cfg_value
 from torch import nn
 
-from eenet import policies
-from eenet.backbones import ALIASES, BACKBONES, create_backbone
+from eenet.backbones import BACKBONES
 from eenet.common import Registry, counted, hardware, say, wrapped, write_atomically
-from eenet.data import SPLITS, Images, describe_splits, load, source_of
+from eenet.data import SPLITS, Images, describe_splits, source_of
 from eenet.evaluation import Evaluation, about_run, build_report, collect, measure, report_entry
-from eenet.networks import (
-    HEADS,
-    Config,
-    EENet,
-    convert,
-    create_model,
-    name_backbone,
-    read_config,
-    trained_backbone,
-    without_exits,
-)
-from eenet.policies import RECORDS_FILE
+from eenet.networks import HEADS, Config, EENet
+from eenet.policies import RECORDS_FILE, ExitPolicy, Records, decide
 from eenet.training.calibrating import doubts, intervals, told_intervals
 from eenet.training.loop import fit, on_validation
 from eenet.training.objectives import OBJECTIVES, trains_confidence, unused
-from eenet.training.recipes import TrainConfig, changed, configured, how_to_repeat
+from eenet.training.planning.budgeting import fit_for, wanted_budget
+from eenet.training.planning.choosing import chosen_run, complete, default_directory
+from eenet.training.planning.making import build, for_images
+from eenet.training.planning.settings import TrainConfig, changed, write_run
+from eenet.training.planning.starting import is_checkpoint, load_images, start_of, told_at_start
+from eenet.training.recipes import configured, how_to_repeat
 from eenet.training.state import check_room, prepare
 from eenet.training.trainer import process_state
 
 REPORT_FILE = "report.html"
 OWN_NETWORK = "own network"  # the model of a run whose network was given without a name
+WORST = 10  # classes that a result names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,17 +47,23 @@ class TrainResult(Evaluation):
     """95 %, of `accuracy` and `relative_cost`, by bootstrap over the test images."""
     notes: list[str]
     """What of the settings did nothing, and what of the result is uncertain."""
+    class_accuracy: dict[str, float]
+    """Of the policy on the images of each class that has any."""
 
     def __str__(self) -> str:
-        told = [told_intervals(self.intervals), *(f"note: {note}" for note in self.notes)]
+        worst = sorted(self.class_accuracy.items(), key=lambda item: item[1])[:WORST]
+        which = "classes" if len(worst) == len(self.class_accuracy) else f"the {WORST} worst classes"
+        classes = f"accuracy of {which}: {', '.join(f'{name} {right:.1%}' for name, right in worst)}"
+        told = [told_intervals(self.intervals), classes, *(f"note: {note}" for note in self.notes)]
         where = f"checkpoint {self.checkpoint}\nreport     {self.report}"
         return f"{super().__str__()}\n\n{chr(10).join(map(wrapped, told))}\n\n{where}"
 
 
 def train(
-    recipe: str | TrainConfig,
+    recipe: str | TrainConfig | None = None,
     out: str | Path | None = None,
     *,
+    model: str | nn.Module | None = None,
     plain: bool = False,
     resume: bool = False,
     network: EENet | None = None,
@@ -73,16 +73,20 @@ def train(
 ) -> TrainResult:
     """Train, calibrate, evaluate on the test split, and write a checkpoint with its report.
 
+    Without a recipe, what is done is chosen by data and network, and printed: exits only, if the network's
+    weights know these classes; finetuning, if they are pretrained or know others; training from scratch.
+
     Args:
-        recipe: name of a recipe, or a configuration of your own.
-        out: directory for everything the run writes. Default: runs/RECIPE-seedS.
+        recipe: name of a recipe, or a configuration of your own. Default: chosen for `data` and `model`.
+        out: directory for everything the run writes. Default: runs/RECIPE-seedS, or runs/DATA-MODEL.
+        model: name of a backbone, a checkpoint, or a network in memory, which maps images to logits.
         plain: train the backbone without exits, for comparison.
         resume: go on from the state in `out`.
-        network: of your own, from `eenet.convert`. Default: the one that the recipe describes.
+        network: of your own with exits, from `eenet.convert`. Default: `model` with exits.
         images: data of your own for `train`, `validation` and `test`, see
-            `eenet.from_dataset`. Default: the data set that the recipe names.
+            `eenet.from_dataset`. Default: the data set that the recipe or `data` names.
         command: how the run was started, for card and report.
-        settings: fields of `TrainConfig` that shall be others than in the recipe. With
+        settings: fields of `TrainConfig` that shall be others than in the recipe, or than chosen. With
             `freeze_backbone=True` a recipe becomes one for the exits of a trained backbone, see
             `eenet.training.retrofit`.
 
@@ -91,26 +95,49 @@ def train(
 
     Raises:
         FileExistsError: `out` holds a run already, and `resume` isn't given.
-        FileNotFoundError, ValueError: bad names, data or configuration.
+        FileNotFoundError, ValueError: bad names, data, weights or configuration.
         OSError: `out` can't be written to, or its disk has too little room.
     """
-    config = configured(recipe, plain=plain, **settings)
-    if out is None:
-        kind = "-plain" if plain else "-heads" if config.freeze_backbone else ""
-        name = recipe if isinstance(recipe, str) else f"{config.data}-{config.model}".replace("/", "-")
-        out = f"runs/{name}{kind}-seed{config.seed}"
-    out = Path(out)
-    given = [name for name, value in (("network", network), ("images", images)) if value is not None]
-    asked = {*settings, *(changed(recipe) if isinstance(recipe, TrainConfig) else ())}
-    config, notes = _used(config, network, images, asked)
-    if first := process_state().is_main_process:
-        prepare(out, resume)
-    images = load_images(config, network) if images is None else images
+    module = model if isinstance(model, nn.Module) else None
+    if module is not None and network is not None:
+        raise ValueError("give a network with exits (network) or one without (model), not both")
+    if model is not None:
+        settings["model"] = type(module).__name__ if module is not None else model
+    in_memory = {"network": network, "model": module, "images": images}
+    given = [name for name, value in in_memory.items() if value is not None]
+    first = process_state().is_main_process
+    if recipe is None:
+        settings = complete(settings, network, images, plain=plain)
+        out = Path(out or default_directory(settings))
+        if first:
+            prepare(out, resume)
+        config, start, images = chosen_run(settings, module, images, shown=first)
+        asked = {*settings}
+    else:
+        config = configured(recipe, plain=plain, **settings)
+        if out is None:
+            kind = "-plain" if plain else "-heads" if config.freeze_backbone else ""
+            name = recipe if isinstance(recipe, str) else f"{config.data}-{config.model}".replace("/", "-")
+            out = f"runs/{name}{kind}-seed{config.seed}"
+        out = Path(out)
+        asked = {*settings, *(changed(recipe) if isinstance(recipe, TrainConfig) else ())}
+        if first:
+            prepare(out, resume)
+        start = None
+    config, notes = _used(config, network, images if "images" in given else None, asked)
+    size = network.config.input_size[1:] if network is not None else None
+    images = load_images(config, size) if images is None else images
     if missing := [split for split in SPLITS if split not in images]:
         raise ValueError(f"images has no {missing[0]!r}; give {', '.join(SPLITS)}")
-    network = _for_images(network, images["train"]) if network else build(config, images["train"])
+    if network is not None:
+        network = for_images(network, images["train"], config)
+    else:
+        start = start or start_of(config, module)
+        network = build(config, images["train"], start)
+        notes += told_at_start(network, images["validation"], config, start, shown=first)
     if first:
         check_room(out, network, len(images["validation"]) + len(images["test"]))
+        write_run(config, out)
     splits = describe_splits(images)
     seconds = fit(
         network,
@@ -141,13 +168,6 @@ def train(
     return result
 
 
-def load_images(config: TrainConfig, network: EENet | None = None) -> dict[str, Images]:
-    """The splits of a configuration's data set, at the size it wants; else that of a given network."""
-    size = _image_size(config) or (network.config.input_size[1:] if network else None)
-    skip = config.skip_damaged
-    return {split: load(config.data, split, size=size, skip_damaged=skip) for split in SPLITS}
-
-
 def _conclude(
     network: EENet,
     images: Mapping[str, Images],
@@ -161,16 +181,17 @@ def _conclude(
     `made` becomes its provenance, `how` is the card's section about repeating that.
     """
     notes = [*dict.fromkeys(note for split in SPLITS for note in images[split].notes), *made["notes"]]
-    budget = None if trains_confidence(config.objective) else config.budget
     held_out = images["validation"]
-    fitted = policies.fit(collect(network, held_out), budget, gate=network.config.gate)
+    fitted, how_set = fit_for(collect(network, held_out), config, gate=network.config.gate)
     network.adopt(fitted)
-    if network.num_exits and budget is None:
-        made["thresholds"] = f"thresholds at 0.5, for which objective {config.objective} trains confidences"
+    if network.num_exits and trains_confidence(config.objective):
+        made["thresholds"] = how_set
     elif network.num_exits:
         say(f"fitted  {on_validation(measure(fitted.records, fitted.policy))}")
+        if wanted_budget(config) is None:
+            say(how_set)
         doubted = doubts(fitted.records, fitted.policy, network.config)
-        set_on = f"thresholds set for budget {budget} on {counted(len(held_out), 'validation image')}"
+        set_on = f"{how_set} on {counted(len(held_out), 'validation image')}"
         made["thresholds"] = "; ".join([set_on, *doubted])
         notes += doubted
     tested = collect(network, images["test"])
@@ -183,6 +204,7 @@ def _conclude(
         train_seconds=made["train_seconds"],
         intervals=intervals(tested, fitted.policy),
         notes=notes,
+        class_accuracy=class_accuracy(tested, fitted.policy, images["test"].class_names),
         **vars(measure(tested, fitted.policy)),
     )
     exits = f" with {counted(network.num_exits, 'early exit')}" if network.num_exits else ""
@@ -194,101 +216,15 @@ def _conclude(
     return result
 
 
-def build(config: TrainConfig, images: Images) -> EENet:
-    """The network of a configuration before training, made for these images; the seed sets new weights.
-
-    Raises:
-        ValueError: unknown names; a backbone to be frozen that isn't trained, or is for other images.
-    """
-    torch.manual_seed(config.seed)
-    classes, size = len(images.class_names), images.image_size
-    if Path(config.model).is_dir():
-        network = _on_trained_backbone(config, images)
-    elif config.num_exits:
-        network = create_model(
-            config.model,
-            num_exits=config.num_exits,
-            placement=config.placement,
-            head=config.head,
-            gate=_gate(config),
-            num_classes=classes,
-            input_size=size,
-            pretrained=config.pretrained,
-            **config.model_args,
-        )
-        if config.freeze_backbone:
-            _check_is_trained(config, classes)
-    else:
-        backbone, args = plain_backbone(config, images)
-        network = without_exits(backbone, size)
-        name_backbone(network, config.model, args)
-    return _for_images(network, images)
-
-
-def plain_backbone(config: TrainConfig, images: Images) -> tuple[nn.Module, dict[str, Any]]:
-    """The timm network of a configuration, made for these images, and what it was made with."""
-    args = {**config.model_args, "num_classes": len(images.class_names), "in_chans": images.image_size[0]}
-    return create_backbone(config.model, args, pretrained=config.pretrained), args
-
-
-def _gate(config: TrainConfig) -> str:
-    return "features" if trains_confidence(config.objective) else "answer"
-
-
-def _for_images(network: EENet, images: Images) -> EENet:
-    """With the classes of these images, and their mean and standard deviation if it has none."""
-    if network.config.mean is None:
-        network.config.mean, network.config.std = images.mean_std()
-    network.config.class_names = images.class_names
-    return network
-
-
-def _image_size(config: TrainConfig) -> tuple[int, int] | None:
-    if config.image_size is None and Path(config.model).is_dir():
-        return read_config(Path(config.model)).input_size[1:]
-    return (config.image_size, config.image_size) if config.image_size else None
-
-
-def _on_trained_backbone(config: TrainConfig, images: Images) -> EENet:
-    """New exits on the backbone of a checkpoint, which keeps its weights and its normalisation."""
-    backbone, before = trained_backbone(config.model)
-    expected, given = (before.input_size, before.num_classes), (images.image_size, len(images.class_names))
-    if expected != given:
-        raise ValueError(
-            f"{config.model} takes images of size {expected[0]} (C, H, W) in {expected[1]} classes, "
-            f"the data set has {given[0]} in {given[1]}"
-        )
-    network = (
-        convert(
-            backbone,
-            before.input_size,
-            num_exits=config.num_exits,
-            placement=config.placement,
-            head=config.head,
-            gate=_gate(config),
-        )
-        if config.num_exits
-        else without_exits(backbone, before.input_size)
-    )
-    assert before.backbone is not None
-    name_backbone(network, before.backbone, before.backbone_args)
-    network.config.mean, network.config.std = before.mean, before.std
-    return network
-
-
-def _check_is_trained(config: TrainConfig, classes: int) -> None:
-    if not config.pretrained:
-        raise ValueError(
-            f"freeze_backbone needs a trained backbone, and {config.model} starts from random weights; "
-            "give a checkpoint directory as model, or pretrained"
-        )
-    name = ALIASES.get(config.model, config.model)
-    known = config.model_args.get("pretrained_cfg_overlay", {}).get("num_classes")
-    if (known := known or get_pretrained_cfg_value(name, "num_classes")) != classes:
-        raise ValueError(
-            f"freeze_backbone keeps the classifier of {config.model}, which knows {known} classes; "
-            f"the data set has {classes}. Train the backbone on it first (--plain)"
-        )
+def class_accuracy(records: Records, policy: ExitPolicy, class_names: Sequence[str]) -> dict[str, float]:
+    """Accuracy of a policy on the recorded images of each class that has any, by its name."""
+    labels_B, exits_B = np.asarray(records.labels_B), np.asarray(decide(records, policy))
+    right_B = np.asarray(records.correct(policy.enabled))[exits_B, np.arange(len(records))]
+    return {
+        name: float(right_B[labels_B == n].mean())
+        for n, name in enumerate(class_names)
+        if (labels_B == n).any()
+    }
 
 
 def _used(
@@ -302,7 +238,7 @@ def _used(
         own = {"model": known, "head": network.config.head, "pretrained": False, "model_args": {}}
         used = replace(used, **exits, **own)
         why.append(("the network was given", [*exits, *own]))
-    elif Path(config.model).is_dir():
+    elif is_checkpoint(config.model):
         used = replace(used, pretrained=False, model_args={})
         why.append((f"the backbone is that of {config.model}", ["pretrained", "model_args"]))
     if images is not None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from eenet.common import write_atomically
 from eenet.networks import CONFIG_FILE, WEIGHTS_FILE, EENet
-from eenet.training.recipes import with_defaults
+from eenet.training.planning.settings import with_defaults
 
 STATE_FILE, METRICS_FILE = "training_state.pt", "metrics.jsonl"
 REPORT_BYTES = 10e6  # most of it is the plotting library

@@ -20,10 +20,14 @@ from eenet.backbones import PLACEMENTS, place, trace
 from eenet.common import Result, counted, format_table, wrapped, write_atomically
 from eenet.data import Images
 from eenet.evaluation import EXIT_COLOURS, accuracy_cost_curve, measure
-from eenet.networks import HEADS, WEIGHTS_FILE, trained_backbone
+from eenet.networks import HEADS, WEIGHTS_FILE
 from eenet.policies import RECORDS_FILE, Records, exits_for_budget, policy_for_budget
-from eenet.training.recipes import TrainConfig, configured, with_defaults
-from eenet.training.run import load_images, plain_backbone, train
+from eenet.training.planning.budgeting import wanted_budget
+from eenet.training.planning.making import backbone_for
+from eenet.training.planning.settings import TrainConfig, with_defaults
+from eenet.training.planning.starting import load_images
+from eenet.training.recipes import configured
+from eenet.training.run import train
 from eenet.training.state import STATE_FILE
 
 SEARCHED = "searched"
@@ -94,6 +98,9 @@ def sweep(
         ValueError: unknown names, or another sweep's journal lies in `out`.
     """
     config = configured(recipe, **settings)
+    if (budget := wanted_budget(config)) is None:
+        raise ValueError("a sweep compares at one budget; give it as a number (--budget 0.6)")
+    config = replace(config, budget=budget)
     if out is None:
         out = f"runs/{recipe if isinstance(recipe, str) else config.data}-sweep"
     out, space = Path(out), space or Space()
@@ -168,18 +175,20 @@ def _train(
     command: str | None,
 ) -> SweepRow:
     """Train unless that network is there already, and measure."""
+    budget = wanted_budget(config)
+    assert budget is not None
     if config.placement == SEARCHED:
         every = place(cuts, MOST_EXITS) if len(cuts) > MOST_EXITS else range(len(cuts))
         path = _trained(config, cuts, list(every), out, command)
         held_out = Records.load(path / RECORDS_FILE.format(split="validation"))
-        chosen = [every[k] for k in exits_for_budget(held_out, config.num_exits, config.budget)]
+        chosen = [every[k] for k in exits_for_budget(held_out, config.num_exits, budget)]
     else:
         chosen = place(cuts, config.num_exits, config.placement)
     path = _trained(config, cuts, chosen, out, command)
     held_out, tested = (
         Records.load(path / RECORDS_FILE.format(split=split)) for split in ("validation", "test")
     )
-    policy = policy_for_budget(held_out, config.budget)
+    policy = policy_for_budget(held_out, budget)
     validation, test = measure(held_out, policy), measure(tested, policy)
     return SweepRow(
         placement=str(config.placement),
@@ -213,8 +222,7 @@ def _trained(
 
 def _cuts(config: TrainConfig, images: Images) -> list[tuple[str, float]]:
     """Name and fraction of MACs of every cut of the recipe's backbone."""
-    trained = Path(config.model).is_dir()
-    backbone, _ = trained_backbone(config.model) if trained else plain_backbone(config, images)
+    backbone, _ = backbone_for(config, images)
     return [(cut.name, cut.fraction) for cut in trace(backbone, images.image_size).cuts]
 
 

@@ -10,18 +10,28 @@ from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
-from torch import Tensor
+from torch import Tensor, nn
 
 from eenet.data import Augmentation, Batch, augment, derived_seed, normalize
 from eenet.networks import EENet
 from eenet.training.objectives import get_objective
-from eenet.training.recipes import TrainConfig
+from eenet.training.planning.settings import TrainConfig
+
+LAYER_GROUPS = 12  # of a backbone, for learning rates that fall from layer to layer
 
 
 class Trainer:
     """What a step needs: model, optimiser, schedule, and how processes share the work."""
 
-    def __init__(self, network: EENet, config: TrainConfig, augmentation: Augmentation, steps: int) -> None:
+    def __init__(
+        self,
+        network: EENet,
+        config: TrainConfig,
+        augmentation: Augmentation,
+        steps: int,
+        *,
+        class_weights_N: Tensor | None = None,
+    ) -> None:
         # confidence branches that an objective doesn't use get no gradient: don't wait for it
         parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.accelerator = accelerator = Accelerator(cpu=_on_cpu(), kwargs_handlers=[parallel])
@@ -38,12 +48,14 @@ class Trainer:
         network.to(accelerator.device)
         self.layout = network.memory_format
         network.to(memory_format=self.layout)  # type: ignore[call-overload]
+        decayed = config.layer_decay is not None and not config.freeze_backbone
+        momentum: dict[str, Any] = {"momentum": config.momentum} if config.optimizer == "sgd" else {}
         optimizer = create_optimizer_v2(
-            network,
-            opt="sgd",
+            layer_groups(network, config.layer_decay or 1, config.weight_decay) if decayed else network,
+            opt=config.optimizer,
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
-            momentum=config.momentum,
+            **momentum,
         )
         self.average = ModelEmaV3(network, decay=config.ema, use_warmup=True) if config.ema else None
         self.judged = self.average.module if self.average else network
@@ -60,6 +72,8 @@ class Trainer:
             early_weight=config.early_weight,
             distillation=config.distillation,
             cost_weight=config.cost_weight,
+            label_smoothing=config.label_smoothing,
+            class_weights_N=class_weights_N.to(accelerator.device) if class_weights_N is not None else None,
         )
         self.costs_K = network.costs_K
         self.mean, self.std = network.config.mean or [], network.config.std or []
@@ -117,6 +131,27 @@ class Trainer:
         if self.average:
             self.network.load_state_dict(self.average.module.state_dict())
         self.network.eval()
+
+
+def layer_groups(network: EENet, factor: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters with a learning rate that falls from the classifier to the image.
+
+    The backbone's are divided into `LAYER_GROUPS` of equal numbers, the last layer and the exit heads keep
+    the whole rate. Biases and norms don't decay. Clark et al. 2020, Bao et al. 2022.
+    """
+    last = [part for part in network.stages.modules() if isinstance(part, nn.Linear | nn.Conv2d)][-1]
+    own = {id(parameter) for parameter in last.parameters()}
+    body = [parameter for parameter in network.stages.parameters() if id(parameter) not in own]
+    scales = {
+        id(parameter): factor ** (LAYER_GROUPS - i * LAYER_GROUPS // len(body))
+        for i, parameter in enumerate(body)
+    }
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for parameter in network.parameters():
+        key = scales.get(id(parameter), 1.0), weight_decay if parameter.ndim > 1 else 0.0
+        new = {"params": [], "lr_scale": key[0], "weight_decay": key[1]}
+        groups.setdefault(key, new)["params"].append(parameter)
+    return list(groups.values())
 
 
 def process_state() -> PartialState:

@@ -1,0 +1,103 @@
+"""Records of held-out images → the policy of a run: for a budget, for a drop, or as cheap as is free."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from eenet import policies
+from eenet.policies import ExitPolicy, Fitted, Records, decide
+from eenet.training.objectives import trains_confidence
+from eenet.training.planning.settings import TrainConfig
+
+WIDE = 1.96  # standard errors: half of a 95 % interval
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Accuracy that a policy loses against the full network, on the same images; in points."""
+
+    points: float
+    error: float
+    """Its standard error."""
+    interval: tuple[float, float]
+    """95 %."""
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether it is at most one standard error."""
+        return self.points <= self.error + 1e-9
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.points:.2f} points lost (95 % interval {low:.2f} to {high:.2f})"
+
+
+def loss_of(records: Records, policy: ExitPolicy) -> Loss:
+    """What a policy loses on recorded images, by the images on which it and the full network differ.
+
+    If they never differ, the interval ends at 3 images in all (the rule of three).
+    """
+    right_KB = np.asarray(records.correct(policy.enabled))
+    exits_B, count = np.asarray(decide(records, policy)), len(records)
+    full_B = np.asarray(records.correct())[-1].astype(float)
+    lost_B = full_B - right_KB[exits_B, np.arange(count)].astype(float)
+    points, error = 100 * float(lost_B.mean()), 100 * float(lost_B.std() / count**0.5)
+    low, high = points - WIDE * error, points + WIDE * error
+    return Loss(points, error, (low, high) if lost_B.any() else (0.0, 300 / count))
+
+
+def fit_for(records: Records, config: TrainConfig, *, gate: str) -> tuple[Fitted, str]:
+    """Everything a network is to know about leaving, and how thresholds were set, in words.
+
+    Args:
+        records: of held-out images.
+        config: its `objective`, `budget` and `max_drop` count.
+        gate: the network's kind of gate.
+
+    Raises:
+        ValueError: the budget is below the cheapest exit.
+    """
+    if trains_confidence(config.objective):
+        told = f"thresholds at 0.5, for which objective {config.objective} trains confidences"
+        return policies.fit(records, None, gate=gate), told
+    if (budget := wanted_budget(config)) is not None:
+        return policies.fit(records, budget, gate=gate), f"thresholds set for budget {budget}"
+    highest = max(1.0, *records.costs()) if records.head_macs else 1.0
+    fitted = policies.fit(records, highest, gate=gate)
+    if not records.head_macs:
+        return fitted, ""
+    policy, told = cheapest(fitted.records, fitted.budgets, config.max_drop)
+    return replace(fitted, policy=policy), told
+
+
+def cheapest(
+    records: Records, budgets: Mapping[str, ExitPolicy], max_drop: float | None
+) -> tuple[ExitPolicy, str]:
+    """The last policy, from careful to bold, before one loses too much; and what that is, in words.
+
+    The boldest of all that pass would be cheaper and wrong: with many tries some pass by luck.
+
+    Args:
+        records: of held-out images.
+        budgets: a policy for each budget.
+        max_drop: points of accuracy that may be lost. None: one standard error of what is lost.
+    """
+    chosen: tuple[str, Loss] | None = None
+    for budget in sorted(budgets, key=float, reverse=True):
+        loss = loss_of(records, budgets[budget])
+        if not (loss.within_noise if max_drop is None else loss.points <= max_drop + 1e-9):
+            break
+        chosen = budget, loss
+    asked = "the least cost within noise" if max_drop is None else f"a drop of at most {max_drop:g} points"
+    if chosen is None:
+        count = len(records.head_macs)
+        told = f"thresholds set for {asked}: no exit keeps it, so all are switched off"
+        return ExitPolicy("confidence", (1.0,) * count, (False,) * count), told
+    return budgets[chosen[0]], f"thresholds set for {asked}, budget {chosen[0]}: {chosen[1]}"
+
+
+def wanted_budget(config: TrainConfig) -> float | None:
+    """The budget as a number; none if it is found by what is lost."""
+    found = config.budget
+    return None if isinstance(found, str) or config.max_drop is not None else found

@@ -1,0 +1,132 @@
+"""The network of a run before training: the backbone it starts with, made for the images, with exits."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from eenet.backbones import classifier_name, create_backbone, preprocessing_of, recognised, replace_classifier
+from eenet.data import Images
+from eenet.networks import EENet, convert, name_backbone, per_channel, without_exits
+from eenet.training.objectives import trains_confidence
+from eenet.training.planning.settings import TrainConfig
+from eenet.training.planning.starting import Start, start_of
+
+NEW = "; for a new last layer, trained on these images: --new-classifier, new_classifier=True"
+
+
+def build(config: TrainConfig, images: Images, start: Start | None = None) -> EENet:
+    """The network of a configuration before training, made for these images; the seed sets new weights.
+
+    Args:
+        config: of the run.
+        images: to be trained on.
+        start: what `start_of` found. Default: it is looked for.
+
+    Raises:
+        ValueError: unknown names; a backbone to be frozen that isn't trained, or is for other images.
+    """
+    start = start or start_of(config)
+    torch.manual_seed(config.seed)
+    backbone, args = backbone_for(config, images, start)
+    exits: dict[str, Any] = {"num_exits": config.num_exits, "placement": config.placement}
+    kinds: dict[str, Any] = {
+        "head": config.head,
+        "gate": "features" if trains_confidence(config.objective) else "answer",
+    }
+    if config.num_exits:
+        network = convert(backbone, images.image_size, **exits, **kinds, recognise=False)
+    else:
+        network = without_exits(backbone, images.image_size)
+    if start.name is not None:
+        name_backbone(network, start.name, args)
+    elif found := recognised(backbone, images.image_size):
+        name_backbone(network, *found)
+    channels = images.image_size[0]
+    mean, std = start.mean, start.std
+    if config.pretrained and mean is None and start.name and (suits := preprocessing_of(start.name)):
+        mean, std = suits.mean, suits.std
+    if mean is not None and std is not None:
+        network.config.mean, network.config.std = per_channel(mean, channels), per_channel(std, channels)
+    return for_images(network, images, config)
+
+
+def for_images(network: EENet, images: Images, config: TrainConfig) -> EENet:
+    """With the classes of these images, and their mean and standard deviation if nothing else is said."""
+    if config.mean is not None and config.std is not None:
+        for name in ("mean", "std"):
+            if len(getattr(config, name)) not in (1, images.image_size[0]):
+                raise ValueError(
+                    f"{name} is {getattr(config, name)}; the images have {images.image_size[0]} channels"
+                )
+        channels = images.image_size[0]
+        network.config.mean = per_channel(config.mean, channels)
+        network.config.std = per_channel(config.std, channels)
+    elif network.config.mean is None:
+        network.config.mean, network.config.std = images.mean_std()
+    network.config.class_names = images.class_names
+    return network
+
+
+def backbone_for(
+    config: TrainConfig, images: Images, start: Start | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The backbone of a configuration, made for these images, and the arguments that it was made with.
+
+    Raises:
+        ValueError: as `build`.
+    """
+    start = start or start_of(config)
+    classes, channels = len(images.class_names), images.image_size[0]
+    check_start(config, start, images)
+    if start.weights is None:
+        made_for = {**start.args, "num_classes": classes, "in_chans": channels}
+        module = create_backbone(start.name or "", made_for, pretrained=config.pretrained)
+        return module, made_for
+    assert start.module is not None
+    args = {**start.args, **({"num_classes": classes} if start.num_classes is not None else {})}
+    if start.num_classes == classes and not config.new_classifier:
+        return start.module, start.args if start.name else {}
+    module = copy.deepcopy(start.module) if start.name is None else create_backbone(start.name, args)
+    module = replace_classifier(module, classes)
+    start.weights.load_into(module, keep_classifier=False)
+    if config.new_classifier and start.name is None:
+        last: Any = module.get_submodule(classifier_name(module))
+        last.reset_parameters()
+    return module, args
+
+
+def check_start(config: TrainConfig, start: Start, images: Images) -> None:
+    """Whether trained weights and images belong together."""
+    classes, size = len(images.class_names), images.image_size
+    other = start.num_classes is not None and start.num_classes != classes and not config.new_classifier
+    if start.fixed_size and start.input_size is not None and (size != start.input_size or other):
+        raise ValueError(
+            f"{start.given} takes images of size {start.input_size} (C, H, W) in {start.num_classes} "
+            f"classes, the data set has {size} in {classes}{NEW * (size == start.input_size)}"
+        )
+    if config.freeze_backbone and not start.trained:
+        raise ValueError(
+            f"freeze_backbone needs a trained backbone, and {config.model} starts from random weights; "
+            "give a checkpoint directory as model, weights, or pretrained"
+        )
+    if config.freeze_backbone and config.new_classifier:
+        raise ValueError("freeze_backbone keeps the classifier, new_classifier replaces it; give one of them")
+    if config.freeze_backbone and other and start.weights is None:
+        raise ValueError(
+            f"freeze_backbone keeps the classifier of {start.given}, which knows {start.num_classes} "
+            f"classes; the data set has {classes}. Train the backbone on it first (--plain)"
+        )
+    if other and start.weights is not None:
+        raise ValueError(
+            f"{start.given} knows {start.num_classes} classes, the data set has {classes}"
+            f"{_names(images.class_names)}{NEW}"
+        )
+    takes = start.weights.channels(start.module) if start.weights and start.module is not None else None
+    if takes is not None and takes != size[0]:
+        raise ValueError(f"{start.given} takes images of {takes} channels, the data set has {size[0]}")
+
+
+def _names(class_names: list[str]) -> str:
+    return f" ({', '.join(class_names[:3])}{', …' * (len(class_names) > 3)})"

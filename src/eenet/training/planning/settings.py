@@ -1,0 +1,276 @@
+"""Everything a training run depends on: its settings, in words of the command line, and in a file."""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from eenet.backbones import Placement
+from eenet.common import write_atomically
+from eenet.data import AUGMENTATIONS
+
+RUN_FILE = "run.toml"
+_CHOICES = {
+    "precision": ("auto", "fp32", "bf16"),
+    "optimizer": ("sgd", "adamw"),
+    "class_weights": ("auto", None),
+    "track": ("tensorboard", "trackio", None),
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything a training run depends on."""
+
+    data: str
+    """Data set, see `eenet.data.load`."""
+    model: str
+    """Name of the backbone, see `eenet.create_model`, or a checkpoint whose trained backbone is taken."""
+    weights: str | None = None
+    """File with the backbone's trained weights, see `eenet.backbones.given.weights`."""
+    new_classifier: bool = False
+    """Put a new last layer on trained weights that know other classes."""
+    pretrained: bool = False
+    """Start from the pretrained weights of timm or torchvision."""
+    freeze_backbone: bool = False
+    """Train the exit heads only; the backbone, already trained, stays as it is to the bit."""
+    num_exits: int = 3
+    """Number of early exits; 0 trains the plain backbone, for comparison."""
+    placement: Placement = "linear"
+    """Where the exits go, see `eenet.create_model`."""
+    head: str = "deep"
+    """Kind of exit head."""
+    budget: float | Literal["auto"] = 0.6
+    """Wanted mean relative cost; sets the exit threshold, on the validation split. `auto`: the cheapest that
+    loses no accuracy beyond noise. Not used by objectives that train confidences, which are compared with
+    0.5."""
+    max_drop: float | None = None
+    """Instead of a budget: the cheapest that loses at most so many points of accuracy, such as 0.5."""
+    objective: str = "joint"
+    """Training loss, see `eenet.training.objectives`."""
+    cost_weight: float = 1.0
+    """λ, the weight of cost in the paper's objectives and some rivals; `joint` has none."""
+    early_weight: float = 1.0
+    """Weight of each early exit's loss in the objective `joint`."""
+    distillation: float = 0.0
+    """Share of the early exits' loss in `joint` that imitates the final exit."""
+    label_smoothing: float = 0.0
+    """Part of the truth in `joint` that is spread over all classes."""
+    class_weights: Literal["auto"] | None = None
+    """`auto`: in `joint` every class weighs the same, however few images it has."""
+    balanced: bool = False
+    """Every class is drawn equally often in an epoch."""
+    epochs: int = 15
+    """Passes over the training images."""
+    batch_size: int = 128
+    """Images per step, over all processes."""
+    accumulate: int = 1
+    """Parts that a process divides its images into, for less memory; gradients are summed up."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """How weights are updated."""
+    layer_decay: float | None = None
+    """The learning rate falls by this factor from layer group to layer group, twelve in all, from the
+    classifier to the image, such as 0.75: for finetuning."""
+    learning_rate: float = 0.1
+    """Peak of the one warm-up and cosine decay."""
+    warmup_epochs: float = 1
+    """Epochs of linear warm-up."""
+    weight_decay: float = 5e-4
+    """Not applied to biases and norms."""
+    momentum: float = 0.9
+    """Nesterov momentum of SGD."""
+    ema: float | None = None
+    """Decay of the weights' moving average, such as 0.999, which is then what is kept."""
+    image_size: int | None = None
+    """Height and width that images are brought to. Default: their own."""
+    mean: list[float] | None = None
+    """Of each channel, from 0 to 1, that is taken out of images. Default: that of the trained weights, else
+    of the training images."""
+    std: list[float] | None = None
+    """Standard deviation of each channel, likewise."""
+    skip_damaged: bool = False
+    """Leave out image files that can't be read, instead of stopping."""
+    augmentation: str | None = None
+    """A name from `eenet.data.AUGMENTATIONS`. Default: what suits the named data set."""
+    seed: int = 0
+    """Of the initial weights, the order of the images and their augmentation."""
+    precision: str = "auto"
+    """`fp32`, `bf16`, or `auto`: bf16 where the hardware computes in it."""
+    save_every: float = 300
+    """Seconds between saves of the training state within an epoch."""
+    workers: int | None = None
+    """Processes that decode images ahead, see `eenet.data.batches`."""
+    track: Literal["tensorboard", "trackio"] | None = None
+    """Where else the figures of `metrics.jsonl` go."""
+    model_args: dict[str, Any] = field(default_factory=dict)
+    """Passed on to what makes the backbone."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "learning_rate", "accumulate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.num_exits < 0:
+            raise ValueError(f"num_exits is {self.num_exits}; it must not be negative")
+        for name in ("early_weight", "cost_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if isinstance(self.budget, str) and self.budget != "auto":
+            raise ValueError(f"budget is {self.budget!r}; give a number, such as 0.6, or auto")
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
+            raise ValueError(f"max_drop is {self.max_drop}; it is in points of accuracy, from 0 to 100")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is {self.layer_decay}; it must be above 0, and at most 1")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing is {self.label_smoothing}; it must be from 0 to below 1")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std belong together; give both or none")
+        if self.std is not None and not all(value > 0 for value in self.std):
+            raise ValueError(f"std is {self.std}; each must be above 0")
+        if self.weights is not None and self.pretrained:
+            raise ValueError("weights of your own and pretrained ones can't both be taken; give one of them")
+        for name, known in _CHOICES.items():
+            if (value := getattr(self, name)) not in known:
+                told = ", ".join(str(each) for each in known if each is not None)
+                raise ValueError(f"{name} is {value!r}; choose from {told}")
+        if not 0 <= self.distillation <= 1:
+            raise ValueError(f"distillation is {self.distillation}; it must lie between 0 and 1")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema is {self.ema}; it must lie between 0 and 1, such as 0.999")
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(f"image_size is {self.image_size}; it must be at least 1")
+        if self.augmentation is not None and self.augmentation not in AUGMENTATIONS:
+            known = ", ".join(AUGMENTATIONS)
+            raise ValueError(f"augmentation is {self.augmentation!r}; choose from {known}")
+        if self.freeze_backbone and not self.num_exits:
+            raise ValueError("freeze_backbone without early exits leaves nothing to train")
+        if self.objective != "joint":  # which is known without importing torch
+            from eenet.training.objectives import get_objective
+
+            get_objective(self.objective)
+
+
+def changed(config: TrainConfig) -> dict[str, Any]:
+    """What of a configuration isn't as by default."""
+    found = {}
+    for each in fields(config):
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        if (value := getattr(config, each.name)) != default:
+            found[each.name] = value
+    return found
+
+
+def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration that an older eenet wrote down, with the settings that there are since."""
+    later = {each.name: each.default for each in fields(TrainConfig) if each.default is not MISSING}
+    return {**later, **settings}
+
+
+def check_known(names: Sequence[str]) -> None:
+    """Whether all are settings, else a `ValueError` with those that are called alike."""
+    known = [each.name for each in fields(TrainConfig)]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            raise ValueError(f"unknown setting {name!r}; choose from {', '.join(near or sorted(known))}")
+
+
+def parsed(words: Sequence[str], what: str = "--set") -> dict[str, Any]:
+    """`key=value` words → values as TOML has them; what isn't TOML is text.
+
+    Raises:
+        ValueError: not of that form.
+    """
+    found = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise ValueError(f"{what} {word!r} is not of the form key=value")
+        try:
+            found[key.replace("-", "_")] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[key.replace("-", "_")] = {"True": True, "False": False, "None": None}.get(text, text)
+    return found
+
+
+def typed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings from words or a file, as `TrainConfig` takes them.
+
+    Raises:
+        ValueError: unknown names, or a value of another type.
+    """
+    check_known(list(settings))
+    kinds, found = get_type_hints(TrainConfig), {}
+    for name, value in settings.items():
+        if value == "none" and name != "augmentation" and type(None) in get_args(kinds[name]):
+            value = None
+        if isinstance(value, int) and not isinstance(value, bool) and not _fits(value, kinds[name]):
+            value = next((v for v in (str(value), float(value)) if _fits(v, kinds[name])), value)
+        if name != "placement" and not _fits(value, kinds[name]):
+            raise ValueError(f"{name} is {value!r}; expected {_shown(kinds[name])}")
+        found[name] = value
+    return found
+
+
+def read_run(file: str | Path) -> tuple[dict[str, Any], bool]:
+    """The settings in a file, and whether they are all of a run, as `write_run` left them.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file; it isn't TOML, or holds something else than settings.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file of settings {file}")
+    try:
+        values = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not valid TOML: {error}") from error
+    complete = values.pop("complete", False)
+    try:
+        found = typed(values)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    return found, bool(complete)
+
+
+def write_run(config: TrainConfig, directory: Path) -> None:
+    """All settings of a run as `run.toml`, by which `eenet train --config` repeats it."""
+    lines = [
+        "# The settings of a run: eenet train --config run.toml --out ANOTHER_DIRECTORY",
+        "complete = true # what isn't here is as in eenet.TrainConfig",
+        "",
+    ]
+    lines += [f"{name} = {_toml(value)}" for name, value in changed(config).items()]
+    write_atomically(directory / RUN_FILE, ("\n".join(lines) + "\n").encode())
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(str(k))} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if kind is Any:
+        return True
+    if get_origin(kind) is Literal:
+        return isinstance(value, str)
+    if get_origin(kind) in (Union, UnionType):
+        return any(_fits(value, each) for each in get_args(kind))
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(type(each) in (int, float) for each in value)
+    return type(value) is (get_origin(kind) or kind)
+
+
+def _shown(kind: Any) -> str:
+    told = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a table"}
+    if get_origin(kind) is Literal:
+        return " or ".join(map(str, get_args(kind)))
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join("none" if each is type(None) else _shown(each) for each in get_args(kind))
+    return told.get(get_origin(kind) or kind, "a list of numbers")
