@@ -7,17 +7,23 @@ from pathlib import Path
 
 HEAVY = (
     "torch", "torchvision", "timm", "accelerate", "safetensors", "huggingface_hub", "datasets", "pyarrow",
-    "pandas", "sklearn", "scipy", "plotly", "optuna",
+    "pandas", "sklearn", "scipy", "plotly", "optuna", "onnx", "onnxscript", "onnx_ir", "ml_dtypes",
+    "openvino",
 )  # fmt: skip
 BLOCK = """
 import sys
 
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {names}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
 
-sys.meta_path.insert(0, Absent())
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in {names} else self.finder.find_spec(name, path, target)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 """
 
 
