@@ -6,8 +6,8 @@ from eenet.common.lazy import lazy_names
 
 if TYPE_CHECKING:
     from eenet.common.console import progress, say, steady_progress, training_progress, working
-    from eenet.common.extras import require
     from eenet.common.files import blaming, cache_directory, write_atomically
+    from eenet.common.lazy import require
     from eenet.common.machine import cores, hardware, keep_freed_memory
     from eenet.common.registry import Registry, import_plugin, register
     from eenet.common.results import Result

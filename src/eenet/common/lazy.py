@@ -1,4 +1,4 @@
-"""Names of a package that are imported on first use: torch and timm take seconds, and much needs neither."""
+"""Imports that wait: names on first use, and libraries that the light installation lacks."""
 
 import ast
 import sys
@@ -29,6 +29,33 @@ def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[st
         return sorted({*vars(sys.modules[package]), *homes})
 
     return __getattr__, __dir__
+
+
+DISTRIBUTIONS = {"sklearn": "scikit-learn"}
+"""What to install, where it is called otherwise than what is imported."""
+
+
+def require(module: str, purpose: str, extra: str = "train") -> Any:
+    """A module of a library that may not be installed.
+
+    >>> torch = require("torch", "training")
+
+    Args:
+        module: as it is imported, such as `sklearn.datasets`.
+        purpose: what it is needed for, as the beginning of a sentence.
+        extra: of eenet, that brings it.
+
+    Raises:
+        ValueError: it isn't installed; the message says what to install.
+    """
+    library = module.partition(".")[0]
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != library:
+            raise
+        name = DISTRIBUTIONS.get(library, library)
+        raise ValueError(f"{purpose} needs {name}; pip install 'eenet[{extra}]'") from error
 
 
 def _homes(package: str) -> dict[str, str]:
