@@ -1,6 +1,9 @@
 """Diagnostics against counting in plain Python."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +58,22 @@ def test_area_under_the_roc_curve(pairs: list[tuple[bool, float]], decimals: int
     score_B = np.array([score for _, score in pairs], np.float32)
     score_B = score_B if decimals is None else np.tanh(score_B).round(decimals)
     assert auroc(right_B, score_B) == pytest.approx(roc_auc_score(right_B, score_B))
+
+
+def test_the_light_installation_is_enough() -> None:
+    """For thresholds, metrics and diagnosis: without torch, scikit-learn and scipy."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('torch', 'sklearn', 'scipy')))\n"
+        "from record_cases import make_records\n"
+        "from eenet.evaluation import diagnose, measure\n"
+        "from eenet.policies import policy_for_budget\n"
+        "records = make_records(); policy = policy_for_budget(records, 0.6)\n"
+        "print(diagnose(records, policy), measure(records, policy))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "AUROC" in done.stdout
 
 
 def test_calibration_error_by_hand() -> None:

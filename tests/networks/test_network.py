@@ -6,15 +6,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
 import torch
+from runtime_cases import images_of
 from torch import Tensor, nn
 
 import eenet
-from eenet.backbones.names import ALIASES
-from eenet.networks.building import convert, create_model
+from eenet.backbones.names import ALIASES, create_backbone
+from eenet.data.image_sets import ImageSet
+from eenet.evaluation.evaluating import collect
+from eenet.evaluation.metrics import measure
+from eenet.networks.building import convert, create_model, without_exits
 from eenet.networks.network import EENet
 
 IMAGES = torch.randn(2, 1, 8, 8)
@@ -50,6 +55,32 @@ def test_a_network_that_was_cast_is_refused(dtype: torch.dtype) -> None:
             use()
     assert network(torch.rand(2, 1, 8, 8, dtype=dtype)).logits_KBN[0].dtype == dtype
     assert eenet.Predictor(network.float(), backend="torch").predict(torch.rand(1, 8, 8)).label in "01"
+
+
+def test_answers_are_what_forward_says_in_eval_mode(network: EENet, digits: ImageSet) -> None:
+    """Of any array of pixels, also one that can't be written to or runs backwards."""
+    pixels = np.asarray(digits.pixels_BCHW[:20]).copy()
+    outputs = network(images_of(network, pixels))
+    logits_KBN, gates_KB = network.train().answers(pixels)
+    assert network.training
+    for found, wanted in ((logits_KBN, outputs.logits_KBN), (gates_KB, outputs.confidence_logits_KB)):
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, torch.stack(wanted).detach().numpy(), rtol=1e-4, atol=1e-5)
+    pixels.flags.writeable = False
+    np.testing.assert_allclose(network.answers(pixels[::-1])[0][:, ::-1], logits_KBN, rtol=1e-4, atol=1e-5)
+
+
+def test_without_exits_there_is_one_answer(digits: ImageSet) -> None:
+    """And no confidence, in records and in what is made of them."""
+    network = without_exits(create_backbone("resnet8_w2_cifar", {"in_chans": 1}), (1, 8, 8))
+    network.config.mean, network.config.std = [0.5], [0.25]
+    records = collect(network, digits)
+    count = len(digits)
+    assert records.logits_KBN.shape == (1, count, 10)
+    assert records.confidence_logits_KB.shape == (0, count)
+    measured = measure(records, network.config.exit_policy())
+    assert measured.exit_counts == [count]
+    assert measured.accuracy == measured.full_accuracy == records.full_accuracy
 
 
 def test_final_exit_is_the_plain_backbone() -> None:
