@@ -8,9 +8,9 @@
     >>> eenet.Predictor("runs/digits", budget=0.5).predict("seven.png")
 
 Every verb of the command line is a function here, with the same name and the same inputs. Where a verb takes
-a checkpoint, the function also takes a network in memory: `train` (`train_seeds`), `evaluate` (`eenet eval`), `predict`,
-`calibrate`, `bench`, `export`, `report`, `sweep`, `serve`, `info`, `list_names` (`eenet list`). What they
-return prints as a table, and has `to_dict`, which is what `--json` prints.
+a checkpoint, the function also takes a network in memory: `train` (`train_seeds`), `evaluate` (`eenet eval`),
+`predict`, `calibrate`, `bench`, `export`, `report`, `sweep`, `serve`, `info`, `list_names` (`eenet list`).
+What they return prints as a table, and has `to_dict`, which is what `--json` prints.
 
 Records are what every exit said about every image: `collect` a network's, then `evaluate(records, policy)`
 as often as you like, `records.to_numpy()`, `records.to_pandas()`, `policies.fit(records, budget)`. Parts of
