@@ -4,12 +4,13 @@
     >>> network = eenet.create_model("resnet20_cifar", num_classes=10, in_chans=3, num_exits=3)
     >>> network = eenet.convert(my_cnn, (3, 224, 224), num_exits=4)
     >>> eenet.train("digits", "runs/digits")  # → a checkpoint with a report
+    >>> eenet.train(data="photos", model=my_cnn)  # exits for a trained network, which stays as it is
     >>> eenet.Predictor("runs/digits", budget=0.5).predict("seven.png")
 
 Every verb of the command line is a function here, with the same name and the same inputs. Where a verb takes
-a checkpoint, the function also takes a network in memory: `train`, `evaluate` (`eenet eval`), `predict`,
-`calibrate`, `bench`, `export`, `report`, `sweep`, `serve`, `info`, `list_names` (`eenet list`). What they
-return prints as a table, and has `to_dict`, which is what `--json` prints.
+a checkpoint, the function also takes a network in memory: `train` (`train_seeds`), `evaluate` (`eenet eval`),
+`predict`, `calibrate`, `bench`, `export`, `report`, `sweep`, `serve`, `info`, `list_names` (`eenet list`).
+What they return prints as a table, and has `to_dict`, which is what `--json` prints.
 
 Records are what every exit said about every image: `collect` a network's, then `evaluate(records, policy)`
 as often as you like, `records.to_numpy()`, `records.to_pandas()`, `policies.fit(records, budget)`. Parts of
@@ -59,6 +60,7 @@ if TYPE_CHECKING:  # imported on first use: torch and timm take seconds, and `ee
     from eenet.training import (
         Calibration,
         Names,
+        SeedsResult,
         SweepRow,
         TrainConfig,
         TrainResult,
@@ -67,6 +69,7 @@ if TYPE_CHECKING:  # imported on first use: torch and timm take seconds, and `ee
         list_names,
         sweep,
         train,
+        train_seeds,
     )
 
 __all__ = [
@@ -84,6 +87,7 @@ __all__ = [
     "serve",
     "sweep",
     "train",
+    "train_seeds",
     # networks
     "Cut",
     "EENet",
@@ -125,6 +129,7 @@ __all__ = [
     "Names",
     "Prediction",
     "Report",
+    "SeedsResult",
     "ShiftRow",
     "SweepRow",
     "TrainResult",

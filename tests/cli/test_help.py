@@ -21,7 +21,7 @@ def test_help_is_readable(
 
 def test_no_other_verb_is_suggested(capsys: pytest.CaptureFixture[str]) -> None:
     """The objective of `calibrate` is another thing than that of `train`."""
-    for words in ("sweep digits --objective v2", "train digits --max-drop 3", "predict x --data y"):
+    for words in ("sweep digits --objective v2", "train digits --risk 3", "predict x --data y"):
         assert main(words.split()) == 2
         said = capsys.readouterr().err
         assert not any(f"eenet {verb}" in said for verb in VERBS)

@@ -1,14 +1,19 @@
 """Runs without a recipe: what is chosen, what the weights are, which settings; each mistake is one line."""
 
+import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
+from accelerate import tracking
+from accelerate.utils import LoggerType
 from conftest import in_memory
 from PIL import Image
 from record_cases import make_records
@@ -353,3 +358,50 @@ def test_rates_fall_towards_the_image(network: eenet.EENet) -> None:
     for group in groups:
         for parameter in group["params"]:
             assert group["weight_decay"] == (0.01 if parameter.ndim > 1 else 0)
+
+
+# Tracking and seeds ------------------------------------------------------------------
+
+
+def test_figures_go_to_a_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same as in metrics.jsonl, epoch by epoch; a tracker that isn't installed is named at once."""
+    told: list[tuple[dict[str, float], int]] = []
+
+    class Run:
+        def log(self, values: dict[str, float], step: int) -> None:
+            told.append((values, step))
+
+        def finish(self) -> None:
+            told.append(({}, -1))
+
+    asked: dict[str, Any] = {"data": "digits", "model": NAME, "track": "trackio", "epochs": 2}
+    monkeypatch.setattr(tracking, "_available_trackers", [])
+    with pytest.raises(ValueError, match="tracking by trackio needs its package: pip install trackio"):
+        eenet.train(out=tmp_path / "a", **asked)
+    monkeypatch.setattr(tracking, "_available_trackers", [LoggerType.TRACKIO])
+    monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace(init=lambda project: Run()))  # noqa: ARG005
+    eenet.train(out=tmp_path / "b", **asked)
+    lines = [json.loads(line) for line in (tmp_path / "b/metrics.jsonl").read_text().splitlines()]
+    assert [step for _, step in told] == [1, 2, -1]
+    for (values, _), line in zip(told, lines, strict=False):
+        assert values["loss"] == line["loss"]
+        assert values["validation/accuracy"] == line["validation"]["accuracy"]
+
+
+def test_several_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", *MINE, "--seeds", "2", "--seed", "3", "--out", str(tmp_path / "s"), "--json"]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["seeds"] == [3, 4]
+    accuracies = [run["accuracy"] for run in found["runs"]]
+    assert found["mean"]["accuracy"] == pytest.approx(sum(accuracies) / 2)
+    assert found["standard_error"]["accuracy"] == pytest.approx(abs(accuracies[0] - accuracies[1]) / 2)
+    page = Path(found["report"]).read_text()
+    assert "seed3" in page
+    assert "seed4" in page
+    assert main([*words[:-1]]) == 0  # what is done isn't trained again
+    shown = capsys.readouterr()
+    assert "mean ± standard error" in shown.out
+    assert "epoch 1/1" not in shown.err
+    with pytest.raises(ValueError, match="seeds is 1; give at least 2"):
+        eenet.train_seeds(1, "digits")

@@ -120,6 +120,7 @@ def train(
     model_args: KeyValues = (),
     set_: Annotated[KeyValues, arg(name="set")] = (),
     config: Path | None = None,
+    seeds: int | None = None,
     out: Path | None = None,
     resume: Flag = False,
     as_json: Json = False,
@@ -138,6 +139,7 @@ def train(
         model_args: Passed on to what makes the backbone.
         set_: Any setting of `eenet.TrainConfig`.
         config: File of settings; every run writes one, run.toml.
+        seeds: So many runs, with seeds from --seed on: mean, standard error, one report.
         out: Directory for all that is written. Default: runs/RECIPE-seedS, or runs/DATA-MODEL.
         resume: Continue an interrupted run.
     """
@@ -155,6 +157,10 @@ def train(
     start = eenet.TrainConfig(**asked) if complete else recipe
     keep_freed_memory()
     asked = {} if complete else asked
+    if seeds is not None:
+        command += f" --seeds {seeds}"
+        several = eenet.train_seeds(seeds, start, out, plain=plain, command=command, **asked)
+        return show(several, as_json) if process_state().is_main_process else 0
     result = eenet.train(start, out, plain=plain, resume=resume, command=command, **asked)
     return show(result, as_json) if process_state().is_main_process else 0
 
@@ -224,7 +230,7 @@ def calibrate(
     Args:
         data: Data set with images that the network wasn't trained on, or a folder of images without labels.
         budget: Wanted mean cost, relative to the plain backbone.
-        max_drop: The cheapest that loses at most so much accuracy: 0.01 is one point.
+        max_drop: The cheapest that loses at most so many points of accuracy, such as 0.5.
         risk: The cheapest that is shown to keep this risk on new images as well.
         delta: How likely that guarantee may fail.
         on_average: Guarantee the risk on average over calibrations, without a delta.

@@ -7,6 +7,7 @@ from eenet.common.lazy import lazy_names
 if TYPE_CHECKING:
     from eenet.training.calibrating import Calibration, calibrate
     from eenet.training.objectives import OBJECTIVES
+    from eenet.training.planning.seeds import SeedsResult, train_seeds
     from eenet.training.planning.settings import RUN_FILE, TrainConfig, parsed, read_run, typed
     from eenet.training.recipes import RECIPES, Names, get_recipe, list_names, retrofit
     from eenet.training.run import TrainResult, train

@@ -100,7 +100,7 @@ def calibrate(
         data: images that the network wasn't trained on; a directory of images without labels
             will do for a budget and for disagreement.
         budget: wanted mean cost, relative to the plain backbone.
-        max_drop: how much accuracy may be lost against the full network: 0.01 is one point.
+        max_drop: how many points of accuracy may be lost against the full network, such as 0.5.
         risk: what must be kept on new images as well, with a guarantee; see `policy_for_risk`.
         delta: how likely the guarantee may fail; none: it holds on average.
         risk_of: `excess_error` or `disagreement`.
@@ -158,8 +158,10 @@ def calibrate(
         within = f"delta {delta}" if delta else "no delta (on average)"
         asked_for = f"{risk_of} at most {risk} with {within}"
     elif max_drop is not None:
-        policy = policy_for_drop(fitted, max_drop)
-        asked_for = f"a drop of accuracy of at most {max_drop}"
+        if not 0 <= max_drop <= 100:
+            raise ValueError(f"max drop is {max_drop}; it is in points of accuracy, from 0 to 100")
+        policy = policy_for_drop(fitted, max_drop / 100)
+        asked_for = f"a drop of accuracy of at most {max_drop:g} points"
     elif objective == "latency":
         measured = stage_times(
             network, sample(images, 64), backend=backend or default_backend(), batch_size=batch_size

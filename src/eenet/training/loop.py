@@ -73,7 +73,7 @@ def fit(
     augmentation = augmentation or AUGMENTATIONS["none"]
     with _frozen(network.stages if config.freeze_backbone else None):
         weights_N = class_weights(train) if config.class_weights else None
-        trainer = Trainer(network, config, augmentation, steps, class_weights_N=weights_N)
+        trainer = Trainer(network, config, augmentation, steps, out=out, class_weights_N=weights_N)
         run = TrainingState(trainer.parts(), asdict(config), out, writes=trainer.first)
         if resume:
             run.load()
@@ -119,6 +119,7 @@ def fit(
                         "train_seconds": run.seconds,
                         "validation": found.to_dict(),
                     }
+                    trainer.track(line)
                 trainer.wait()
                 run.end_epoch(line)
         trainer.finish()

@@ -1,11 +1,14 @@
 """One training step: model, optimiser, schedule, and how processes share the work."""
 
 import os
+from collections.abc import Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
@@ -30,11 +33,17 @@ class Trainer:
         augmentation: Augmentation,
         steps: int,
         *,
+        out: Path,
         class_weights_N: Tensor | None = None,
     ) -> None:
+        check_tracking(config.track)
         # confidence branches that an objective doesn't use get no gradient: don't wait for it
         parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self.accelerator = accelerator = Accelerator(cpu=_on_cpu(), kwargs_handlers=[parallel])
+        self.accelerator = accelerator = Accelerator(
+            cpu=_on_cpu(), kwargs_handlers=[parallel], log_with=config.track, project_dir=out
+        )
+        if config.track:
+            accelerator.init_trackers(out.name)
         processes = accelerator.num_processes
         if config.batch_size % (processes * config.accumulate):
             raise ValueError(
@@ -124,6 +133,11 @@ class Trainer:
             may_ask and self.mean_of_processes(torch.tensor(float(asked), device=self.accelerator.device)) > 0
         )
 
+    def track(self, line: Mapping[str, Any]) -> None:
+        """Hand the figures of an epoch, numbers of any depth, to the tracker that was asked for."""
+        if self.config.track:
+            self.accelerator.log(_flat(line), step=line["epoch"])
+
     def wait(self) -> None:
         self.accelerator.wait_for_everyone()
 
@@ -131,6 +145,24 @@ class Trainer:
         if self.average:
             self.network.load_state_dict(self.average.module.state_dict())
         self.network.eval()
+        for tracker in self.accelerator.trackers:  # `end_training` would part the processes too
+            tracker.finish()
+
+
+def check_tracking(name: str | None) -> None:
+    """Whether a tracker is installed, else a `ValueError` that says how to get it."""
+    if name is not None and name not in [each.value for each in get_available_trackers()]:
+        raise ValueError(f"tracking by {name} needs its package: pip install {name}")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float):
+            found[prefix + name] = value
+    return found
 
 
 def layer_groups(network: EENet, factor: float, weight_decay: float) -> list[dict[str, Any]]:

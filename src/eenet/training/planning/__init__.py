@@ -1,1 +1,1 @@
-"""Before a run: its settings, what it begins with, and what is chosen where nothing was said."""
+"""Around a run: its settings, what it begins with, what is chosen where nothing was said, several seeds."""
