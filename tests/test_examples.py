@@ -80,14 +80,39 @@ def test_cpp(tmp_path: Path, images: list[Path], expected: list[Any]) -> None:
     assert len((EXAMPLES / "cpp/main.cpp").read_text().splitlines()) < 80
 
 
+@pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js")
+def test_node(tmp_path: Path, images: list[Path], expected: list[Any]) -> None:
+    root = shutil.copytree(
+        EXAMPLES / "node", tmp_path / "node", ignore=shutil.ignore_patterns("node_modules")
+    )
+    install_packages(root)
+    export(CHECKPOINT, tmp_path / "model")
+    said = run("node", root / "classify.js", tmp_path / "model", *images)
+    answers = [json.loads(line) for line in said.splitlines()]
+    assert [(a["label"], a["exit"]) for a in answers] == [(e.label, e.exit) for e in expected]
+    assert all(abs(a["probability"] - e.probability) < 1e-5 for a, e in zip(answers, expected, strict=True))
+    words = ["node", root / "classify.js", tmp_path / "model", __file__]
+    wrong = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert wrong.returncode == 1
+    assert "not a binary PPM or PGM image" in wrong.stderr
+    assert len((EXAMPLES / "node/classify.js").read_text().splitlines()) < 80
+
+
+def install_packages(directory: Path) -> None:
+    """What a `package.json` names."""
+    options = ["--ignore-scripts", "--no-audit", "--no-fund"]
+    done = npm(
+        ["install", *options], return_completed_process=True, cwd=directory, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The page, its library installed and a network exported, served on this machine."""
     root = tmp_path_factory.mktemp("page") / "browser"
     shutil.copytree(EXAMPLES / "browser", root, ignore=shutil.ignore_patterns("node_modules", "model"))
-    options = ["--ignore-scripts", "--no-audit", "--no-fund"]
-    done = npm(["install", *options], return_completed_process=True, cwd=root, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    install_packages(root)
     export(CHECKPOINT, root / "model", format="onnx")
 
     class Quiet(SimpleHTTPRequestHandler):
