@@ -130,6 +130,10 @@ def test_answers_in_a_file_and_gone_on_from(
     assert read(broken) == read(whole)
     with pytest.raises(ValueError, match="has the columns"):
         eenet.predict(network, folder, out=broken, resume=True)
+    never = eenet.ExitPolicy("confidence", (2.0, 2.0))
+    with pytest.raises(ValueError, match="answers of another network or policy"):
+        eenet.predict(network, folder, out=broken, top_k=2, resume=True, policy=never)
+    assert read(broken) == read(whole)
 
 
 def test_the_command_line(

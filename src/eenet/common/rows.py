@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
+FIRST = 100
 
 
 class RowFile:
@@ -41,6 +42,8 @@ class RowFile:
         kept = self._kept() if resume else []
         self.done = {str(row[columns[0]]) for row in kept}
         """First column of the rows that are there."""
+        self.first = kept[:FIRST]
+        """Some of them; of CSV all values are text."""
         go_on = resume and self._streamed.exists()
         try:
             self._file: IO[str] = self._streamed.open("a" if go_on else "w", newline="", encoding="utf-8")

@@ -17,6 +17,7 @@ from eenet.runtime.predictor import Prediction, Predictor
 
 FEW_IMAGES = 500  # to make a graph for a faster backend would take longer than to label them
 FLUSH_SECONDS = 1.0
+SAME = 1e-3  # within which two runs give the same probability, whatever the backend
 HEADER = ["file", "label", "probability", "exit", "cost"]
 FIRST_ROWS, FIRST_SECONDS = 100, 1.0  # waited for, to know how wide columns are
 COLUMNS = ["file", "label", "class_index", "probability", "exit", "relative_cost"]
@@ -76,7 +77,8 @@ def predict(
     Raises:
         FileNotFoundError, ValueError: the checkpoint can't be read, or `out` can't be written; the image
             can't be read, with `strict` or if it is the only one.
-        FileExistsError: `out` is there already, and `resume` isn't given.
+        FileExistsError: `out` is there already, and `resume` isn't given. With it, `ValueError` if its rows
+            are of another network or policy.
     """
     chosen: dict[str, Any] = {"budget": budget, "policy": policy, "backend": backend, "top_k": top_k}
     chosen["providers"] = providers
@@ -114,6 +116,8 @@ def predict_each(
             network, len(todo), budget=budget, policy=policy, backend=backend, providers=providers
         )
         flushed = time.monotonic()
+        if rows is not None:
+            _check_same(rows, predictor)
         with predictor, steady_progress("predicting", len(todo)) as advance:
             for file, found in zip(todo, predictor.try_many(todo), strict=True):
                 if strict and not isinstance(found, Prediction):
@@ -150,6 +154,19 @@ def _listed(inputs: Sequence[str | Path]) -> list[str | Path]:
     """With the lines of standard input in the place of "-"."""
     lines = ([line for line in sys.stdin.read().splitlines() if line] if i == "-" else [i] for i in inputs)
     return list(chain.from_iterable(lines))
+
+
+def _check_same(rows: RowFile, predictor: Predictor) -> None:
+    """Whether a row of an earlier run is what the network says now: rows of two policies don't mix."""
+    kept = (row for row in rows.first if not row["error"] and Path(row["file"]).is_file())
+    if (row := next(kept, None)) is None:
+        return
+    now, before = predictor.predict(row["file"]), (str(row["label"]), int(row["exit"]))
+    if (now.label, now.exit) != before or abs(now.probability - float(row["probability"])) > SAME:
+        raise ValueError(
+            f"{rows.path} holds answers of another network or policy: for {row['file']} it says "
+            f"{before[0]} at exit {before[1]}, now it is {now.label} at exit {now.exit}; give another --out"
+        )
 
 
 def _row(file: str, found: Prediction | ValueError | OSError, likeliest: int) -> FilePrediction:
