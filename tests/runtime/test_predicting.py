@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
     (folder / "sub").mkdir()
     for i, image in enumerate(in_memory("digits", "test").pixels_BCHW[:70]):
-        Image.fromarray(image[0].numpy()).save(folder / ("sub" if i % 2 else ".") / f"{i:02}.png")
+        Image.fromarray(image[0]).save(folder / ("sub" if i % 2 else ".") / f"{i:02}.png")
     (folder / "05-broken.png").write_bytes((folder / "00.png").read_bytes()[:60])
     (folder / "69-text.jpg").write_text("no image")
     return folder

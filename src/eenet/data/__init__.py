@@ -7,7 +7,7 @@ from eenet.common.lazy import lazy_names
 if TYPE_CHECKING:
     from eenet.data.batching import Batch, augment, batches, derived_seed, normalize
     from eenet.data.corruptions import CORRUPTIONS, check_known, corrupt
-    from eenet.data.datasets import SPLITS, describe_splits, load, local_folder
+    from eenet.data.datasets import SPLITS, data_options, describe_splits, load, local_folder
     from eenet.data.image_sets import Images, ImageSet, LazyImageSet, in_order, sample
     from eenet.data.inputs import find_images
     from eenet.data.pixels import open_image, to_array, to_pixels

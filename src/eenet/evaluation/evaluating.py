@@ -7,7 +7,7 @@ from torch import Tensor
 
 from eenet.backbones import eval_mode
 from eenet.common import progress, say
-from eenet.data import Images, in_order, load, normalize
+from eenet.data import Images, data_options, in_order, load, normalize
 from eenet.evaluation.diagnostics import DiagnosedEvaluation, diagnose
 from eenet.evaluation.metrics import Evaluation, measure
 from eenet.networks import Config, EENet, as_network
@@ -121,7 +121,8 @@ def evaluate(
 def as_images(data: str | Images | None, config: Config, split: str) -> Images:
     """Images of a data set at the size that a network takes; what are images already stays as it is.
 
-    Damaged files of the data that the network was trained on are left out, and counted, if they were then.
+    The data that the network was trained on are read as they were then: by the same columns, and without
+    damaged files, which are counted, if they were left out.
 
     Raises:
         FileNotFoundError, ValueError: no such data set or split; none named, and the checkpoint doesn't say
@@ -133,8 +134,8 @@ def as_images(data: str | Images | None, config: Config, split: str) -> Images:
     name = data or trained.get("data")
     if name is None:
         raise ValueError("the checkpoint doesn't say what it was trained on; name a data set (--data)")
-    skip = name == trained.get("data") and trained.get("skip_damaged", False)
-    images = load(name, split, size=config.input_size[1:], skip_damaged=skip)
-    if skip and images.notes:
+    options = data_options(trained) if name == trained.get("data") else {}
+    images = load(name, split, size=config.input_size[1:], **options)
+    if options.get("skip_damaged") and images.notes:
         say("; ".join(images.notes))
     return images

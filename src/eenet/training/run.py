@@ -15,7 +15,7 @@ from torch import nn
 from eenet import policies
 from eenet.backbones import ALIASES, BACKBONES, create_backbone
 from eenet.common import Registry, counted, hardware, say, wrapped, write_atomically
-from eenet.data import SPLITS, Images, describe_splits, load, source_of
+from eenet.data import SPLITS, Images, data_options, describe_splits, load, source_of
 from eenet.evaluation import Evaluation, about_run, build_report, collect, measure, report_entry
 from eenet.networks import (
     HEADS,
@@ -143,8 +143,8 @@ def train(
 def load_images(config: TrainConfig) -> dict[str, Images]:
     """The splits of a configuration's data set, at the size it wants."""
     size = _image_size(config)
-    skip = config.skip_damaged
-    return {split: load(config.data, split, size=size, skip_damaged=skip) for split in SPLITS}
+    options = data_options(asdict(config))
+    return {split: load(config.data, split, size=size, **options) for split in SPLITS}
 
 
 def _conclude(
@@ -304,8 +304,9 @@ def _used(
         used = replace(used, pretrained=False, model_args={})
         why.append((f"the backbone is that of {config.model}", ["pretrained", "model_args"]))
     if images is not None:
-        used = replace(used, image_size=None, skip_damaged=False)
-        why.append(("the images were given", ["image_size", "skip_damaged"]))
+        used = replace(used, image_size=None, skip_damaged=False, label_column=None, file_column=None)
+        reading = ["image_size", "skip_damaged", "label_column", "file_column"]
+        why.append(("the images were given", reading))
     notes = []
     for reason, names in why:
         idle = [name for name in names if name in asked and getattr(config, name) != getattr(used, name)]
