@@ -26,7 +26,7 @@ from eenet.common.lazy import lazy_names
 if TYPE_CHECKING:  # imported on first use: torch and timm take seconds, and `eenet --help` needs neither
     from eenet.backbones import Cut, check_backbone
     from eenet.common import register
-    from eenet.data import Images, from_dataset
+    from eenet.data import DataInfo, Images, from_dataset
     from eenet.evaluation import (
         Bench,
         DiagnosedEvaluation,
@@ -121,6 +121,7 @@ __all__ = [
     "BenchRow",
     "Calibration",
     "CheckpointInfo",
+    "DataInfo",
     "DiagnosedEvaluation",
     "Diagnosis",
     "Evaluation",

@@ -204,3 +204,47 @@ def test_too_few_images_to_split(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train.parquet", range(4))
     with pytest.raises(ValueError, match="4 images can't be split by class"):
         data.load(str(tmp_path), "train")
+
+
+def test_several_data_sets_are_joined_split_by_split(tmp_path: Path) -> None:
+    """Classes go by name; each image keeps its label; a data set without test images gives none."""
+    shades = iter(range(200))
+    wanted: dict[int, str] = {}
+    for part, names in (("one/train", "ab"), ("one/test", "ab"), ("two", "bc"), ("three", "ca")):
+        for name in names:
+            for _ in range(10):
+                shade = next(shades)
+                path = tmp_path / part / name / f"{shade}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new(
+                    "RGB" if part == "two" else "L", (4, 4), (shade,) * 3 if part == "two" else shade
+                ).save(path)
+                wanted[shade] = name
+    name = ", ".join(str(tmp_path / part) for part in ("one", "two", "three"))
+    images = {split: data.load(name, split) for split in data.SPLITS}
+    found = {}
+    for part in images.values():
+        assert part.class_names == ["a", "b", "c"]
+        assert part.image_size == (3, 4, 4)
+        shown = part.pixels(slice(None))[:, 0, 0, 0].tolist()
+        found |= {shade: part.class_names[label] for shade, label in zip(shown, part.labels_B, strict=True)}
+    assert found == wanted
+    assert numbers(images["test"]) == set(range(20, 40))
+    assert data.describe_splits(images).startswith("train 54 · validation 6 (taken from train) · test 20; ")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["here", "nowhere"], "unknown data set 'nowhere'|neither a known name"),
+        (["here", "other size"], r"differ in size \(4×4, 8×8 …\); give an image size"),
+    ],
+)
+def test_data_sets_that_can_not_be_joined(names: list[str], message: str, tmp_path: Path) -> None:
+    for part, side in (("here", 4), ("other size", 8)):
+        for name in "ab":
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(10):
+                Image.new("L", (side, side), i).save(tmp_path / part / name / f"{i}.png")
+    with pytest.raises(ValueError, match=message):
+        data.load(",".join(str(tmp_path / name) for name in names), "train")

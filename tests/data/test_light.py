@@ -78,6 +78,15 @@ def test_a_table(tmp_path: Path) -> None:
     assert run_light(LOAD, str(tmp_path), "test") == expected(tmp_path, "test")
 
 
+def test_looking_at_everything(tmp_path: Path) -> None:
+    for part in ("train", "val", "test"):
+        for name in ("a", "b"):
+            write(tmp_path / part / name, 10)
+    code = "import sys; from eenet.data import survey; print(survey(sys.argv[1], out=sys.argv[2]))"
+    told = run_light(code, str(tmp_path), str(tmp_path / "sheet.png"))
+    assert told == f"{data.survey(str(tmp_path), out=tmp_path / 'sheet.png')}\n"
+
+
 def test_idx_files(tmp_path: Path) -> None:
     for word in ("train", "t10k"):
         images = np.random.default_rng(0).integers(0, 256, (20, 6, 5), dtype=np.uint8)

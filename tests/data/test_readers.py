@@ -17,7 +17,7 @@ from torchvision.datasets import ImageFolder
 
 from eenet import data
 from eenet.data.datasets import _load
-from eenet.data.readers import folder, from_dataset
+from eenet.data.readers import Columns, folder, from_dataset
 
 
 def arrays(count: int, *shape: int) -> np.ndarray:
@@ -83,7 +83,7 @@ def test_class_folders_are_read_as_torchvision_does(tmp_path: Path) -> None:
     write_images(tmp_path, *many("b/x", "b/x-y", "b", "a", "C"))
     oracle = ImageFolder(str(tmp_path))
     found = from_dataset(oracle)
-    images = folder(tmp_path, None, None, None)["train"]()
+    images = folder(tmp_path, None, Columns(), None)["train"]()
     assert images.class_names == oracle.classes
     assert np.array_equal(images.labels_B, found.labels_B)
     assert images.read([0, 7, 40]) == [path for path, _ in (oracle.samples[i] for i in (0, 7, 40))]

@@ -1,8 +1,10 @@
 """Tables of file names and labels, as people and competitions lay them out beside their images."""
 
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas
 import pytest
@@ -264,3 +266,80 @@ def test_a_folder_with_a_table_is_not_one_without_labels(tmp_path: Path) -> None
     assert data.unlabelled(tmp_path, ["a", "b"], (1, 4, 4)) is not None
     write_table(tmp_path / "labels.csv", {"file": FILES, "label": LABELS})
     assert data.unlabelled(tmp_path, ["a", "b"], (1, 4, 4)) is None
+
+
+def test_columns_that_are_asked_for(tmp_path: Path) -> None:
+    """Where two may be labels, and none is called as usual."""
+    write_images(tmp_path, [f"images/{name}" for name in FILES])
+    rows = {"bild": FILES, "species": LABELS, "breed": ["x" if i % 2 else "y" for i in range(COUNT)]}
+    write_table(tmp_path / "meta.csv", rows)
+    write_table(tmp_path / "other.csv", {"file": FILES, "class": ["no"] * COUNT})
+    options: dict[str, Any] = {"file_column": "bild", "label_column": "species"}
+    images = {split: data.load(str(tmp_path), split, **options) for split in data.SPLITS}
+    assert everything(images) == {i: label_of(i) for i in range(COUNT)}
+    told = data.describe_splits(images)
+    assert "labels from meta.csv (bild, species)" in told
+    assert "other.csv left out: it has no column 'bild', only file, class" in told
+    options["label_column"] = "breed"
+    images = {split: data.load(str(tmp_path), split, **options) for split in data.SPLITS}
+    assert everything(images) == {i: "x" if i % 2 else "y" for i in range(COUNT)}
+
+
+def test_a_table_by_itself(tmp_path: Path) -> None:
+    """Whatever lies beside it."""
+    write_images(tmp_path, [f"images/{name}" for name in FILES])
+    for name, labels in (("mine.csv", LABELS), ("other.csv", ["no"] * COUNT)):
+        write_table(tmp_path / name, {"file": FILES, "label": labels})
+    images = {split: data.load(str(tmp_path / "mine.csv"), split) for split in data.SPLITS}
+    assert everything(images) == {i: label_of(i) for i in range(COUNT)}
+
+
+def test_names_and_words_for_the_same_classes_are_no_two_labels(tmp_path: Path) -> None:
+    write_images(tmp_path, FILES)
+    numbers = [str(ord(label[0])) for label in LABELS]
+    write_table(tmp_path / "labels.csv", {"file": FILES, "class_id": numbers, "class_name": LABELS})
+    assert everything(loaded(tmp_path)) == {i: label_of(i) for i in range(COUNT)}
+
+
+def test_accents_in_tables(tmp_path: Path) -> None:
+    """As letters with accents in the table, and as letters and accents on disk; or the other way round."""
+    forms: list[Any] = ["NFD", "NFC"]
+    for i, (on_disk, in_table) in enumerate([forms, forms[::-1]]):
+        home, names = tmp_path / str(i), [f"dépôt/é {k}.png" for k in range(COUNT)]
+        write_images(home, [unicodedata.normalize(on_disk, name) for name in names])
+        labels = ["Château d'été" if k % 2 else "two words" for k in range(COUNT)]
+        files = [unicodedata.normalize(in_table, name) for name in names]
+        write_table(home / "labels.csv", {"file": files, "label": labels})
+        images = loaded(home)
+        assert everything(images) == dict(enumerate(labels))
+        assert images["train"].class_names == ["Château d'été", "two words"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ({"file": FILES, "label": LABELS, "category": ["x", "y"] * (COUNT // 2)}, {},
+         r"two columns that may be labels, 'label' and 'category'; say which: --label-column"),
+        ({"file": FILES, "species": LABELS}, {"label_column": "speces"},
+         r"labels\.csv has no column 'speces', only file, species; did you mean 'species'\?"),
+        ({"file": FILES, "label": LABELS}, {"file_column": "photo"}, "has no column 'photo', only file"),
+        ("file,label,label\n0.png,a,b\n", {}, r"has two columns called 'label'"),
+        ("file,label\n0.png,a,b\n", {}, r"line 2 has 3 values, the first line names 2 columns"),
+        ('file,label\n0.png,"a\n', {}, r"labels\.csv can't be read"),
+    ],
+)  # fmt: skip
+def test_columns_that_are_refused(rows: Any, options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    write_images(tmp_path, FILES)
+    if isinstance(rows, str):
+        (tmp_path / "labels.csv").write_text(rows)
+    else:
+        write_table(tmp_path / "labels.csv", rows)
+    for where in (tmp_path, tmp_path / "labels.csv"):
+        with pytest.raises(ValueError, match=message):
+            data.load(str(where), "train", **options)
+
+
+def test_a_column_needs_a_table(tmp_path: Path) -> None:
+    write_images(tmp_path, [f"{name}/{i}.png" for name in "ab" for i in range(9)])
+    with pytest.raises(ValueError, match="has no table, so no column 'species'"):
+        data.load(str(tmp_path), "train", label_column="species")

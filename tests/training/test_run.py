@@ -348,6 +348,26 @@ def test_damaged_files_are_left_out_and_counted(tmp_path: Path, capsys: pytest.C
         assert capsys.readouterr().err.count("1 damaged file of") == 1
 
 
+def test_the_columns_of_a_table_are_kept_for_other_verbs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One column says which are bright, the other which are odd."""
+    photos, rows = tmp_path / "photos", ["picture,shade,number"]
+    photos.mkdir()
+    for i in range(80):
+        Image.new("L", (8, 8), 200 if i % 4 < 2 else 20).save(photos / f"{i}.png")
+        rows.append(f"{i}.png,{'bright' if i % 4 < 2 else 'dark'},{'odd' if i % 2 else 'even'}")
+    (photos / "labels.csv").write_text("\n".join(rows))
+    run = ["train", "digits", "--data", str(photos), "--model", "resnet8_w4_cifar", "--num-exits", "1"]
+    run += ["--budget", "0.9", "--epochs", "1", "--batch-size", "8", "--label-column", "shade"]
+    assert main([*run, "--file-column", "picture", "--out", str(tmp_path / "out"), "--json"]) == 0
+    trained = json.loads(capsys.readouterr().out)
+    assert "--label-column shade" in (tmp_path / "out/README.md").read_text()
+    assert main(["eval", str(tmp_path / "out"), "--data", str(photos), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == trained["accuracy"]
+    assert EENet.from_pretrained(tmp_path / "out").config.class_names == ["bright", "dark"]
+
+
 def test_whole_run_on_own_data(tmp_path: Path) -> None:
     rows = [(Image.new("L", (8, 8), 80 * (i % 3)), i % 3) for i in range(128)]
     images = from_dataset(rows, class_names=["dark", "grey", "light"])

@@ -43,6 +43,10 @@ class TrainSettings(Settings):
     """Parts that a step is divided into, for less memory."""
     image_size: int | None = None
     """Height and width that images are brought to."""
+    label_column: str | None = None
+    """Of the data set's table: the column of labels."""
+    file_column: str | None = None
+    """The column of file names."""
     augmentation: str | None = None
     """none, shift, shift-flip, shift-flip-erase or crop-flip."""
     objective: str | None = None

@@ -186,28 +186,41 @@ def serve(
 
 
 def info(
-    name: Annotated[str, Positional, arg(metavar="NAME", help="A checkpoint, a recipe, or a backbone.")],
+    name: Annotated[
+        str, Positional, arg(metavar="NAME", help="A checkpoint, a recipe, a backbone, or a data set.")
+    ],
     /,
     *,
     input_size: Annotated[
         tuple[int, int, int] | None, arg(metavar="CHANNELS HEIGHT WIDTH", help_behavior_hint="")
     ] = None,
+    data: Flag = False,
+    label_column: str | None = None,
+    file_column: str | None = None,
+    out: Path | None = None,
     as_json: Json = False,
 ) -> int:
-    """What a checkpoint holds, what a recipe sets, or where a backbone can be cut and what that costs.
+    """What a checkpoint or a data set holds, what a recipe sets, or where a backbone can be cut.
+
+    Of data: splits, classes, sizes, damaged files, and images that are there twice.
 
     Args:
         input_size: Channels, height and width at which to look at a backbone.
+        data: The data set of this name, not the recipe.
+        label_column: Of a data set's table: the column of labels. Default: by its name.
+        file_column: The column of file names.
+        out: A picture to write, of some images of each class: sheet.png.
     """
     import eenet
     from eenet.common import lines
     from eenet.training import RECIPES
 
-    if name in RECIPES and not Path(name).exists():
+    if name in RECIPES and not data and not Path(name).exists():
         settings = {"recipe": name, "about": RECIPES[name].about, **asdict(eenet.get_recipe(name))}
         print(json.dumps(settings) if as_json else lines(settings))
         return 0
-    return show(eenet.info(name, input_size=input_size), as_json)
+    about = {"label_column": label_column, "file_column": file_column, "out": out}
+    return show(eenet.info(name, input_size=input_size, **about), as_json)
 
 
 def list_names(*, as_json: Json = False) -> int:

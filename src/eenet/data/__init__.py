@@ -7,11 +7,12 @@ from eenet.common.lazy import lazy_names
 if TYPE_CHECKING:
     from eenet.data.batching import Batch, augment, batches, derived_seed, normalize
     from eenet.data.corruptions import CORRUPTIONS, check_known, corrupt
-    from eenet.data.datasets import SPLITS, describe_splits, load, local_folder
+    from eenet.data.datasets import SPLITS, data_options, describe_splits, is_here, load, local_folder
     from eenet.data.image_sets import Images, ImageSet, LazyImageSet, in_order, sample
     from eenet.data.inputs import find_images
     from eenet.data.pixels import open_image, to_array, to_pixels
     from eenet.data.readers import check_classes, from_dataset, unlabelled
     from eenet.data.sources import AUGMENTATIONS, SOURCES, Augmentation, source_of
+    from eenet.data.surveying import DataInfo, Duplicate, survey
 
 __getattr__, __dir__ = lazy_names(__name__)

@@ -4,11 +4,12 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +30,8 @@ def load(
     size: tuple[int, int] | None = None,
     in_memory: int = IN_MEMORY,
     skip_damaged: bool = False,
+    label_column: str | None = None,
+    file_column: str | None = None,
 ) -> Images:
     """Load one split of a data set.
 
@@ -44,13 +47,16 @@ def load(
     Args:
         name: one of `SOURCES`; a folder under `$EENET_DATA`, or any other, with parquet files
             in the Hugging Face layout, images and a table of file names and labels, class folders, IDX or
-            MAT files; or the id of a data set on the Hugging Face hub (`owner/name` or
-            `owner/name:configuration`).
+            MAT files; such a table; the id of a data set on the Hugging Face hub (`owner/name` or
+            `owner/name:configuration`); or several of these, with commas between them, which are joined
+            split by split.
         split: `train`, `validation` or `test`.
         size: (height, width) that images are brought to. Default: their own.
         in_memory: bytes of pixels up to which a split is held in memory; a larger one is
             decoded from disk batch by batch.
         skip_damaged: go on without images that can't be read; a note says how many there were.
+        label_column, file_column: of a table: its labels, and its file names or images. Default: by the
+            names of the columns; a note says which.
 
     Raises:
         FileNotFoundError: no such data set here, and the hub can't be reached.
@@ -60,7 +66,14 @@ def load(
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
-    return _load(name, split, size, in_memory, os.environ.get("EENET_DATA"), skip_damaged)
+    place = Place(name, os.environ.get("EENET_DATA"), label_column, file_column)
+    return _load(place, split, size, in_memory, skip_damaged)
+
+
+def data_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a run's settings says how its data are read, as arguments of `load`."""
+    names = ("skip_damaged", "label_column", "file_column")
+    return {name: settings[name] for name in names if settings.get(name)}
 
 
 def describe_splits(images: Mapping[str, Images]) -> str:
@@ -79,45 +92,54 @@ def describe_splits(images: Mapping[str, Images]) -> str:
     return "; ".join([" · ".join(parts), *notes])
 
 
+class Place(NamedTuple):
+    """Where a data set is."""
+
+    name: str
+    root: str | None
+    """`$EENET_DATA`."""
+    label_column: str | None = None
+    file_column: str | None = None
+
+
 @lru_cache(maxsize=4)
-def _load(
-    name: str, split: str, size: readers.Size, in_memory: int, root: str | None, skip_damaged: bool
-) -> Images:
-    images = _split(name, split, size, root)
+def _load(place: Place, split: str, size: readers.Size, in_memory: int, skip_damaged: bool) -> Images:
+    images = open_split(place, split, size)
     channels, height, width = images.image_size
     if len(images) * channels * height * width > in_memory:
         images = images.without_damaged() if skip_damaged else images
     else:
-        with progress(f"decoding {name}, {split}", len(images)) as advance:
+        with progress(f"decoding {place.name}, {split}", len(images)) as advance:
             try:
                 images = images.in_memory(advance, skip_damaged=skip_damaged)
             except DamagedError:
-                raise ValueError(_all_damaged(name, size, root)) from None
+                raise ValueError(_all_damaged(place, size)) from None
     if split == "train":
-        readers.check_classes(images, name)
+        readers.check_classes(images, place.name)
     return images
 
 
-def _all_damaged(name: str, size: readers.Size, root: str | None) -> str:
+def _all_damaged(place: Place, size: readers.Size) -> str:
     """What to tell of all damaged images of all splits, so that all can be mended at once."""
     errors, total = [], 0
     for split in SPLITS:
         with suppress(ValueError, OSError):  # a data set may have no training images
-            images = _split(name, split, size, root)
+            images = open_split(place, split, size)
             errors += images.damaged().values()
             total += len(images)
-    return complaint(errors, total, name)
+    return complaint(errors, total, place.name)
 
 
-def _split(name: str, split: str, size: readers.Size, root: str | None) -> LazyImageSet:
-    images = _own_or_taken(name, split, size, root)
-    names = source_of(name).class_names
+def open_split(place: Place, split: str, size: readers.Size) -> LazyImageSet:
+    """A split as `load` gives it, none of it decoded."""
+    images = _own_or_taken(place, split, size)
+    names = source_of(place.name).class_names
     return replace(images, class_names=list(names)) if names else images
 
 
-def _own_or_taken(name: str, split: str, size: readers.Size, root: str | None) -> LazyImageSet:
-    official = _official_splits(name, size, root)
-    if source_of(name).unlabelled_test:
+def _own_or_taken(place: Place, split: str, size: readers.Size) -> LazyImageSet:
+    official, source = _official_splits(place, size), source_of(place.name)
+    if source.unlabelled_test:
         official.pop("test", None)
     own_test = next((word for word in ("test", "validation") if word in official), None)
     if split == "test" and own_test:
@@ -126,16 +148,16 @@ def _own_or_taken(name: str, split: str, size: readers.Size, root: str | None) -
     if split == "validation" and "validation" in official and own_test == "test":
         return replace(official["validation"](), origin="")
     if "train" not in official:
-        raise FileNotFoundError(f"data set {name!r} has no training images, only {', '.join(official)}")
+        raise FileNotFoundError(f"data set {place.name!r} has no training images, only {', '.join(official)}")
     images = replace(official["train"](), origin="")
     if own_test is None:
-        rest, test = _parts(images, source_of(name).held_out)
+        rest, test = _parts(images, source.held_out)
         if split == "test":
             return _taken(test, split)
         images = rest
     if split == "train" and "validation" in official and own_test == "test":
         return images
-    train, validation = _parts(images, source_of(name).held_out)
+    train, validation = _parts(images, source.held_out)
     return train if split == "train" else _taken(validation, split)
 
 
@@ -143,32 +165,66 @@ def _taken(part: LazyImageSet, split: str) -> LazyImageSet:
     return replace(part, origin="taken from train", name=f"the {split} part of {part.name}")
 
 
-def _official_splits(name: str, size: readers.Size, root: str | None) -> readers.Splits:
+def _official_splits(place: Place, size: readers.Size) -> readers.Splits:
+    name, source = place.name, source_of(place.name)
+    columns = readers.Columns(place.file_column, place.label_column, source.label_column)
+    if (directory := local_folder(name, place.root)) is not None:
+        return readers.folder(directory, source.hub_config, columns, size)
+    if (path := _found(name, place.root, readers.is_table)) is not None:
+        return readers.table(path, columns, size)
+    if "," in name:
+        each = [_official_splits(place._replace(name=part), size) for part in _parts_of(name)]
+        return _joined(each, name)
     if name == "digits":
         return readers.digits(size)
-    source = source_of(name)
-    directory = local_folder(name, root)
-    if directory is not None:
-        return readers.folder(directory, source.hub_config, source.label_column, size)
     if source.hub_id is not None:
         try:
-            return readers.hub(source.hub_id, source.hub_config, source.label_column, size)
+            return readers.hub(source.hub_id, source.hub_config, columns, size)
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"data set {name!r} is not under $EENET_DATA ({root or 'not set'}), and {error}"
+                f"data set {name!r} is not under $EENET_DATA ({place.root or 'not set'}), and {error}"
             ) from error
     if re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name) and not name.startswith("."):
         hub_id, _, config = name.partition(":")
-        return readers.hub(hub_id, config or None, None, size)
+        return readers.hub(hub_id, config or None, columns, size)
     near = difflib.get_close_matches(name, SOURCES, n=2)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known names: {', '.join(SOURCES)}"
     raise ValueError(f"unknown data set {name!r}, neither a known name nor a folder nor a hub id; {hint}")
 
 
+def _parts_of(name: str) -> list[str]:
+    """Several data sets, with commas between them."""
+    return [part.strip() for part in name.split(",") if part.strip()]
+
+
+def _joined(parts: Sequence[readers.Splits], name: str) -> readers.Splits:
+    """The splits of several data sets, each joined; classes of the same name are the same."""
+
+    @cache
+    def opened(split: str) -> list[LazyImageSet]:
+        return [part[split]() for part in parts if split in part]
+
+    def joined(split: str) -> LazyImageSet:
+        return readers.joined(opened(split), opened("train") or opened(split), f"{name} ({split})")
+
+    return {split: partial(joined, split) for split in dict.fromkeys(s for part in parts for s in part)}
+
+
+def is_here(name: str) -> bool:
+    """Whether this is a data set that needs no fetching: in folders or tables, or the bundled digits."""
+    root = os.environ.get("EENET_DATA")
+    parts = _parts_of(name) if local_folder(name, root) is None else [name]
+    found = [local_folder(part, root) or _found(part, root, readers.is_table) for part in parts]
+    return all(part == "digits" or where for part, where in zip(parts, found, strict=True))
+
+
 def local_folder(name: str, root: str | None) -> Path | None:
     """A directory of this name under `root`, which `$EENET_DATA` gives, or anywhere."""
-    candidates = [Path(root) / name] if root else []
-    return next((path for path in [*candidates, Path(name)] if path.is_dir()), None)
+    return _found(name, root, Path.is_dir)
+
+
+def _found(name: str, root: str | None, is_it: Callable[[Path], bool]) -> Path | None:
+    return next((path for path in [*([Path(root, name)] if root else []), Path(name)] if is_it(path)), None)
 
 
 def _parts(images: LazyImageSet, held_out: float) -> tuple[LazyImageSet, LazyImageSet]:

@@ -139,6 +139,10 @@ class LazyImageSet(_Labelled):
                     raise ValueError(f"image {place} of {self.name}: {error}") from error
         return decoded
 
+    def images(self, indices: Any) -> Sequence[Any]:
+        """The images at these indices as they are, such as names of files."""
+        return self.read(self._places_B[_rows(indices)].tolist())
+
     def subset(self, indices: Any) -> "LazyImageSet":
         """The images at these indices."""
         rows = _rows(indices)
@@ -154,7 +158,7 @@ class LazyImageSet(_Labelled):
         """
         pixels_BCHW = np.empty((len(self), *self.image_size), np.uint8)
         damaged: dict[int, Exception] = {}
-        for i, made in self.each(on_progress):
+        for i, made in self.decoded(on_progress):
             if isinstance(made, Exception):
                 damaged[i] = made
             else:
@@ -170,7 +174,7 @@ class LazyImageSet(_Labelled):
     def damaged(self) -> dict[int, Exception]:
         """Which of them can't be read, and why; each is decoded once, on all cores."""
         with progress(f"looking for damaged images in {self.name}", len(self)) as advance:
-            found = self._each(image_size, advance)
+            found = self.each(image_size, advance)
             return {i: made for i, made in found if isinstance(made, Exception)}
 
     def without_damaged(self) -> "LazyImageSet":
@@ -185,14 +189,16 @@ class LazyImageSet(_Labelled):
             complaint(damaged.values(), len(self), self.name) if damaged else str(first)
         ) from first
 
-    def each(self, on_progress: Callable[[int], None] | None = None) -> Iterator[tuple[int, Any]]:
-        """All of them in order, decoded on all cores: place and uint8 [C, H, W], or the error."""
-        return self._each(partial(to_pixels, input_size=self.image_size), on_progress)
+    def decoded(
+        self, on_progress: Callable[[int], None] | None = None
+    ) -> Iterator[tuple[int, Pixels | Exception]]:
+        """All of them in order, decoded on all cores: index and uint8 [C, H, W], or why it can't be read."""
+        return self.each(partial(to_pixels, input_size=self.image_size), on_progress)
 
-    def _each(
-        self, work: Callable[[Any], Made], on_progress: Callable[[int], None] | None
+    def each(
+        self, work: Callable[[Any], Made], on_progress: Callable[[int], None] | None = None
     ) -> Iterator[tuple[int, Made | Exception]]:
-        """What `work` makes of each image, or its error."""
+        """What `work` makes of each image, on all cores and in order, or its error."""
         run, attempt, everything = map, partial(_attempt, work), np.arange(len(self))
         with ThreadPoolExecutor(cores()) as pool:
             for chunk in (*_chunks(everything[:FIRST], FIRST), *_chunks(everything[FIRST:], 500)):
@@ -279,7 +285,7 @@ def in_order(images: Images, batch_size: int) -> Iterator[Pixels]:
         yield from _chunks(images.pixels_BCHW, batch_size)
         return
     held = []
-    for _, made in images.each():
+    for _, made in images.decoded():
         if isinstance(made, Exception):
             images.refuse_damaged(made)
         held.append(made)

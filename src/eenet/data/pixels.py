@@ -122,9 +122,11 @@ def to_pixels(image: Any, input_size: Sequence[int]) -> Pixels:
     return _unfolded(picture, channels)
 
 
-def whole_pixels(image: Any, channels: int) -> Pixels:
-    """The same for an image of the size that it has: uint8 [C, H, W]."""
-    return _unfolded(_with_channels(_picture(image), channels), channels)
+def whole_pixels(image: Any, channels: int | None = None) -> Pixels:
+    """The same for an image of the size, and by default the channels, that it has: uint8 [C, H, W]."""
+    picture = _picture(image)
+    channels = channels or _shape(picture)[0]
+    return _unfolded(_with_channels(picture, channels), channels)
 
 
 def image_size(image: Any) -> tuple[int, int, int]:

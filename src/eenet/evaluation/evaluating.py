@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from eenet.common import progress, say
-from eenet.data import Images, in_order, load
+from eenet.data import Images, data_options, in_order, load
 from eenet.evaluation.diagnostics import DiagnosedEvaluation, diagnose
 from eenet.evaluation.metrics import Evaluation, measure
 from eenet.networks import Config, Network, open_network
@@ -113,8 +113,8 @@ def evaluate(
 def as_images(data: str | Images | None, config: Config, split: str, *, skip_damaged: bool = False) -> Images:
     """Images of a data set at the size that a network takes; what are images already stays as it is.
 
-    Damaged files are left out, and counted, with `skip_damaged`; those of the data that the network was
-    trained on also if they were then.
+    The data that the network was trained on are read as they were then: by the same columns, and without
+    damaged files, which are counted, if they were left out. With `skip_damaged` they always are.
 
     Raises:
         FileNotFoundError, ValueError: no such data set or split; none named, and the checkpoint doesn't say
@@ -126,8 +126,9 @@ def as_images(data: str | Images | None, config: Config, split: str, *, skip_dam
     name = data or trained.get("data")
     if name is None:
         raise ValueError("the checkpoint doesn't say what it was trained on; name a data set (--data)")
-    skip = skip_damaged or (name == trained.get("data") and trained.get("skip_damaged", False))
-    images = load(name, split, size=config.input_size[1:], skip_damaged=skip)
-    if skip and images.notes:
+    options = data_options(trained) if name == trained.get("data") else {}
+    options["skip_damaged"] = skip_damaged or options.get("skip_damaged", False)
+    images = load(name, split, size=config.input_size[1:], **options)
+    if options["skip_damaged"] and images.notes:
         say("; ".join(images.notes))
     return images

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from eenet.backbones import trusted_name
 from eenet.common import Result, format_table, lines, require, wrapped
+from eenet.data import DataInfo, is_here, survey
 from eenet.networks.config import Config, read_config
-from eenet.networks.directories import checkpoint_directory, shipped_checkpoints
+from eenet.networks.directories import CONFIG_FILE, checkpoint_directory, shipped_checkpoints
 from eenet.networks.graphs.stored import Network, name_of
 from eenet.policies import ExitPolicy, relative_costs
 
@@ -86,20 +87,32 @@ class CheckpointInfo(Result):
 
 
 def info(
-    name: "Network | str | Path", *, input_size: Sequence[int] | None = None
-) -> CheckpointInfo | BackboneInfo:
-    """What a checkpoint holds and the costs of leaving at each exit, or where a backbone can be cut.
+    name: Network | str | Path,
+    *,
+    input_size: Sequence[int] | None = None,
+    label_column: str | None = None,
+    file_column: str | None = None,
+    out: str | Path | None = None,
+) -> CheckpointInfo | BackboneInfo | DataInfo:
+    """What a checkpoint or a data set holds, or where a backbone can be cut.
 
     Args:
-        name: a network, a checkpoint, or the name of a backbone.
+        name: a network, a checkpoint, the name of a backbone, or a data set that is here, see
+            `eenet.data.load`.
         input_size: (channels, height, width) at which to look at a backbone.
+        label_column, file_column: of a data set's table.
+        out: a picture to write, of some images of each class of a data set.
 
     Raises:
-        FileNotFoundError, ValueError: neither a checkpoint nor a backbone.
+        FileNotFoundError, ValueError: none of these.
     """
     if not isinstance(name, str | Path):
         return _of_config(name_of(name), name.config)
     name = trusted_name(str(name))
+    if is_here(name) and not Path(name, CONFIG_FILE).exists():
+        return survey(name, label_column=label_column, file_column=file_column, out=out)
+    if label_column or file_column or out:
+        raise ValueError(f"{name} is no data set that is here; columns and a sheet are for data")
     shipped = shipped_checkpoints()
     if not Path(name).exists() and "/" not in name and name not in shipped:
         require("torch", f"looking at a backbone ({name} is no checkpoint)")

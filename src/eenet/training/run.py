@@ -242,8 +242,9 @@ def _used(
         used = replace(used, pretrained=False, model_args={})
         why.append((f"the backbone is that of {config.model}", ["pretrained", "model_args"]))
     if images is not None:
-        used = replace(used, image_size=None, skip_damaged=False)
-        why.append(("the images were given", ["image_size", "skip_damaged"]))
+        used = replace(used, image_size=None, skip_damaged=False, label_column=None, file_column=None)
+        reading = ["image_size", "skip_damaged", "label_column", "file_column"]
+        why.append(("the images were given", reading))
     notes = []
     for reason, names in why:
         idle = [name for name in names if name in asked and getattr(config, name) != getattr(used, name)]

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from eenet.data.readers.listing import any_image_under, images_under, is_image, is_litter
     from eenet.data.readers.own import from_dataset
     from eenet.data.readers.parquet import hub
-    from eenet.data.readers.rows import Size, Splits, check_classes
+    from eenet.data.readers.rows import Columns, Size, Splits, check_classes, joined
+    from eenet.data.readers.tables import is_table, table
 
 __getattr__, __dir__ = lazy_names(__name__)

@@ -9,6 +9,7 @@ from typing import Any
 
 from eenet.common import require
 from eenet.data.readers.parquet import holds_images
+from eenet.data.readers.rows import composed
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
 
@@ -42,13 +43,13 @@ def _parquet(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
         raise UnreadableError("holds images; such tables are called train.parquet and test.parquet")
     table = import_module("pyarrow.parquet").read_table(path)
     columns = [column.to_pylist() for column in table.columns]
-    return [name.strip() for name in table.column_names], list(zip(*columns, strict=True))
+    return [composed(name.strip()) for name in table.column_names], list(zip(*columns, strict=True))
 
 
 def _json_lines(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
     found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     names = list(dict.fromkeys(name for row in found for name in row))
-    return [name.strip() for name in names], [[row.get(name) for name in names] for row in found]
+    return [composed(name.strip()) for name in names], [[row.get(name) for name in names] for row in found]
 
 
 def _separated(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
@@ -65,10 +66,10 @@ def _separated(path: Path) -> tuple[list[str], list[Sequence[Any]]]:
         if len(line) > width:
             raise ValueError(f"line {number} has {len(line)} values, the first line names {width} columns")
     names, *rows = [line + [""] * (width - len(line)) for _, line in lines]
-    return [name.strip() for name in names], list(rows)
+    return [composed(name.strip()) for name in names], list(rows)
 
 
 def _text(value: Any) -> str:
     if value is None or value != value:
         return ""
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+    return composed(str(int(value) if isinstance(value, float) and value.is_integer() else value).strip())

@@ -10,11 +10,21 @@ from eenet.data.image_sets import LazyImageSet
 from eenet.data.readers.distributed import idx_files, mat_files
 from eenet.data.readers.listing import any_image_under, folders_in, images_in, images_under
 from eenet.data.readers.parquet import parquet_files
-from eenet.data.readers.rows import Rows, Size, Splits, labelled, numbered, refuse_single, split_of
+from eenet.data.readers.rows import (
+    Columns,
+    Rows,
+    Size,
+    Splits,
+    composed,
+    labelled,
+    numbered,
+    refuse_single,
+    split_of,
+)
 from eenet.data.readers.tables import UnreadableTableError, table_files, tables
 
 
-def folder(directory: Path, config: str | None, label_column: str | None, size: Size) -> Splits:
+def folder(directory: Path, config: str | None, columns: Columns, size: Size) -> Splits:
     """A local data set: parquet, IDX (MNIST) or MAT files (SVHN), a table of file names, class folders.
 
     Raises:
@@ -23,19 +33,22 @@ def folder(directory: Path, config: str | None, label_column: str | None, size: 
             training images don't have.
     """
     homes = [directory, directory / "data", *([directory / config] if config else [])]
-    for read in (partial(parquet_files, label_column), mat_files, idx_files):
+    for read in (partial(parquet_files, columns), mat_files, idx_files):
         for home in homes:
             if splits := read(home, size):
                 return splits
     notes: tuple[str, ...] = ()
+    asked = [column for column in (columns.label, columns.file) if column]
     for home in filter(Path.is_dir, homes):
         try:
-            if splits := tables(home, label_column, size):
+            if splits := tables(home, columns, size):
                 return splits
         except UnreadableTableError as error:
-            if not _split_folders(directory):
+            if asked or not _split_folders(directory):
                 raise
             notes = (f"{error.names} left out: the folders give the labels",)
+    if asked:
+        raise ValueError(f"{directory} has no table, so no column {asked[0]!r}")
     if splits := _class_folders(directory, size, notes):
         return splits
     raise FileNotFoundError(
@@ -76,12 +89,10 @@ def _split_folders(directory: Path) -> dict[str, Path]:
 
 def _class_folders(directory: Path, size: Size, notes: tuple[str, ...]) -> Splits:
     parts = _split_folders(directory) or ({"train": directory} if folders_in(directory) else {})
-    classes = {
-        split: [d.name for d in folders_in(part) if any_image_under(d)] for split, part in parts.items()
-    }
+    found = {split: [d for d in folders_in(part) if any_image_under(d)] for split, part in parts.items()}
     for split, part in parts.items():
-        if classes[split]:
-            empty = [d.name for d in folders_in(part) if d.name not in classes[split]]
+        if found[split]:
+            empty = [d.name for d in folders_in(part) if d not in found[split]]
             notes += tuple(f"{part.name}/{name}/ left out: no images in it" for name in empty)
             continue
         loose = bool(images_in(part))
@@ -89,27 +100,28 @@ def _class_folders(directory: Path, size: Size, notes: tuple[str, ...]) -> Split
             lying = "; those in it have no labels: no table names them" if loose else ""
             raise FileNotFoundError(f"no image in the class folders of {part}{lying}")
         notes += (f"{part.name}/ left out: {'its images have no labels' if loose else 'no images in it'}",)
-    parts = {split: part for split, part in parts.items() if classes[split]}
-    names = classes["train"] if "train" in parts else sorted(set().union(*classes.values()))
+    parts, found = {s: part for s, part in parts.items() if found[s]}, {s: d for s, d in found.items() if d}
+    classes = {split: [composed(d.name) for d in found[split]] for split in parts}
+    names = sorted(set(classes["train"]) if "train" in parts else set().union(*classes.values()))
     for split, part in parts.items():
         numbered(classes[split], names, str(part))
     if parts:
-        trained = parts.get("train", directory)
-        refuse_single(names, str(trained), _way_out(trained / names[0]))
+        first = found["train"] if "train" in found else next(iter(found.values()))
+        refuse_single(names, str(parts.get("train", directory)), _way_out(first[0]))
 
     def read(split: str) -> LazyImageSet:
         part = parts[split]
-        files = {name: images_under(part / name) for name in classes[split]}
-        labels = numbered([name for name, paths in files.items() for _ in paths], names, str(part))
-        rows = Rows([str(path) for paths in files.values() for path in paths])
-        origin = f"{part.name}/"
+        files = [images_under(d) for d in found[split]]
+        labels = [name for name, paths in zip(classes[split], files, strict=True) for _ in paths]
+        rows = Rows([str(path) for paths in files for path in paths])
+        labels, origin = numbered(labels, names, str(part)), f"{part.name}/"
         return labelled(rows, labels, names, size, str(part), origin=origin, notes=notes)
 
     return {split: partial(read, split) for split in parts}
 
 
 def _way_out(only: Path) -> str:
-    found = [path for path in folders_in(only) if any_image_under(path)] if only.is_dir() else []
+    found = [path for path in folders_in(only) if any_image_under(path)]
     inner = f"; or give {only}, which has folders in it" if len(found) > 1 else ""
     table = "images and a table labels.csv with the columns file and label"
     return f": folders CLASS/ of images, or {table}{inner}"

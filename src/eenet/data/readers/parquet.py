@@ -10,10 +10,19 @@ from typing import Any
 from eenet.common import require
 from eenet.data.image_sets import LazyImageSet
 from eenet.data.readers.listing import is_litter
-from eenet.data.readers.rows import Size, Splits, labelled, numbered, numbers_to, split_of, split_within
+from eenet.data.readers.rows import (
+    Columns,
+    Size,
+    Splits,
+    labelled,
+    numbered,
+    numbers_to,
+    split_of,
+    split_within,
+)
 
 
-def hub(hub_id: str, config: str | None, label_column: str | None, size: Size) -> Splits:
+def hub(hub_id: str, config: str | None, columns: Columns, size: Size) -> Splits:
     """A data set of the Hugging Face hub with an image and a label column.
 
     Raises:
@@ -32,10 +41,10 @@ def hub(hub_id: str, config: str | None, label_column: str | None, size: Size) -
         split_of(split) or split: partial(datasets.load_dataset, hub_id, config, split=split)
         for split in found
     }
-    return {split: partial(_images, tables, split, label_column, size, hub_id) for split in tables}
+    return {split: partial(_images, tables, split, columns, size, hub_id) for split in tables}
 
 
-def parquet_files(label_column: str | None, directory: Path, size: Size) -> Splits:
+def parquet_files(columns: Columns, directory: Path, size: Size) -> Splits:
     """Files such as `train-0.parquet`, or `train/0.parquet`; those without images are none of these."""
     files: dict[str, list[str]] = {}
     for path in sorted([*directory.glob("*.parquet"), *directory.glob("*/*.parquet")]):
@@ -49,8 +58,7 @@ def parquet_files(label_column: str | None, directory: Path, size: Size) -> Spli
 
     tables = {split: partial(table, split) for split in files}
     return {
-        split: partial(_images, tables, split, label_column, size, f"{directory} ({split})")
-        for split in tables
+        split: partial(_images, tables, split, columns, size, f"{directory} ({split})") for split in tables
     }
 
 
@@ -74,11 +82,11 @@ def holds_images(path: str) -> bool:
 
 
 def _images(
-    tables: Mapping[str, Callable[[], Any]], split: str, label_column: str | None, size: Size, name: str
+    tables: Mapping[str, Callable[[], Any]], split: str, columns: Columns, size: Size, name: str
 ) -> LazyImageSet:
     datasets = _datasets()
     table = tables[split]()
-    image, label = _columns(table, label_column, name)
+    image, label = _columns(table, columns, name)
     encoded = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
     values, kind = _labels(table, label, name), table.features[label]
     names = kind.names if isinstance(kind, datasets.ClassLabel) else None
@@ -93,11 +101,14 @@ def _images(
     return labelled(_EncodedRows(encoded, image), values, names, size, name, origin=f"{split} split")
 
 
-def _columns(table: Any, label_column: str | None, name: str) -> tuple[str, str]:
+def _columns(table: Any, columns: Columns, name: str) -> tuple[str, str]:
     datasets, kinds = _datasets(), table.features
-    images = [c for c, kind in kinds.items() if isinstance(kind, datasets.Image)]
+    if missing := columns.missing(list(kinds)):
+        raise ValueError(f"{name} {missing}")
+    images = [columns.file] if columns.file else []
+    images += [c for c, kind in kinds.items() if isinstance(kind, datasets.Image)]
     images += [c for c in ("image", "img", "picture") if c in kinds]
-    preferred = [label_column] if label_column else ["label", "labels", "fine_label", "class", "target"]
+    preferred = [columns.label, columns.preferred, "label", "labels", "fine_label", "class", "target"]
     labels = [c for c in preferred if c in kinds]
     labels += [c for c, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)]
     if not images or not labels:

@@ -1,9 +1,11 @@
 """What every reader hands over: images one after the other, with labels within their classes."""
 
+import difflib
 import re
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -14,6 +16,26 @@ Size = tuple[int, int] | None
 """Height and width that images are brought to; none: as they are, if they agree."""
 Splits = dict[str, Callable[[], LazyImageSet]]
 """Official splits of a data set, each opened when it is asked for. Their `origin` is where they lie."""
+
+
+class Columns(NamedTuple):
+    """Which columns of a table hold what; none: those whose names say so."""
+
+    file: str | None = None
+    """Of file names, or of images."""
+    label: str | None = None
+    preferred: str | None = None
+    """Of labels, where there are several."""
+
+    def missing(self, names: Sequence[str]) -> str:
+        """Words for a table with columns of these names that lacks one that is asked for."""
+        for asked in (self.file, self.label):
+            if asked is not None and asked not in names:
+                near = difflib.get_close_matches(asked, names, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                return f"has no column {asked!r}, only {', '.join(list(names)[:8])}{hint}"
+        return ""
+
 
 LOOKED_AT = 64  # images whose sizes are compared when no size is given
 _SPLIT_WORDS = {"train": "train", "training": "train"}
@@ -30,6 +52,17 @@ def split_within(name: str) -> str | None:
     """The split that the name of a file or folder speaks of: `t10k-images-idx3-ubyte`, `trainLabels.csv`."""
     words = re.findall(r"t10k|[A-Z]?[a-z]+|[A-Z]+", name)
     return next((split for word in words if (split := split_of(word))), None)
+
+
+def composed(name: str) -> str:
+    """A name with its accents as single letters: macOS keeps them apart in the names of files."""
+    return unicodedata.normalize("NFC", name)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Classes: numbers by their value, other names by the alphabet."""
+    found = sorted(set(names))
+    return sorted(found, key=int) if all(re.fullmatch(r"-?\d+", name) for name in found) else found
 
 
 @dataclass(frozen=True)
@@ -75,10 +108,48 @@ def labelled(
     channels = max(found[0] for found in sizes)
     shapes = list(dict.fromkeys(found[1:] for found in sizes))
     if size is None and len(shapes) > 1:
-        some = ", ".join(f"{w}×{h}" for h, w in shapes[:3])
-        raise ValueError(f"the images of {name} differ in size ({some} …); give an image size, such as 64")
+        refuse_sizes(shapes, name)
     shape = (channels, *(size or shapes[0]))
     return LazyImageSet(read, labels_B, names, shape, name, origin=origin, notes=notes)
+
+
+def joined(sets: Sequence[LazyImageSet], trained: Sequence[LazyImageSet], name: str) -> LazyImageSet:
+    """Several sets as one; its classes are those of the training images.
+
+    Raises:
+        ValueError: the sizes of their images differ, or classes that the training images don't have.
+    """
+    names = in_order(each for images in trained for each in images.class_names)
+    sizes = {images.image_size[1:] for images in sets}
+    if len(sizes) > 1:
+        refuse_sizes(sorted(sizes), name)
+    labels = [images.class_names[label] for images in sets for label in images.labels_B]
+    return LazyImageSet(
+        _OneAfterTheOther(sets),
+        np.array(numbered(labels, names, name)),
+        names,
+        (max(images.image_size[0] for images in [*sets, *trained]), *sizes.pop()),
+        name,
+        origin=" + ".join(dict.fromkeys(images.origin for images in sets if images.origin)),
+        notes=tuple(dict.fromkeys(note for images in sets for note in images.notes)),
+    )
+
+
+@dataclass(frozen=True)
+class _OneAfterTheOther:
+    sets: Sequence[LazyImageSet]
+
+    def __call__(self, indices: list[int]) -> list[Any]:
+        starts, found = np.cumsum([0, *map(len, self.sets)]), []
+        for index in indices:
+            k = int(np.searchsorted(starts, index, "right")) - 1
+            found += self.sets[k].images([index - int(starts[k])])
+        return found
+
+
+def refuse_sizes(shapes: Sequence[tuple[int, int]], name: str) -> NoReturn:
+    some = ", ".join(f"{w}×{h}" for h, w in shapes[:3])
+    raise ValueError(f"the images of {name} differ in size ({some} …); give an image size, such as 64")
 
 
 def numbers_to(highest: int) -> list[str]:

@@ -10,7 +10,18 @@ from eenet.common import counted
 from eenet.data.image_sets import LazyImageSet
 from eenet.data.readers.columns import SUFFIXES, UnreadableError, read_columns
 from eenet.data.readers.listing import IMAGE_SUFFIXES, folders_in, images_under, is_image, is_litter
-from eenet.data.readers.rows import Rows, Size, Splits, labelled, numbered, split_of, split_within
+from eenet.data.readers.rows import (
+    Columns,
+    Rows,
+    Size,
+    Splits,
+    composed,
+    in_order,
+    labelled,
+    numbered,
+    split_of,
+    split_within,
+)
 
 FILE_COLUMNS = (
     "file", "filename", "filepath", "image", "imagename", "imagefile", "imagepath", "img", "imgname",
@@ -40,25 +51,26 @@ class UnreadableTableError(ValueError):
         )
 
 
-def tables(directory: Path, label_column: str | None, size: Size) -> Splits:
+def tables(directory: Path, columns: Columns, size: Size, *, only: Path | None = None) -> Splits:
     """The splits of images whose labels stand in tables; none if there is no table.
 
     A table is for the split that its name or folder speaks of, else for the training images; a column
     `split` may say it for each row. Files are named with or without their suffix, relative to the table or
-    to a folder of images beside it.
+    to a folder of images beside it. `only`: this table and no other.
 
     Raises:
         UnreadableTableError: no table is one of file names and labels.
         ValueError: an image has two labels, a name stands for several files, or other splits have classes
             that the training images don't have.
     """
-    if not (given := table_files(directory)):
+    given = table_files(directory) if only is None else [(only, split_within(only.stem))]
+    if not given:
         return {}
     images, read, reasons = _Images(directory), [], {}
     for path, split in given:
         shown = path.relative_to(directory).as_posix()
         try:
-            read.append(_read(path, split, images, label_column))
+            read.append(_read(path, split, images, columns))
         except _NoLabelsError as reason:
             reasons[shown] = str(reason)
     notes = [f"{shown} left out: it {reason}" for shown, reason in reasons.items()]
@@ -81,7 +93,8 @@ def tables(directory: Path, label_column: str | None, size: Size) -> Splits:
         if table.without_label:
             notes.append(f"{counted(table.without_label, 'row')} of {table.name} without a label left out")
     notes += _unnamed(images, {path for part in rows.values() for path in part})
-    names = _in_order(rows.get("train") or {k: v for part in rows.values() for k, v in part.items()})
+    trained = rows.get("train") or {k: v for part in rows.values() for k, v in part.items()}
+    names = in_order(trained.values())
 
     def images_of(split: str) -> LazyImageSet:
         where, part = f"{directory} ({split})", rows[split]
@@ -100,6 +113,16 @@ def tables(directory: Path, label_column: str | None, size: Size) -> Splits:
     return {split: partial(images_of, split) for split in rows}
 
 
+def table(path: Path, columns: Columns, size: Size) -> Splits:
+    """The splits of one table, whatever lies beside it. Errors as in `tables`."""
+    return tables(path.parent, columns, size, only=path)
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is one by its name."""
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
 def table_files(directory: Path) -> list[tuple[Path, str | None]]:
     """Tables in a directory and in the folders of its splits; with the split that they speak of."""
     found = [(path, split_within(path.stem)) for path in _tables_in(directory)]
@@ -110,8 +133,8 @@ def table_files(directory: Path) -> list[tuple[Path, str | None]]:
 
 
 def _tables_in(directory: Path) -> list[Path]:
-    files = (p for p in directory.iterdir() if p.suffix.lower() in SUFFIXES and not is_litter(p.name))
-    return sorted(p for p in files if "submission" not in p.name.lower() and p.is_file())
+    files = (p for p in directory.iterdir() if is_table(p) and not is_litter(p.name))
+    return sorted(p for p in files if "submission" not in p.name.lower())
 
 
 def _unnamed(images: "_Images", named: set[Path]) -> list[str]:
@@ -138,23 +161,30 @@ class _Table:
     without_label: int
 
 
-def _read(path: Path, split: str | None, images: "_Images", label_column: str | None) -> _Table:
+def _read(path: Path, split: str | None, images: "_Images", columns: Columns) -> _Table:
     try:
         frame = read_columns(path)
     except UnreadableError as error:
         raise _NoLabelsError(str(error)) from error
     splits = _splits(frame, split or "train", path)
-    named = _chosen(frame, FILE_COLUMNS)
+    if missing := columns.missing(list(frame)):
+        raise _NoLabelsError(missing)
+    named = [columns.file] if columns.file else _chosen(frame, FILE_COLUMNS)
     found = {column: images.find_all(frame[column], splits, path.parent) for column in named}
     file = max(named, key=lambda column: sum(isinstance(f, Path) for f in found[column]), default=None)
-    given = [column for column in frame if column == label_column]
-    labels = given or [column for column in _chosen(frame, LABEL_COLUMNS) if column != file]
+    labels = [columns.label] if columns.label else _chosen(frame, LABEL_COLUMNS)
+    labels = [column for column in labels if column != file]
     if file is not None and not labels and len(frame) == 2:
         labels = [column for column in frame if column != file]
     if file is None or not labels:
         names = ", ".join(list(frame)[:8])
         first = " (its first line must name the columns)" if any(map(is_image, frame)) else ""
         raise _NoLabelsError(f"has the columns {names}{first}")
+    if others := [column for column in labels if not _same_classes(frame[labels[0]], frame[column])]:
+        raise ValueError(
+            f"{path} has two columns that may be labels, {labels[0]!r} and {others[0]!r}; say which: "
+            "--label-column (label_column=)"
+        )
     label, there = labels[0], sum(isinstance(one, Path) for one in found[file])
     if there <= len(splits) / 2:
         pairs = zip(frame[file], found[file], strict=True)
@@ -180,6 +210,11 @@ def _read(path: Path, split: str | None, images: "_Images", label_column: str | 
     return _Table(shown, split, (file, label), rows, len(splits) - len(labelled_rows))
 
 
+def _same_classes(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two columns say the same by other names, such as numbers and words."""
+    return len(set(zip(one, other, strict=True))) == len(set(one)) == len(set(other))
+
+
 def _chosen(frame: dict[str, list[str]], names: Sequence[str]) -> list[str]:
     plain = {column: re.sub(r"[^a-z0-9]", "", column.lower()) for column in frame}
     found = [column for column in frame if plain[column] in names]
@@ -201,12 +236,6 @@ def _splits(frame: dict[str, list[str]], default: str, path: Path) -> list[str]:
     return [default] * len(next(iter(frame.values()), []))
 
 
-def _in_order(rows: dict[Path, str]) -> list[str]:
-    """The classes: numbers by their value, other names by the alphabet."""
-    names = sorted(set(rows.values()))
-    return sorted(names, key=int) if all(re.fullmatch(r"-?\d+", name) for name in names) else names
-
-
 class _Images:
     """The images under a directory, to be found by what a table calls them."""
 
@@ -216,7 +245,7 @@ class _Images:
         self.whole = {directory / path for path in self.files}
         self.by_stem: dict[str, list[Path]] = {}
         for path in self.files:
-            self.by_stem.setdefault(path.stem.lower(), []).append(path)
+            self.by_stem.setdefault(composed(path.stem).lower(), []).append(path)
 
     def find_all(self, names: list[str], splits: list[str], home: Path) -> list[Path | str | None]:
         """The file of each name; words if it may be several, nothing if it is none."""
@@ -230,13 +259,13 @@ class _Images:
         stem = last[: -len(Path(last).suffix)] if Path(last).suffix.lower() in IMAGE_SUFFIXES else last
         found = []
         for path in self.by_stem.get(stem.lower(), ()):
-            inner = list(path.parts[:-1])
+            inner = [composed(part) for part in path.parts[:-1]]
             shared = min(len(inner), len(folders))
             whole = bool(inner) and folders[-len(inner) :] == inner
             other = bool(inner) and split_within(inner[0]) not in (None, split) and not whole
             same = inner[len(inner) - shared :] == folders[len(folders) - shared :]
-            if same and not other and (stem == last or path.name.lower() == last.lower()):
-                found.append((shared, path.parent == home / Path(*folders), path))
+            if same and not other and (stem == last or composed(path.name).lower() == last.lower()):
+                found.append((shared, inner == [*map(composed, home.parts), *folders], path))
         best = [one for one in found if one[:2] == max(one[:2] for one in found)]
         if len(best) > 1:
             return f"may be {best[0][2]} or {best[1][2]}"

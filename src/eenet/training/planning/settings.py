@@ -94,6 +94,10 @@ class TrainConfig:
     """Standard deviation of each channel, likewise."""
     skip_damaged: bool = False
     """Leave out image files that can't be read, instead of stopping."""
+    label_column: str | None = None
+    """Of the data set's table, see `eenet.data.load`. Default: by its name."""
+    file_column: str | None = None
+    """The same for file names."""
     augmentation: str | None = None
     """A name from `eenet.data.AUGMENTATIONS`. Default: what suits the named data set."""
     seed: int = 0

@@ -1,6 +1,6 @@
 """What a run begins with: the backbone that was named or given, its weights, and exits on it."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from eenet.backbones import (
     trusted_name,
 )
 from eenet.common import counted, say
-from eenet.data import SPLITS, Images, load
+from eenet.data import SPLITS, Images, data_options, load
 from eenet.evaluation import collect
 from eenet.networks import (
     EENet,
@@ -190,8 +190,8 @@ def load_images(config: TrainConfig, size: tuple[int, int] | None = None) -> dic
         size = (config.image_size, config.image_size)
     elif size is None and is_checkpoint(config.model):
         size = read_config(directory_of(config.model)).input_size[1:]
-    skip = config.skip_damaged
-    return {split: load(config.data, split, size=size, skip_damaged=skip) for split in SPLITS}
+    options = data_options(asdict(config))
+    return {split: load(config.data, split, size=size, **options) for split in SPLITS}
 
 
 def load_for(config: TrainConfig, start: Start) -> tuple[dict[str, Images], list[str]]:
