@@ -27,7 +27,7 @@ def load(
     name: str,
     split: str,
     *,
-    size: tuple[int, int] | None = None,
+    size: tuple[int, int] | tuple[int, int, int] | None = None,
     in_memory: int = IN_MEMORY,
     skip_damaged: bool = False,
 ) -> Images:
@@ -48,7 +48,8 @@ def load(
             MAT files; or the id of a data set on the Hugging Face hub (`owner/name` or
             `owner/name:configuration`).
         split: `train`, `validation` or `test`.
-        size: (height, width) that images are brought to. Default: their own.
+        size: (height, width) that images are brought to, or (channels, height, width), so that grey ones
+            become colour or colour ones grey. Default: their own.
         in_memory: bytes of pixels up to which a split is held in memory; a larger one is
             decoded from disk batch by batch.
         skip_damaged: go on without images that can't be read; a note says how many there were.
@@ -61,7 +62,8 @@ def load(
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
-    return _load(name, split, size, in_memory, os.environ.get("EENET_DATA"), skip_damaged)
+    channels, size = (size[0], size[1:]) if size is not None and len(size) == 3 else (None, size)
+    return _load(name, split, size, in_memory, os.environ.get("EENET_DATA"), skip_damaged, channels)
 
 
 def describe_splits(images: Mapping[str, Images]) -> str:
@@ -82,9 +84,17 @@ def describe_splits(images: Mapping[str, Images]) -> str:
 
 @lru_cache(maxsize=4)
 def _load(
-    name: str, split: str, size: readers.Size, in_memory: int, root: str | None, skip_damaged: bool
+    name: str,
+    split: str,
+    size: readers.Size,
+    in_memory: int,
+    root: str | None,
+    skip_damaged: bool,
+    channels: int | None,
 ) -> Images:
     images = _split(name, split, size, root)
+    if channels is not None:
+        images = replace(images, image_size=(channels, *images.image_size[1:]))
     channels, height, width = images.image_size
     if len(images) * channels * height * width > in_memory:
         images = images.without_damaged() if skip_damaged else images

@@ -134,7 +134,7 @@ def as_images(data: str | Images | None, config: Config, split: str) -> Images:
     if name is None:
         raise ValueError("the checkpoint doesn't say what it was trained on; name a data set (--data)")
     skip = name == trained.get("data") and trained.get("skip_damaged", False)
-    images = load(name, split, size=config.input_size[1:], skip_damaged=skip)
+    images = load(name, split, size=config.input_size, skip_damaged=skip)
     if skip and images.notes:
         say("; ".join(images.notes))
     return images

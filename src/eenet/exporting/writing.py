@@ -199,7 +199,7 @@ def _images(network: EENet, data_name: str | None) -> ImageSet:
     try:
         if data_name is None:
             raise FileNotFoundError
-        images = load(data_name, "test", size=(height, width))
+        images = load(data_name, "test", size=(channels, height, width))
         pixels_BCHW = torch.from_numpy(sample(images, count))
     except (FileNotFoundError, ValueError):
         generator = torch.Generator().manual_seed(0)
@@ -215,7 +215,7 @@ def _quantized(
     """The graph in int8, thresholds set anew for it, and what that does on test images."""
     from eenet.exporting.quantize import graph_records, to_int8
 
-    size = network.config.input_size[1:]
+    size = network.config.input_size
     held_out, test = (load(data_name, split, size=size) for split in ("validation", "test"))
     with working("quantising"):
         graph = to_int8(graph, held_out)

@@ -337,7 +337,7 @@ def _held_out(network: EENet, directory: Path, data_name: str | None) -> Records
         from eenet.data import load  # these two take a second to import
         from eenet.evaluation import collect
 
-        images = load(data_name, "validation", size=network.config.input_size[1:])
+        images = load(data_name, "validation", size=network.config.input_size)
         return collect(network, images)
     path = directory / RECORDS_FILE.format(split="validation")
     return Records.load(path) if path.exists() else None

@@ -173,7 +173,7 @@ def balanced(images: Images, seed: int, epoch: int) -> Images:
         members = np.flatnonzero(labels_B == n)
         rounds = -(-each // len(members))
         drawn.append(np.concatenate([random.permutation(members) for _ in range(rounds)])[:each])
-    return images.subset(torch.from_numpy(random.permutation(np.concatenate(drawn))[: len(labels_B)]))
+    return images.subset(random.permutation(np.concatenate(drawn))[: len(labels_B)])
 
 
 @contextmanager
