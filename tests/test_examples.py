@@ -231,6 +231,19 @@ def test_python(name: str, tmp_path: Path) -> None:
     assert "exit 0" in out if name == "quickstart" else "at relative cost" in out
 
 
+def test_weights_of_plain_torch(tmp_path: Path) -> None:
+    """Class folders → an ordinary classifier → exits for it, all by the commands in its first lines."""
+    for i in range(96):
+        place = tmp_path / "photos" / ("train" if i % 4 else "test") / "ab"[i // 4 % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((32, 32), 30 + 60 * (i // 4 % 2)).convert("RGB").save(place / f"{i}.png")
+    run(sys.executable, EXAMPLES / "train_plain.py", "photos", "mine.pth", "1", cwd=tmp_path)
+    words = ["--data", "photos", "--model", "resnet18", "--weights", "mine.pth", "--image-size", "32"]
+    out = run(sys.executable, "-m", "eenet", "train", *words, "--epochs", "1", cwd=tmp_path)
+    assert "at relative cost" in out
+    assert (tmp_path / "runs/photos-resnet18/config.json").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "library", "path"), [("litserve_server", "litserve", "predict"), ("ray_serve", "ray", "")]
 )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from accelerate import tracking
 from accelerate.utils import LoggerType
 from conftest import in_memory
@@ -405,3 +406,54 @@ def test_several_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "epoch 1/1" not in shown.err
     with pytest.raises(ValueError, match="seeds is 1; give at least 2"):
         eenet.train_seeds(1, "digits")
+
+
+# Every verb --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def photos_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Grey photos of four kinds."""
+    folder = tmp_path_factory.mktemp("data") / "photos"
+    for i in range(160):
+        place = folder / ("train" if i % 4 else "test") / "abcd"[i // 4 % 4]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((32, 32), 20 + 40 * (i // 4 % 4)).save(place / f"{i}.png")
+    return folder
+
+
+def test_every_verb_takes_every_kind_of_network(
+    photos_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same weights as a network of timm, of torchvision and of a user's own: the same answers."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("my_cnn.py").write_text(
+        "import torchvision\n\n\ndef build(num_classes=4):\n"
+        "    return torchvision.models.resnet18(num_classes=num_classes)\n"
+    )
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet18(num_classes=4).state_dict(), "mine.pth")
+    answers = []
+    for name in ("resnet18", "torchvision:resnet18", "my_cnn:build"):
+        out = name.split(":")[-1] + str(len(answers))
+        words = ["train", "--data", str(photos_folder), "--model", name, "--weights", "mine.pth"]
+        words += ["--epochs", "1", "--budget", "0.9", "--set", "precision=fp32"]
+        words += ["--mean", "0.5", "--std", "0.2"]
+        assert main([*words, "--out", out]) == 0
+        data = ["--data", str(photos_folder)]
+        capsys.readouterr()
+        others = (
+            ["eval", out, *data],
+            ["calibrate", out, *data, "--budget", "0.8", "--name", "other"],
+            ["bench", out, *data, "--backends", "torch", "--repeats", "1", "--batch-sizes", "1"],
+            ["export", out, "--out", f"{out}-exported"],
+            ["report", out, *data, "--out", f"{out}.html"],
+            ["info", out],
+        )
+        predict = ["predict", out, str(photos_folder / "test"), "--json"]
+        for verb in (*(others if "my_cnn" in name else ()), predict):
+            assert main(verb) == 0, verb
+        rows = json.loads(capsys.readouterr().out.splitlines()[-1])
+        answers.append([(row["label"], row["exit"], row["probability"]) for row in rows])
+    assert answers[0] == answers[1] == answers[2]

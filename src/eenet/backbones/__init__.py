@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         ALIASES,
         BACKBONES,
         CIFAR_RESNETS,
+        TORCHVISION,
         Preprocessing,
         classifier_name,
         create_backbone,

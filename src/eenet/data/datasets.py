@@ -27,7 +27,7 @@ def load(
     name: str,
     split: str,
     *,
-    size: tuple[int, int] | None = None,
+    size: tuple[int, int] | tuple[int, int, int] | None = None,
     in_memory: int = IN_MEMORY,
     skip_damaged: bool = False,
     label_column: str | None = None,
@@ -51,7 +51,8 @@ def load(
             `owner/name:configuration`); or several of these, with commas between them, which are joined
             split by split.
         split: `train`, `validation` or `test`.
-        size: (height, width) that images are brought to. Default: their own.
+        size: (height, width) that images are brought to, or (channels, height, width), so that grey ones
+            become colour or colour ones grey. Default: their own.
         in_memory: bytes of pixels up to which a split is held in memory; a larger one is
             decoded from disk batch by batch.
         skip_damaged: go on without images that can't be read; a note says how many there were.
@@ -66,8 +67,9 @@ def load(
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
+    channels, size = (size[0], size[1:]) if size is not None and len(size) == 3 else (None, size)
     place = Place(name, os.environ.get("EENET_DATA"), label_column, file_column)
-    return _load(place, split, size, in_memory, skip_damaged)
+    return _load(place, split, size, in_memory, skip_damaged, channels)
 
 
 def data_options(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,8 +105,12 @@ class Place(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def _load(place: Place, split: str, size: readers.Size, in_memory: int, skip_damaged: bool) -> Images:
+def _load(
+    place: Place, split: str, size: readers.Size, in_memory: int, skip_damaged: bool, channels: int | None
+) -> Images:
     images = open_split(place, split, size)
+    if channels is not None:
+        images = replace(images, image_size=(channels, *images.image_size[1:]))
     channels, height, width = images.image_size
     if len(images) * channels * height * width > in_memory:
         images = images.without_damaged() if skip_damaged else images

@@ -128,7 +128,7 @@ def as_images(data: str | Images | None, config: Config, split: str, *, skip_dam
         raise ValueError("the checkpoint doesn't say what it was trained on; name a data set (--data)")
     options = data_options(trained) if name == trained.get("data") else {}
     options["skip_damaged"] = skip_damaged or options.get("skip_damaged", False)
-    images = load(name, split, size=config.input_size[1:], **options)
+    images = load(name, split, size=config.input_size, **options)
     if options["skip_damaged"] and images.notes:
         say("; ".join(images.notes))
     return images

@@ -125,7 +125,7 @@ def train(
             prepare(out, resume)
         start = None
     config, notes = _used(config, network, images if "images" in given else None, asked)
-    size = network.config.input_size[1:] if network is not None else None
+    size = network.config.input_size if network is not None else None
     images = load_images(config, size) if images is None else images
     if missing := [split for split in SPLITS if split not in images]:
         raise ValueError(f"images has no {missing[0]!r}; give {', '.join(SPLITS)}")

@@ -123,9 +123,10 @@ def check_start(config: TrainConfig, start: Start, images: Images) -> None:
             f"{start.given} knows {start.num_classes} classes, the data set has {classes}"
             f"{_names(images.class_names)}{NEW}"
         )
-    takes = start.weights.channels(start.module) if start.weights and start.module is not None else None
-    if takes is not None and takes != size[0]:
-        raise ValueError(f"{start.given} takes images of {takes} channels, the data set has {size[0]}")
+    if start.channels not in (None, size[0]):
+        raise ValueError(
+            f"{start.given} takes images of {start.channels} channels, the data set has {size[0]}"
+        )
 
 
 def _names(class_names: list[str]) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from eenet.backbones import (
+    TORCHVISION,
     Preprocessing,
     Weights,
     classifier_name,
@@ -52,6 +53,8 @@ class Start:
     """That the weights know; none if there are none."""
     input_size: tuple[int, int, int] | None = None
     """(channels, height, width) that suit it; none: nobody says."""
+    channels: int | None = None
+    """That it takes; none: as many as the images have."""
     fixed_size: bool = False
     """Whether it takes no other size."""
     mean: list[float] | None = None
@@ -91,11 +94,13 @@ def start_of(config: TrainConfig, module: nn.Module | None = None) -> Start:
         return _of_file(config, name, suits)
     args = dict(config.model_args)
     size = suits.input_size if suits else None
+    channels = 3 if name.startswith(TORCHVISION) else None
     if not config.pretrained:
-        return Start(name, args, config.model, input_size=size)
+        return Start(name, args, config.model, input_size=size, channels=channels)
     overlay = args.get("pretrained_cfg_overlay", {})
     known = overlay.get("num_classes") or (suits.num_classes if suits else None)
-    return Start(name, args, config.model, num_classes=known, input_size=size)
+    channels = args.get("in_chans") or (size[0] if size else channels)
+    return Start(name, args, config.model, num_classes=known, input_size=size, channels=channels)
 
 
 def _in_memory(config: TrainConfig, module: nn.Module) -> Start:
@@ -112,6 +117,7 @@ def _in_memory(config: TrainConfig, module: nn.Module) -> Start:
         module=module,
         num_classes=int(last.weight.shape[0]),
         input_size=known.get("input_size"),
+        channels=Weights("", module.state_dict()).channels(module),
     )
     mean, std, notes = _assumed(config, known.get("mean"), known.get("std"))
     return _replaced(start, mean=mean, std=std, notes=notes)
@@ -131,6 +137,7 @@ def _of_checkpoint(config: TrainConfig) -> Start:
         num_classes=before.num_classes,
         input_size=before.input_size,
         fixed_size=True,
+        channels=before.input_size[0],
         mean=before.mean,
         std=before.std,
         class_names=before.class_names,
@@ -157,7 +164,8 @@ def _of_file(config: TrainConfig, name: str, suits: Preprocessing | None) -> Sta
         weights=weights,
         module=module,
         num_classes=classes,
-        input_size=(channels or suits.input_size[0], *suits.input_size[1:]) if suits else None,
+        input_size=suits.input_size if suits else None,
+        channels=channels,
         mean=mean,
         std=std,
         notes=notes,
@@ -181,37 +189,43 @@ def _replaced(start: Start, **changes: Any) -> Start:
 # The images --------------------------------------------------------------------------
 
 
-def load_images(config: TrainConfig, size: tuple[int, int] | None = None) -> dict[str, Images]:
-    """The splits of a configuration's data set, at the size that it wants, else at `size` (height, width).
+def load_images(config: TrainConfig, size: tuple[int, ...] | None = None) -> dict[str, Images]:
+    """The splits of a configuration's data set.
 
-    A checkpoint's own size comes before that of the data.
+    Args:
+        config: its `data`, `image_size` and `skip_damaged` count, and its `model` if that is a checkpoint.
+        size: (height, width) or (channels, height, width) where nothing else is said. Default: their own.
     """
+    if is_checkpoint(config.model):
+        size = read_config(directory_of(config.model)).input_size
     if config.image_size:
-        size = (config.image_size, config.image_size)
-    elif size is None and is_checkpoint(config.model):
-        size = read_config(directory_of(config.model)).input_size[1:]
-    options = data_options(asdict(config))
-    return {split: load(config.data, split, size=size, **options) for split in SPLITS}
+        size = (*(size or ())[:-2], config.image_size, config.image_size)
+    options: dict[str, Any] = {**data_options(asdict(config)), "size": size}
+    return {split: load(config.data, split, **options) for split in SPLITS}
 
 
 def load_for(config: TrainConfig, start: Start) -> tuple[dict[str, Images], list[str]]:
     """The splits at the size that suits what a run begins with, and a note where nobody says it.
 
     Pretrained networks get the size that they were trained on; others that of the images if all have the
-    same, else the usual one.
+    same, else the usual one. Trained networks get as many channels as they take.
     """
-    if config.image_size or start.fixed_size:
-        return load_images(config), []
-    suits = start.input_size[1:] if start.input_size else IMAGENET.input_size[1:]
-    if config.pretrained:
-        return load_images(config, suits), []
+    height, width = (start.input_size or IMAGENET.input_size)[1:]
+    usual = (height, width) if start.channels is None else (start.channels, height, width)
+    if config.image_size or start.fixed_size or config.pretrained:
+        return load_images(config, usual), []
     try:
-        return load_images(config), []
+        images = load_images(config)
     except ValueError as error:
         if "differ in size" not in str(error):
             raise
-    told = f"images differ in size and are brought to {suits[0]} × {suits[1]}; else --image-size"
-    return load_images(config, suits), [told]
+    else:
+        size = images["train"].image_size
+        if start.channels not in (None, size[0]):
+            images = load_images(config, (start.channels, *size[1:]))
+        return images, []
+    told = f"images differ in size and are brought to {height} × {width}; else --image-size"
+    return load_images(config, usual), [told]
 
 
 def told_at_start(
