@@ -45,7 +45,7 @@ class Export(Result):
     files: list[str]
     precision: str
     bytes: int
-    """Of all files but the manifest."""
+    """Of the files that other programs run."""
     compared: int
     """Images."""
     max_difference: float
@@ -184,7 +184,6 @@ def _write(job: Job, budgets: dict[str, ExitPolicy], format: str, checkpoint: st
     manifest["files"] = sorted(path.name for path in job.target.iterdir())
     if job.graph is not None:
         _write_network(job, budgets, manifest["files"])
-        manifest["files"].append(GRAPH_FILE)
     write_manifest(manifest, job.target)
     return manifest
 
@@ -311,7 +310,7 @@ def _move(source: Path, out: Path, files: list[str]) -> None:
     """Into their place, instead of those of an export that may be there."""
     if (out / MANIFEST_FILE).exists():
         with suppress(ValueError, FileNotFoundError):
-            for name in (*read_manifest(out).get("files", []), CONFIG_FILE):
+            for name in (*read_manifest(out).get("files", []), CONFIG_FILE, GRAPH_FILE):
                 (out / Path(name).name).unlink(missing_ok=True)
     out.mkdir(exist_ok=True)
     for name in files:

@@ -7,12 +7,13 @@ from typing import Any
 
 from eenet.common import say, sha256, write_atomically
 from eenet.networks.config import Config
-from eenet.networks.directories import CONFIG_FILE
+from eenet.networks.directories import CONFIG_FILE, GRAPH_FILE
 from eenet.policies import ExitPolicy
 
 MANIFEST_FILE = "eenet.json"
 FORMAT_VERSION = 2
 READABLE = (1, 2)  # the first, of eenet 0.1, has no hashes
+OWN = (CONFIG_FILE, GRAPH_FILE)  # by which eenet runs the network, see `StoredNetwork`
 NEVER = 3e38  # a threshold that no score is above: JSON has no infinity
 
 
@@ -46,8 +47,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def write_manifest(manifest: dict[str, Any], directory: Path) -> None:
-    """Write it, with the hashes of the files that it names as they are now."""
-    names = [*manifest["files"], CONFIG_FILE] if (directory / CONFIG_FILE).is_file() else manifest["files"]
+    """Write it, with the hashes of the files that it names, and of eenet's own, as they are now."""
+    names = [*manifest["files"], *(name for name in OWN if (directory / name).is_file())]
     manifest = {**manifest, "hashes": {name: sha256(directory / name) for name in names}}
     manifest["digest"] = _digest(manifest)
     write_atomically(directory / MANIFEST_FILE, (json.dumps(manifest, indent=2) + "\n").encode())
