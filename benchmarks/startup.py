@@ -3,8 +3,8 @@
     python -m venv light && light/bin/pip install '.[serve]'
     python benchmarks/startup.py --python light/bin/python
 
-Measures in the environment of another interpreter: commands in turn, again and again; the server from its start
-until it has answered; megabytes that the environment holds beside pip. Prints a table, and writes
+Measures in the environment of another interpreter: commands in turn, again and again; the server from its
+start until it has answered; megabytes that the environment holds beside pip. Prints a table, and writes
 benchmarks/results/startup-….csv.
 """
 

@@ -26,6 +26,7 @@ from eenet.evaluation.metrics import measure
 from eenet.evaluation.page import EXACT_UP_TO, THUMBNAIL, Entry, build_report, wilson
 from eenet.evaluation.reporting import report_entry
 from eenet.networks.building import create_model, without_exits
+from eenet.networks.graphs.stored import open_network
 from eenet.networks.network import EENet
 from eenet.policies.policy import ExitPolicy
 from eenet.policies.records import RECORDS_FILE, Records, decide
@@ -429,7 +430,7 @@ def test_stored_records_are_used_only_if_they_fit(tmp_path: Path) -> None:
     """Records of other weights are not believed."""
     network, digits = EENet.from_pretrained(CHECKPOINT), in_memory("digits", "test")
     network.save_pretrained(tmp_path / "mine")
-    records = collect(network, digits)
+    records = collect(open_network(tmp_path / "mine"), digits)
     path = tmp_path / "mine" / RECORDS_FILE.format(split="test")
     right = eenet.report(tmp_path / "mine", tmp_path / "a.html", data="digits")
     for kept in (records, records.subset(np.arange(len(records))[::-1])):

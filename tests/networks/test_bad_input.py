@@ -212,7 +212,7 @@ def edited(directory: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("backbone", 3, "expected a timm name, or null"),
+        ("backbone", 3, "expected the name of a backbone, or null"),
         ("backbone", "resnet8_w5_cifar", "did you mean"),
         ("backbone_args", [], "expected an object"),
         ("backbone_args", {"num_classes": "ten"}, "can't build backbone"),
@@ -287,7 +287,7 @@ def test_config_without_mean_and_std(checkpoint: Path, capsys: pytest.CaptureFix
     write(checkpoint / "a.png")
     words = ["predict", str(checkpoint), str(checkpoint / "a.png"), "--out", str(checkpoint / "a.csv")]
     error = refusal(words, capsys)
-    assert f"config.json of {checkpoint} has no mean and std" in error
+    assert f"{checkpoint} has no mean and std in its config" in error
     assert not (checkpoint / "a.csv").exists()
 
 
@@ -413,9 +413,11 @@ def test_a_training_state_that_is_none(
     assert not trap.exists()
 
 
-def test_the_grey_digits_fit_no_colour_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_grey_digits_become_colour_for_a_network_of_colour(tmp_path: Path) -> None:
     network = create_model("resnet8_w2_cifar", num_classes=10, num_exits=1, input_size=(3, 8, 8))
+    network.config.mean, network.config.std = [0.5] * 3, [0.5] * 3
     network.save_pretrained(tmp_path)
-    error = refusal(["eval", str(tmp_path), "--data", "digits"], capsys)
-    assert "size (3, 8, 8)" in error
-    assert f"{data.load('digits', 'test').image_size}" in error
+    assert main(["eval", str(tmp_path), "--data", "digits"]) == 0
+    grey, colour = data.load("digits", "test"), data.load("digits", "test", size=(3, 8, 8))
+    assert (grey.pixels([0])[0] == colour.pixels([0])[0]).all()
+    assert colour.image_size == (3, 8, 8)

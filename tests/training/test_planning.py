@@ -27,7 +27,8 @@ from eenet.data import Images, from_dataset
 from eenet.evaluation.metrics import measure
 from eenet.networks.building import create_model
 from eenet.policies.budget import policies_for_budgets
-from eenet.policies.records import Records
+from eenet.policies.policy import ExitPolicy
+from eenet.policies.records import Records, decide
 from eenet.training.loop import balanced, class_weights
 from eenet.training.objectives import joint_cross_entropy
 from eenet.training.planning.budgeting import cheapest, fit_for, loss_of
@@ -296,10 +297,27 @@ def test_what_a_policy_loses_is_known_to_a_certainty() -> None:
     assert loss.points == pytest.approx(100 * (found.full_accuracy - found.accuracy))
     low, high = loss.interval
     assert low < loss.points < high
-    doubled = loss_of(records.subset(np.arange(300).repeat(4)), policy)
-    assert doubled.error == pytest.approx(loss.error / 2)
+    random = np.random.default_rng(0)
+    exits_B, right_KB = np.asarray(decide(records, policy)), np.asarray(records.correct(policy.enabled))
+    lost_B = right_KB[-1].astype(float) - right_KB[exits_B, np.arange(300)]
+    seen = [100 * lost_B[random.integers(0, 300, 300)].mean() for _ in range(4000)]
+    assert loss.error == pytest.approx(np.std(seen), rel=0.06)
     never = loss_of(records, replace(policy, enabled=(False,) * len(policy.enabled)))
-    assert (never.points, never.interval) == (0, (0, 1))  # 3 of 300
+    assert never.points == 0
+    assert never.interval[1] == pytest.approx(100 * 1.96 / 302, rel=0.01)
+    assert never.within_noise
+
+
+@pytest.mark.parametrize(("lost", "within"), [(0, True), (1, True), (2, False), (9, False)])
+def test_one_image_is_noise_and_two_are_not(lost: int, within: bool) -> None:
+    """Of 100 that the full network has right, so many are lost at the first exit."""
+    labels_B = torch.zeros(100, dtype=torch.int64)
+    answers_KB = torch.stack([(torch.arange(100) < lost).long(), labels_B])
+    logits_KBN = 9.0 * nn.functional.one_hot(answers_KB, 2)
+    records = Records(logits_KBN, torch.full((1, 100), 4.0), labels_B, [50, 50], [1], 100)
+    loss = loss_of(records, ExitPolicy("confidence", (0.5,)))
+    assert loss.points == lost
+    assert loss.within_noise is within
 
 
 def test_auto_spends_less_where_nothing_is_lost() -> None:
