@@ -311,10 +311,10 @@ def test_what_a_policy_loses_is_known_to_a_certainty() -> None:
 @pytest.mark.parametrize(("lost", "within"), [(0, True), (1, True), (2, False), (9, False)])
 def test_one_image_is_noise_and_two_are_not(lost: int, within: bool) -> None:
     """Of 100 that the full network has right, so many are lost at the first exit."""
-    labels_B = torch.zeros(100, dtype=torch.int64)
-    answers_KB = torch.stack([(torch.arange(100) < lost).long(), labels_B])
-    logits_KBN = 9.0 * nn.functional.one_hot(answers_KB, 2)
-    records = Records(logits_KBN, torch.full((1, 100), 4.0), labels_B, [50, 50], [1], 100)
+    labels_B = np.zeros(100, np.int64)
+    answers_KB = np.stack([np.arange(100) < lost, labels_B])
+    logits_KBN = 9 * np.eye(2, dtype=np.float32)[answers_KB]
+    records = Records(logits_KBN, np.full((1, 100), 4, np.float32), labels_B, [50, 50], [1], 100)
     loss = loss_of(records, ExitPolicy("confidence", (0.5,)))
     assert loss.points == lost
     assert loss.within_noise is within
