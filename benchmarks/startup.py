@@ -1,4 +1,4 @@
-"""How long a command takes from the shell's prompt to its answer, and how much memory: the whole process.
+"""How long a command takes from the shell's prompt to its answer: the whole process, again and again.
 
     python -m venv light && light/bin/pip install '.[serve]'
     python benchmarks/startup.py --python light/bin/python
@@ -9,7 +9,6 @@ benchmarks/results/startup-….csv.
 """
 
 import argparse
-import os
 import socket
 import subprocess
 import sys
@@ -40,18 +39,15 @@ COMMANDS = {
 SERVE = "serve digits-eenet8, until the first answer"
 
 
-def run(python: str, words: list[str]) -> tuple[float, float]:
-    """Seconds and megabytes of one run of `eenet`, which must succeed."""
+def run(python: str, words: list[str]) -> float:
+    """Seconds of one run of `eenet`, which must succeed."""
     start = time.perf_counter()
-    process = subprocess.Popen([python, "-m", "eenet", *words], stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    assert status == 0, words
-    return seconds, used.ru_maxrss / 1024
+    subprocess.run([python, "-m", "eenet", *words], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
 
 
-def serve(python: str, image: Path) -> tuple[float, float]:
-    """The same for the server, from its start to the answer for one image."""
+def serve(python: str, image: Path) -> float:
+    """Seconds of the server, from its start to the answer for one image."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -69,8 +65,8 @@ def serve(python: str, image: Path) -> tuple[float, float]:
             time.sleep(0.01)
     seconds = time.perf_counter() - start
     process.terminate()
-    _, _, used = os.wait4(process.pid, 0)
-    return seconds, used.ru_maxrss / 1024
+    process.wait()
+    return seconds
 
 
 def megabytes(python: str) -> float:
@@ -93,29 +89,26 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         image = Path(directory) / "image.png"
         Image.fromarray(np.asarray(data.load("digits", "test").pixels([0])[0, 0])).save(image)
-        calls: dict[str, Callable[[], tuple[float, float]]] = {
+        calls: dict[str, Callable[[], float]] = {
             name: partial(run, given.python, [str(image) if word == "IMAGE" else word for word in words])
             for name, words in COMMANDS.items()
         }
         calls[SERVE] = partial(serve, given.python, image)
-        found: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+        found: dict[str, list[float]] = {name: [] for name in calls}
         for turn in range(given.repeats + 1):  # in turn; the first warms caches up
             for name, call in calls.items():
                 measured = call()
                 if turn:
                     found[name].append(measured)
-    rows = []
-    for name, each in found.items():
-        seconds, memory = zip(*each, strict=True)
-        rows.append(
-            {
-                "command": name,
-                "seconds": round(median(seconds), 3),
-                "fastest": round(min(seconds), 3),
-                "slowest": round(max(seconds), 3),
-                "megabytes of memory": round(median(memory)),
-            }
-        )
+    rows = [
+        {
+            "command": name,
+            "seconds": round(median(seconds), 3),
+            "fastest": round(min(seconds), 3),
+            "slowest": round(max(seconds), 3),
+        }
+        for name, seconds in found.items()
+    ]
     print(format_table(list(rows[0]), [[str(value) for value in row.values()] for row in rows]))
     print(f"\ninstalled beside pip: {megabytes(given.python):.0f} MB")
     print(write(given.name, rows))
