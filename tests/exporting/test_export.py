@@ -353,6 +353,21 @@ def test_what_answers_differently_is_not_kept(tmp_path: Path, monkeypatch: pytes
     assert not list(tmp_path.iterdir())
 
 
+def test_an_export_of_the_first_version_still_loads(
+    tmp_path: Path, pixels: NDArray[np.uint8], expected: Any
+) -> None:
+    """eenet 0.1 wrote no hashes, no graph and no configuration."""
+    export(CHECKPOINT, tmp_path)
+    for name in ("graph.onnx", "config.json"):
+        (tmp_path / name).unlink()
+    manifest = {key: value for key, value in manifest_in(tmp_path).items() if key not in ("hashes", "digest")}
+    (tmp_path / MANIFEST_FILE).write_text(json.dumps({**manifest, "format_version": 1}))
+    backend, policy = load_exported(tmp_path)
+    np.testing.assert_array_equal(run_batch(backend, policy, pixels).exits_B, expected.exits_B)
+    with pytest.raises(ValueError, match=r"was exported by eenet 0\.1 as onnx, .* export the network again"):
+        Predictor(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

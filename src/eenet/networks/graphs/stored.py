@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 import numpy as np
 from numpy.typing import NDArray
 
+from eenet.backbones import FACTORY
 from eenet.common import blaming, cores, require, write_atomically
 from eenet.networks.config import read_config, write_config
 from eenet.networks.directories import CARD_FILE, CONFIG_FILE, GRAPH_FILE, WEIGHTS_FILE, checkpoint_directory
@@ -126,8 +127,9 @@ class StoredNetwork:
 
     @property
     def has_modules(self) -> bool:
-        """Whether `to_torch` can make it: with its weights there, and not of a user's own class."""
-        return self.config.backbone is not None and (self.directory / WEIGHTS_FILE).is_file()
+        """Whether `to_torch` can make it: with its weights there, and no code of a user's own."""
+        own = self.config.backbone is None or self.config.backbone.startswith(FACTORY)
+        return not own and (self.directory / WEIGHTS_FILE).is_file()
 
     def to_torch(self) -> "EENet":
         """The same network as modules.
