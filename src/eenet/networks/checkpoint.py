@@ -66,15 +66,6 @@ def _why_no_weights(directory: Path) -> str:
     )
 
 
-def as_network(source: EENet | str | Path) -> EENet:
-    """What every verb takes: a network as it is, or the network of a checkpoint.
-
-    Raises:
-        FileNotFoundError, ValueError: as `EENet.from_pretrained`.
-    """
-    return source if isinstance(source, EENet) else load_checkpoint(source)
-
-
 def load_checkpoint(
     name: str | Path,
     backbone: nn.Module | Sequence[nn.Module] | None = None,
