@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from eenet.cli import main
 from eenet.data import from_dataset
+from eenet.evaluation.benching import bench
 from eenet.evaluation.metrics import measure
 from eenet.networks.building import convert, create_model
 from eenet.networks.network import EENet
@@ -174,6 +175,18 @@ def test_an_own_network_is_not_called_by_the_recipe_s(tmp_path: Path) -> None:
     )
     assert named.config.provenance["train_config"]["model"] == "resnet8_w4_cifar"
     assert "not used: model resnet20_cifar, as the network was given" in done.notes
+
+
+def test_given_images_are_not_called_by_the_recipe_s_data(tmp_path: Path) -> None:
+    """And no verb takes the recipe's data for theirs."""
+    images = from_dataset([(Image.new("L", (8, 8), 25 * (i % 10)), i % 10) for i in range(128)])
+    network = create_model("resnet8_w2_cifar", num_classes=10, input_size=(1, 8, 8), num_exits=1)
+    splits = dict.fromkeys(("train", "validation", "test"), images)
+    pipeline.train("digits", tmp_path, network=network, images=splits, epochs=1, budget=0.95)
+    assert network.config.provenance["train_config"]["data"] == "given images"
+    assert "on given images" in (tmp_path / "README.md").read_text()
+    with pytest.raises(ValueError, match=r"doesn't say what it was trained on; name a data set"):
+        bench(tmp_path)
 
 
 def test_settings_that_a_given_network_makes_meaningless(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from eenet.data.inputs import find_images
     from eenet.data.pixels import open_image, to_array, to_pixels
     from eenet.data.readers import check_classes, from_dataset, unlabelled
-    from eenet.data.sources import AUGMENTATIONS, SOURCES, Augmentation, source_of
+    from eenet.data.sources import AUGMENTATIONS, GIVEN_IMAGES, SOURCES, Augmentation, source_of
     from eenet.data.surveying import DataInfo, Duplicate, survey
 
 __getattr__, __dir__ = lazy_names(__name__)

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+GIVEN_IMAGES = "given images"
+"""What checkpoints call a data set that was handed over in memory, without a name."""
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -26,6 +29,10 @@ AUGMENTATIONS = {
     "crop-flip": Augmentation(crop=True, flip=True),
 }
 """By name, for data sets of your own."""
+
+
+GIVEN_IMAGES = "given images"
+"""What checkpoints call a data set that was handed over in memory, without a name."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from eenet.common import progress, say
-from eenet.data import Images, data_options, in_order, load
+from eenet.data import GIVEN_IMAGES, Images, data_options, in_order, load
 from eenet.evaluation.diagnostics import DiagnosedEvaluation, diagnose
 from eenet.evaluation.metrics import Evaluation, measure
 from eenet.networks import Config, Network, open_network
@@ -124,7 +124,7 @@ def as_images(data: str | Images | None, config: Config, split: str, *, skip_dam
         return data
     trained = config.provenance.get("train_config", {})
     name = data or trained.get("data")
-    if name is None:
+    if name in (None, GIVEN_IMAGES):
         raise ValueError("the checkpoint doesn't say what it was trained on; name a data set (--data)")
     options = data_options(trained) if name == trained.get("data") else {}
     options["skip_damaged"] = skip_damaged or options.get("skip_damaged", False)

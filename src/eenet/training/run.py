@@ -13,7 +13,7 @@ from torch import nn
 
 from eenet.backbones import BACKBONES
 from eenet.common import Registry, counted, hardware, say, wrapped, write_atomically
-from eenet.data import SPLITS, Images, describe_splits, source_of
+from eenet.data import GIVEN_IMAGES, SPLITS, Images, describe_splits, source_of
 from eenet.evaluation import Evaluation, about_run, build_report, collect, measure, report_entry
 from eenet.networks import HEADS, Config, EENet
 from eenet.policies import RECORDS_FILE, ExitPolicy, Records, decide
@@ -124,6 +124,7 @@ def train(
         if first:
             prepare(out, resume)
         start = None
+    varied = source_of(config.data).augmentation
     config, notes = _used(config, network, images if "images" in given else None, asked)
     size = network.config.input_size if network is not None else None
     images = load_images(config, size) if images is None else images
@@ -145,7 +146,7 @@ def train(
         images["validation"],
         config,
         out,
-        augmentation=source_of(config.data).augmentation,
+        augmentation=varied,
         resume=resume,
         heading=splits,
     )
@@ -245,6 +246,7 @@ def _used(
         used = replace(used, image_size=None, skip_damaged=False, label_column=None, file_column=None)
         reading = ["image_size", "skip_damaged", "label_column", "file_column"]
         why.append(("the images were given", reading))
+        used = used if "data" in asked else replace(used, data=GIVEN_IMAGES)
     notes = []
     for reason, names in why:
         idle = [name for name in names if name in asked and getattr(config, name) != getattr(used, name)]
