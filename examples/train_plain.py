@@ -27,5 +27,5 @@ for epoch in range(epochs):
         loss.backward()
         optimizer.step()
         schedule.step()
-    print(f"epoch {epoch + 1}/{epochs}: loss {loss.item():.3f}")
+    print(f"epoch {epoch + 1}/{epochs}: loss {loss.item():.3f}", flush=True)
 torch.save(network.state_dict(), weights)
