@@ -336,7 +336,9 @@ def test_convert_refuses_or_keeps_every_promise(
 
     network.config.mean, network.config.std = [0.5] * channels, [0.25] * channels
     if saved:
-        network.save_pretrained(directory, graph=False)  # making graphs takes seconds, and has tests of its own
+        network.save_pretrained(
+            directory, graph=False
+        )  # making graphs takes seconds, and has tests of its own
         loaded = EENet.from_pretrained(directory, backbone=build(spec, seed=1))
         assert loaded.config == network.config
         network = loaded

@@ -20,6 +20,7 @@ from runtime_cases import Mock, cases, expected_exits, images_of, policy_with_sh
 
 from eenet.data.image_sets import ImageSet
 from eenet.networks.building import create_model
+from eenet.networks.graphs.messages import parse
 from eenet.networks.network import EENet
 from eenet.policies.policy import ExitPolicy
 from eenet.policies.scores import SCORES
@@ -220,7 +221,8 @@ def nested(segments: tuple[Segment, ...], images: Images) -> ort.InferenceSessio
             outputs[1:2] if last else outputs,
             [constant(np.array([0]), "first"), constant(np.array(1 + k), f"column_{k}")],
         )
-        parts.append(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)]))
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
+        parts.append(parse(model.SerializeToString(), "a part"))
     return session_of(nest(parts, segments, images), 1)
 
 
