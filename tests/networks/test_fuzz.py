@@ -336,9 +336,7 @@ def test_convert_refuses_or_keeps_every_promise(
 
     network.config.mean, network.config.std = [0.5] * channels, [0.25] * channels
     if saved:
-        network.save_pretrained(
-            directory, graph=False
-        )  # making graphs takes seconds, and has tests of its own
+        network.save_pretrained(directory, graph=False)  # graphs take seconds, and have tests of their own
         loaded = EENet.from_pretrained(directory, backbone=build(spec, seed=1))
         assert loaded.config == network.config
         network = loaded
