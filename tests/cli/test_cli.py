@@ -149,6 +149,7 @@ MISTAKES = {
     "predict CHECKPOINT FILE": "not an image",
     "predict EMPTY FILE": "config.json is missing",
     "info resnet19": "did you mean",
+    "info cifar10-resnet20x": "or the recipe cifar10-resnet20",
 }
 
 

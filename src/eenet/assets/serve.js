@@ -105,7 +105,7 @@ function row(file, found) {
   const { model } = found;
   const picture = make("img", { alt: file.name, src: URL.createObjectURL(file) });
   const text = make("p", {}, make("b", {}, found.label), ` ${(100 * found.probability).toFixed(1)} % sure · ${file.name}`);
-  const cost = make("p", { class: "soft cost" }, `${percent(found.relative_cost)} of the plain network's work, ${short(model.alone_ms[found.exit])} ms when alone`
+  const cost = make("p", { class: "soft cost" }, `${models.length > 1 ? `${model.name}: ` : ""}${percent(found.relative_cost)} of the plain network's work, ${short(model.alone_ms[found.exit])} ms when alone`
     + ` · never leaving early: ${percent(model.costs.at(-1))}, ${short(model.alone_ms.at(-1))} ms`);
   const spent = make("p", { class: "soft" }, `This request: ${short(found.milliseconds)} ms in the server, of which ${short(found.network_milliseconds)} in the network`);
   const attributes = { "data-file": file.name, "data-label": found.label, "data-exit": found.exit };

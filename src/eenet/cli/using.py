@@ -1,5 +1,6 @@
 """`eenet predict`, `serve` and `export`: putting a checkpoint to use; `info` and `list`: what there is."""
 
+import difflib
 import json
 import sys
 import time
@@ -220,7 +221,12 @@ def info(
         print(json.dumps(settings) if as_json else lines(settings))
         return 0
     about = {"label_column": label_column, "file_column": file_column, "out": out}
-    return show(eenet.info(name, input_size=input_size, **about), as_json)
+    try:
+        return show(eenet.info(name, input_size=input_size, **about), as_json)
+    except FileNotFoundError as error:
+        near = difflib.get_close_matches(name, RECIPES, n=2)
+        hint = f"; or the recipe {' or '.join(near)}?" if near else ""
+        raise FileNotFoundError(f"{error}{hint}") from error
 
 
 def list_names(*, as_json: Json = False) -> int:
