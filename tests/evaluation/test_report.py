@@ -366,11 +366,11 @@ def test_comparison_and_damage(page: Page, compared: Path) -> None:
 
 def test_plots_keep_to_their_columns(page: Page, compared: Path) -> None:
     plots = opened(page, compared).locator(".plot")
-    widths = plots.evaluate_all(
-        "all => all.map(plot => [plot.querySelector('.main-svg').clientWidth, plot.clientWidth])"
+    assert plots.count() > 2
+    page.wait_for_function(  # plots follow their columns a moment later
+        "[...document.querySelectorAll('.plot')]"
+        ".every(plot => plot.querySelector('.main-svg').clientWidth === plot.clientWidth)"
     )
-    assert len(widths) > 2
-    assert all(drawn == column for drawn, column in widths)
 
 
 def test_phone_dark_and_print(browser: Browser, compared: Path) -> None:
