@@ -187,8 +187,8 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
         Image.fromarray(np.full((8, 8), i % 256, np.uint8)).save(tmp_path / "many" / f"{i:04}.png")
     out = tmp_path / "answers.jsonl"
     words = ["predict", CHECKPOINT, str(tmp_path / "many"), "--backend", "torch", "--out", str(out)]
-    code = (
-        "import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # also in the background
+    code = (  # a process started in the background would ignore the signal
+        "import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from eenet.runtime.predictor import Predictor; run = Predictor.run\n"
         "def slow(self, pixels):\n    time.sleep(0.2)\n    return run(self, pixels)\n"
         "Predictor.run = slow\nfrom eenet.cli import main; sys.exit(main())"
