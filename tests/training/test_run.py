@@ -181,7 +181,7 @@ def test_given_images_are_not_called_by_the_recipe_s_data(tmp_path: Path) -> Non
     """And no verb takes the recipe's data for theirs."""
     images = from_dataset([(Image.new("L", (8, 8), 25 * (i % 10)), i % 10) for i in range(128)])
     network = create_model("resnet8_w2_cifar", num_classes=10, input_size=(1, 8, 8), num_exits=1)
-    splits = dict.fromkeys(("train", "validation", "test"), images)
+    splits: dict[str, Any] = dict.fromkeys(("train", "validation", "test"), images)
     pipeline.train("digits", tmp_path, network=network, images=splits, epochs=1, budget=0.95)
     assert network.config.provenance["train_config"]["data"] == "given images"
     assert "on given images" in (tmp_path / "README.md").read_text()

@@ -13,7 +13,7 @@ from typing import Any
 
 from eenet.common import blaming, write_atomically
 from eenet.networks.directories import CONFIG_FILE
-from eenet.policies import LARGEST, ExitPolicy
+from eenet.policies import LARGEST, ExitPolicy, relative_costs
 
 FORMAT_VERSION = 3
 READABLE = (2, 3)
@@ -79,6 +79,10 @@ class Config:
         if budget is None:
             return ExitPolicy.from_dict(self.policy, len(self.exits))
         return ExitPolicy.from_dict(self.budgets[self.budget_within(budget)], len(self.exits))
+
+    def costs(self, enabled: Sequence[bool] | None = None) -> list[float]:
+        """Relative cost of leaving at each exit when only the `enabled` early exits are on. Default: all."""
+        return relative_costs(self.stage_macs, self.head_macs, self.backbone_macs, enabled)
 
     def normalization(self, name: str = "the network") -> tuple[list[float], list[float]]:
         """Mean and standard deviation of the training images, by channel, on a scale of 0 to 1.

@@ -13,7 +13,7 @@ from eenet.data import DataInfo, is_here, survey
 from eenet.networks.config import Config, read_config
 from eenet.networks.directories import CONFIG_FILE, checkpoint_directory, shipped_checkpoints
 from eenet.networks.graphs.stored import Network, name_of
-from eenet.policies import ExitPolicy, relative_costs
+from eenet.policies import ExitPolicy
 
 if TYPE_CHECKING:
     from eenet.backbones import Cut
@@ -140,5 +140,4 @@ def _of_backbone(name: str, input_size: Sequence[int] | None) -> BackboneInfo:
 
 def _of_config(name: str, config: Config) -> CheckpointInfo:
     policy = config.exit_policy()
-    costs = relative_costs(config.stage_macs, config.head_macs, config.backbone_macs, policy.enabled)
-    return CheckpointInfo(checkpoint=name, costs=costs, config=config, policy=policy)
+    return CheckpointInfo(checkpoint=name, costs=config.costs(policy.enabled), config=config, policy=policy)

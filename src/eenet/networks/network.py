@@ -16,7 +16,7 @@ from eenet.common import write_atomically
 from eenet.data import normalize
 from eenet.networks.config import Config, write_config
 from eenet.networks.directories import CARD_FILE, CONFIG_FILE, GRAPH_FILE, WEIGHTS_FILE
-from eenet.policies import Fitted, relative_costs
+from eenet.policies import Fitted
 
 
 class ExitOutputs(NamedTuple):
@@ -62,8 +62,7 @@ class EENet(nn.Module):
 
     def costs(self, enabled: Sequence[bool] | None = None) -> list[float]:
         """Relative cost of leaving at each exit when only the `enabled` early exits are on."""
-        c = self.config
-        return relative_costs(c.stage_macs, c.head_macs, c.backbone_macs, enabled)
+        return self.config.costs(enabled)
 
     @property
     def memory_format(self) -> torch.memory_format:

@@ -15,7 +15,7 @@ from eenet.networks.config import read_config, write_config
 from eenet.networks.directories import CARD_FILE, CONFIG_FILE, GRAPH_FILE, WEIGHTS_FILE, checkpoint_directory
 from eenet.networks.graphs.manifest import MANIFEST_FILE, check_hashes, follow, read_manifest
 from eenet.networks.graphs.messages import extract, read_model
-from eenet.policies import logarithm, logit, relative_costs
+from eenet.policies import logarithm, logit
 
 if TYPE_CHECKING:
     from eenet.networks.network import EENet
@@ -60,12 +60,13 @@ class StoredNetwork:
             ValueError: a file is damaged, or was changed since the graph was written.
         """
         self.directory = Path(directory)
-        if (self.directory / MANIFEST_FILE).is_file():
-            read_manifest(self.directory)
+        exported = (self.directory / MANIFEST_FILE).is_file()
+        checked = read_manifest(self.directory).get("hashes", {}) if exported else {}
         self.config = read_config(self.directory)
         if GRAPH_FILE not in self.config.hashes:
             raise ValueError(f"{self.directory / CONFIG_FILE}: 'hashes' says nothing of {GRAPH_FILE}")
-        check_hashes(self.directory, self.config.hashes)
+        rest = {name: each for name, each in self.config.hashes.items() if checked.get(name) != each}
+        check_hashes(self.directory, rest)
         self.graph = read_model(self.directory / GRAPH_FILE)
         self._check()
 
@@ -96,8 +97,7 @@ class StoredNetwork:
 
     def costs(self, enabled: Sequence[bool] | None = None) -> list[float]:
         """Relative cost of leaving at each exit when only the `enabled` early exits are on."""
-        c = self.config
-        return relative_costs(c.stage_macs, c.head_macs, c.backbone_macs, enabled)
+        return self.config.costs(enabled)
 
     def answers(self, pixels_BCHW: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """What every exit says about images: logits [K, B, N], confidence logits [K - 1, B]."""
