@@ -24,8 +24,9 @@ class Columns(NamedTuple):
     file: str | None = None
     """Of file names, or of images."""
     label: str | None = None
-    preferred: str | None = None
-    """Of labels, where there are several."""
+    usual_file: str | None = None
+    """Taken where a table has a column of this name and none is asked for."""
+    usual_label: str | None = None
 
     def missing(self, names: Sequence[str]) -> str:
         """Words for a table with columns of these names that lacks one that is asked for."""
