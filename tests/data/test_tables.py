@@ -290,7 +290,7 @@ def test_usual_columns_count_where_a_table_has_them(tmp_path: Path) -> None:
     other = ["x" if i % 2 else "y" for i in range(COUNT)]
     write_table(tmp_path / "odd.csv", {"bild": FILES, "class": LABELS, "species": other})
     write_table(tmp_path / "plain.csv", {"file": FILES, "label": LABELS})
-    usual = {"usual_columns": ("species", "bild")}
+    usual: dict[str, Any] = {"usual_columns": ("species", "bild")}
     for name, expected in (("odd.csv", lambda i: other[i]), ("plain.csv", label_of)):
         images = {split: data.load(str(tmp_path / name), split, **usual) for split in data.SPLITS}
         assert everything(images) == {i: expected(i) for i in range(COUNT)}
