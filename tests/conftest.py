@@ -29,6 +29,7 @@ SLOW = (
     "networks/test_fuzz.py",
     "runtime/test_backends.py",
     "runtime/test_queued.py",
+    "scale/test_ray_data.py",
     "serving/test_serving.py",
     "test_examples.py",
     "test_extending.py",

@@ -102,6 +102,61 @@ Rows = NDArray[np.intp] | slice
 ALL = slice(None)
 
 
+class Carried(NamedTuple):
+    """What images take along from one segment to the next."""
+
+    features: Any
+    before_BN: Floats | None = None
+    """What the exits so far said together."""
+    seen: Seen = []  # noqa: RUF012 - never changed
+    """What each of them said, if the score looks back."""
+
+
+class Parted(NamedTuple):
+    """What a segment makes of images: some leave, the others go on."""
+
+    leaving: NDArray[np.intp]
+    probabilities_BN: NDArray[np.float32]
+    """Of those that leave."""
+    staying: NDArray[np.intp]
+    carried: Carried
+
+
+def run_segment(backend: Backend, policy: ExitPolicy, index: int, images: Carried) -> Parted:
+    """One segment alone, for engines that gather images again behind every exit.
+
+    Args:
+        backend: made for the segments of this policy.
+        policy: its thresholds.
+        index: of the segment.
+        images: at least one; pixels [B, C, H, W] for the first segment.
+
+    Raises:
+        ValueError: a score or probability is NaN.
+    """
+    segment = backend.segments[index]
+    features, own_BN, score_B = backend.run(index, images.features)
+    assert own_BN is not None
+    assert segment.exit is not None
+    check_number(own_BN if score_B is None else score_B, segment.exit)
+    joined_BN, seen = joined(own_BN, images.before_BN, segment.weights), images.seen
+    leaves_B = np.ones(len(own_BN), bool)
+    if score_B is not None:
+        if looks_back(policy.score):
+            seen = [*seen, (own_BN, score_B)]
+            score_B = score_of_answers(policy.score, seen)
+        leaves_B = score_B > policy.thresholds[segment.exit]
+    leaving, staying = np.flatnonzero(leaves_B), np.flatnonzero(~leaves_B)
+    carry = Carried(None)
+    if len(staying):
+        carry = Carried(
+            backend.take(features, staying),
+            carried(own_BN, joined_BN, segment.weights, staying),
+            [(said_BN[staying], sure_B[staying]) for said_BN, sure_B in seen],
+        )
+    return Parted(leaving, answers(own_BN, joined_BN, leaving), staying, carry)
+
+
 def joined(own_BN: Floats, before_BN: Floats | None, weights: Weights | None) -> Floats | None:
     """What exits say together, see `eenet.policies.ensemble`; nothing before a second one speaks."""
     return None if before_BN is None or weights is None else join(own_BN, before_BN, weights)
