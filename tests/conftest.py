@@ -30,6 +30,7 @@ SLOW = (
     "runtime/test_backends.py",
     "runtime/test_queued.py",
     "scale/test_ray_data.py",
+    "scale/test_ray_serve.py",
     "serving/test_serving.py",
     "test_examples.py",
     "test_extending.py",

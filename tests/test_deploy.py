@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from eenet.scale.ray_serve import Arguments
 from eenet.serving.run import DRAIN_SECONDS, TOKEN_VARIABLE
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
@@ -18,10 +19,11 @@ def documents(name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((DEPLOY / name).read_text()))
 
 
-@pytest.mark.parametrize("name", ["kubernetes.yaml", "kserve.yaml"])
+@pytest.mark.parametrize("name", ["kubernetes.yaml", "kserve.yaml", "kserve-ray.yaml"])
 def test_objects_are_complete(name: str) -> None:
     for one in documents(name):
-        assert {"apiVersion", "kind", "metadata", "spec"} <= one.keys()
+        content = "data" if one["kind"] == "ConfigMap" else "spec"
+        assert {"apiVersion", "kind", "metadata", content} <= one.keys()
     text = (DEPLOY / name).read_text()
     assert set(re.findall(r"path: (/\S*?)[,\s]", text)) <= PATHS
 
@@ -37,6 +39,21 @@ def test_kubernetes() -> None:
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in pod["volumes"]}
     assert container["ports"][0]["name"] == service["spec"]["ports"][0]["targetPort"]
+
+
+def test_kserve_starts_what_it_configures() -> None:
+    configured, service = documents("kserve-ray.yaml")
+    ((file, text),) = configured["data"].items()
+    configuration = yaml.safe_load(text)
+    (application,) = configuration["applications"]
+    Arguments(**application["args"])
+    (container,) = service["spec"]["predictor"]["containers"]
+    assert configuration["http_options"]["port"] == container["ports"][0]["containerPort"]
+    assert container["readinessProbe"]["httpGet"]["port"] == configuration["http_options"]["port"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert container["command"][-1] == f"{mounts['configuration']}/{file}"
+    volumes = {volume["name"]: volume for volume in service["spec"]["predictor"]["volumes"]}
+    assert volumes["configuration"]["configMap"]["name"] == configured["metadata"]["name"]
 
 
 def test_dockerfile() -> None:

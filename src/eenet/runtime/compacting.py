@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eenet.policies import ExitPolicy, Floats, Weights, join, looks_back, probabilities, score_of_answers
-from eenet.runtime.backends.backend import Backend
+from eenet.runtime.backends.backend import Backend, Outputs
 
 
 class Answers(NamedTuple):
@@ -120,6 +120,9 @@ class Parted(NamedTuple):
     """Of those that leave."""
     staying: NDArray[np.intp]
     carried: Carried
+    """By those that stay; nothing, if none does."""
+    score_B: NDArray[np.float32] | None
+    """Of all; none behind the last segment."""
 
 
 def run_segment(backend: Backend, policy: ExitPolicy, index: int, images: Carried) -> Parted:
@@ -134,27 +137,46 @@ def run_segment(backend: Backend, policy: ExitPolicy, index: int, images: Carrie
     Raises:
         ValueError: a score or probability is NaN.
     """
-    segment = backend.segments[index]
-    features, own_BN, score_B = backend.run(index, images.features)
+    weights = backend.segments[index].weights
+    return part(backend, policy, index, images, backend.run(index, images.features), weights)
+
+
+def part(
+    backend: Backend,
+    policy: ExitPolicy,
+    index: int,
+    images: Carried,
+    outputs: Outputs,
+    weights: Weights | None,
+) -> Parted:
+    """The same for images that ran already, perhaps together with those of other policies.
+
+    Args:
+        backend, index, images: as of `run_segment`.
+        policy: of these images; no exit is on that the backend has no segment for.
+        outputs: of the segment, for these images.
+        weights: by which this policy's exits answer together, here.
+    """
+    exit_index, own_BN, score_B = backend.segments[index].exit, outputs.probabilities_BN, outputs.score_B
     assert own_BN is not None
-    assert segment.exit is not None
-    check_number(own_BN if score_B is None else score_B, segment.exit)
-    joined_BN, seen = joined(own_BN, images.before_BN, segment.weights), images.seen
-    leaves_B = np.ones(len(own_BN), bool)
-    if score_B is not None:
+    assert exit_index is not None
+    check_number(own_BN if score_B is None else score_B, exit_index)
+    on = score_B is None or policy.enabled[exit_index]
+    joined_BN, seen = joined(own_BN, images.before_BN, weights), images.seen
+    leaves_B = np.full(len(own_BN), on)
+    if score_B is not None and on:
         if looks_back(policy.score):
             seen = [*seen, (own_BN, score_B)]
             score_B = score_of_answers(policy.score, seen)
-        leaves_B = score_B > policy.thresholds[segment.exit]
-    leaving, staying = np.flatnonzero(leaves_B), np.flatnonzero(~leaves_B)
-    carry = Carried(None)
+        leaves_B = score_B > policy.thresholds[exit_index]
+    leaving, staying, carry = np.flatnonzero(leaves_B), np.flatnonzero(~leaves_B), Carried(None)
     if len(staying):
         carry = Carried(
-            backend.take(features, staying),
-            carried(own_BN, joined_BN, segment.weights, staying),
+            backend.take(outputs.features, staying),
+            carried(own_BN, joined_BN, weights, staying) if on else images.before_BN,
             [(said_BN[staying], sure_B[staying]) for said_BN, sure_B in seen],
         )
-    return Parted(leaving, answers(own_BN, joined_BN, leaving), staying, carry)
+    return Parted(leaving, answers(own_BN, joined_BN, leaving), staying, carry, score_B)
 
 
 def joined(own_BN: Floats, before_BN: Floats | None, weights: Weights | None) -> Floats | None:
