@@ -38,6 +38,7 @@ SLOW = (
     "test_wheel.py",
     "training/test_interruption.py",
     "training/test_loop.py",
+    "training/test_nodes.py",
     "training/test_run.py",
 )
 """They run last, so that a mistake shows early, and not at all in `make quick`."""
