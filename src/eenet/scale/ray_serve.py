@@ -43,22 +43,22 @@ class Arguments(BaseModel):
     """Directories or names, separated by commas; they are there on every machine."""
     by: Literal["network", "stage"] = "network"
     """`network`: a replica runs all segments. `stage`: each segment has replicas of its own."""
-    min_replicas: int = Field(1, ge=0)
-    max_replicas: int = Field(4, ge=1)
+    min_replicas: int = Field(default=1, ge=0)
+    max_replicas: int = Field(default=4, ge=1)
     """Of every deployment; as many as requests need."""
-    cpus: float = Field(1.0, gt=0)
+    cpus: float = Field(default=1.0, gt=0)
     """Of a replica."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     """Images that run together, at most; so many requests in a replica ask for another one."""
-    most_waiting: int = Field(256, ge=1)
+    most_waiting: int = Field(default=256, ge=1)
     """Images accepted by a replica and not answered yet; more get 503."""
     backend: str | None = None
     """See `eenet.Predictor`; by stage ONNX Runtime."""
     accuracy_floor: float | None = None
     """See `eenet.serve`."""
-    timeout: float = Field(30.0, gt=0)
+    timeout: float = Field(default=30.0, gt=0)
     """Seconds for a request to arrive, and to be answered."""
-    max_megabytes: int = Field(32, ge=1)
+    max_megabytes: int = Field(default=32, ge=1)
     """Of a request."""
 
 
