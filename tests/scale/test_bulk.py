@@ -1,5 +1,6 @@
 """What runs on every machine, without Ray: listing, decoding, segments with baggage, parts."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,18 @@ def test_rows_of_parquet_files_are_numbered_group_by_group(table: Path) -> None:
     ]
     assert list_inputs([table / "a.parquet", table / "b.parquet"], unit_images=15) == found
     assert list_inputs(str(table / "*.parquet"), unit_images=15) == found
+
+
+def test_answers_in_the_folder_are_no_images(table: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "tables"
+    shutil.copytree(table, whole)
+    before = list_inputs(whole, without=str(whole / "answers"))
+    (whole / "answers").mkdir()
+    shutil.copy(whole / "a.parquet", whole / "answers/part-000000.parquet")
+    assert list_inputs(whole, without=str(whole / "answers")) == before
+    assert list_inputs(f"file://{whole}", without=f"file://{whole}/answers").count == before.count
+    with pytest.raises(FileNotFoundError, match="beside the answers"):
+        list_inputs(whole / "answers", without=str(whole / "answers"))
 
 
 def test_addresses_are_listed_by_arrow(folder: Path, table: Path) -> None:

@@ -115,7 +115,7 @@ def predict(
     folder, tally = Folder(str(out), format), Tally([0] * len(job.costs_K))
     listed, done = None, frozenset[int]()
     if isinstance(inputs, str | Path | Sequence):
-        listed = list_inputs(inputs, column=column)
+        listed = list_inputs(inputs, column=column, without=str(out))
         parts = Parts(folder, listed, plan=job.plan | {"format": format}, rows=rows, key=key)
         parts.check_key()
         parts.open(resume=resume)

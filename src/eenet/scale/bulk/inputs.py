@@ -80,7 +80,11 @@ class Inputs:
 
 
 def list_inputs(
-    inputs: str | Path | Sequence[str | Path], *, column: str | None = None, unit_images: int | None = None
+    inputs: str | Path | Sequence[str | Path],
+    *,
+    column: str | None = None,
+    unit_images: int | None = None,
+    without: str = "",
 ) -> Inputs:
     """The images that are meant.
 
@@ -89,13 +93,18 @@ def list_inputs(
             such as s3://bucket/folder.
         column: of images, in parquet files. Default: by its kind and name.
         unit_images: in a unit, about. Default: by how many there are.
+        without: folder whose files aren't meant: answers may lie in a folder of images.
 
     Raises:
         FileNotFoundError: nothing matches.
         ValueError: images and parquet files at once, or a parquet file without a column of images.
     """
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-    files = [file for one in given for file in _files_of(str(one))]
+    inside = f"{_whole(without)}/"
+    found = [file for one in given for file in _files_of(str(one))]
+    files = [file for file in found if not without or not _whole(file).startswith(inside)]
+    if not files:
+        raise FileNotFoundError(f"no image or parquet file in {given[0]}, beside the answers")
     tables = [file for file in files if file.partition("?")[0].lower().endswith(".parquet")]
     if tables and len(tables) < len(files):
         raise ValueError(
@@ -147,6 +156,11 @@ def _files_of(given: str) -> list[str]:
     if not path.is_dir() and len(images) == 1 and not Path(images[0]).is_file():
         raise FileNotFoundError(f"no file {given}")
     return [*tables, *images]
+
+
+def _whole(path: str) -> str:
+    """By which two names of one file or folder are the same."""
+    return path.rstrip("/") if "://" in path else str(Path(path).absolute())
 
 
 def _absolute(pattern: str) -> Sequence[Path]:
