@@ -29,6 +29,8 @@ SLOW = (
     "networks/test_fuzz.py",
     "runtime/test_backends.py",
     "runtime/test_queued.py",
+    "scale/test_ray_data.py",
+    "scale/test_ray_serve.py",
     "serving/test_serving.py",
     "test_examples.py",
     "test_extending.py",
@@ -36,6 +38,7 @@ SLOW = (
     "test_wheel.py",
     "training/test_interruption.py",
     "training/test_loop.py",
+    "training/test_nodes.py",
     "training/test_run.py",
 )
 """They run last, so that a mistake shows early, and not at all in `make quick`."""

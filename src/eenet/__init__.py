@@ -9,8 +9,8 @@
 
 Every verb of the command line is a function here, with the same name and the same inputs. Where a verb takes
 a checkpoint, the function also takes a network in memory: `train` (`train_seeds`), `evaluate` (`eenet eval`),
-`predict`, `calibrate`, `bench`, `export`, `report`, `sweep`, `serve`, `info`, `list_names` (`eenet list`).
-What they return prints as a table, and has `to_dict`, which is what `--json` prints.
+`predict`, `batch`, `calibrate`, `bench`, `export`, `report`, `sweep`, `serve`, `info`, `list_names`
+(`eenet list`). What they return prints as a table, and has `to_dict`, which is what `--json` prints.
 
 Records are what every exit said about every image: `collect` a network's, then `evaluate(records, policy)`
 as often as you like, `records.to_numpy()`, `records.to_pandas()`, `policies.fit(records, budget)`. Parts of
@@ -56,6 +56,7 @@ if TYPE_CHECKING:  # imported on first use: torch and timm take seconds, and `ee
         policy_for_risk,
     )
     from eenet.runtime import BenchRow, FilePrediction, Prediction, Predictor, predict, predict_each
+    from eenet.scale import BatchResult, batch
     from eenet.serving import serve
     from eenet.training import (
         Calibration,
@@ -74,6 +75,7 @@ if TYPE_CHECKING:  # imported on first use: torch and timm take seconds, and `ee
 
 __all__ = [
     # verbs
+    "batch",
     "bench",
     "calibrate",
     "evaluate",
@@ -117,6 +119,7 @@ __all__ = [
     "register",
     # results
     "BackboneInfo",
+    "BatchResult",
     "Bench",
     "BenchRow",
     "Calibration",

@@ -17,6 +17,7 @@ from typing import Any, get_type_hints
 import tyro
 
 from eenet.cli.groups import readable
+from eenet.cli.many import batch
 from eenet.cli.measuring import bench, evaluate, report
 from eenet.cli.training import calibrate, sweep, train
 from eenet.cli.using import export, info, list_names, predict, serve
@@ -32,6 +33,7 @@ VERBS = {
     "train": train,
     "eval": evaluate,
     "predict": predict,
+    "batch": batch,
     "calibrate": calibrate,
     "bench": bench,
     "export": export,
@@ -63,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package in ("", "eenet"):
             raise
-        extra = "serve" if arguments[0] == "serve" else "train"
+        extra = {"serve": "serve", "batch": "scale"}.get(arguments[0], "train")
         print(f"eenet: this needs {package}; pip install 'eenet[{extra}]'", file=sys.stderr)
         return 2
     except (ValueError, OSError, FloatingPointError) as error:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eenet.policies import ExitPolicy, Floats, Weights, join, looks_back, probabilities, score_of_answers
-from eenet.runtime.backends.backend import Backend
+from eenet.runtime.backends.backend import Backend, Outputs
 
 
 class Answers(NamedTuple):
@@ -100,6 +100,83 @@ Seen = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
 """Class probabilities and confidences at the exits so far, for a score that looks back."""
 Rows = NDArray[np.intp] | slice
 ALL = slice(None)
+
+
+class Carried(NamedTuple):
+    """What images take along from one segment to the next."""
+
+    features: Any
+    before_BN: Floats | None = None
+    """What the exits so far said together."""
+    seen: Seen = []  # noqa: RUF012 - never changed
+    """What each of them said, if the score looks back."""
+
+
+class Parted(NamedTuple):
+    """What a segment makes of images: some leave, the others go on."""
+
+    leaving: NDArray[np.intp]
+    probabilities_BN: NDArray[np.float32]
+    """Of those that leave."""
+    staying: NDArray[np.intp]
+    carried: Carried
+    """By those that stay; nothing, if none does."""
+    score_B: NDArray[np.float32] | None
+    """Of all; none behind the last segment."""
+
+
+def run_segment(backend: Backend, policy: ExitPolicy, index: int, images: Carried) -> Parted:
+    """One segment alone, for engines that gather images again behind every exit.
+
+    Args:
+        backend: made for the segments of this policy.
+        policy: its thresholds.
+        index: of the segment.
+        images: at least one; pixels [B, C, H, W] for the first segment.
+
+    Raises:
+        ValueError: a score or probability is NaN.
+    """
+    weights = backend.segments[index].weights
+    return part(backend, policy, index, images, backend.run(index, images.features), weights)
+
+
+def part(
+    backend: Backend,
+    policy: ExitPolicy,
+    index: int,
+    images: Carried,
+    outputs: Outputs,
+    weights: Weights | None,
+) -> Parted:
+    """The same for images that ran already, perhaps together with those of other policies.
+
+    Args:
+        backend, index, images: as of `run_segment`.
+        policy: of these images; no exit is on that the backend has no segment for.
+        outputs: of the segment, for these images.
+        weights: by which this policy's exits answer together, here.
+    """
+    exit_index, own_BN, score_B = backend.segments[index].exit, outputs.probabilities_BN, outputs.score_B
+    assert own_BN is not None
+    assert exit_index is not None
+    check_number(own_BN if score_B is None else score_B, exit_index)
+    on = score_B is None or policy.enabled[exit_index]
+    joined_BN, seen = joined(own_BN, images.before_BN, weights), images.seen
+    leaves_B = np.full(len(own_BN), on)
+    if score_B is not None and on:
+        if looks_back(policy.score):
+            seen = [*seen, (own_BN, score_B)]
+            score_B = score_of_answers(policy.score, seen)
+        leaves_B = score_B > policy.thresholds[exit_index]
+    leaving, staying, carry = np.flatnonzero(leaves_B), np.flatnonzero(~leaves_B), Carried(None)
+    if len(staying):
+        carry = Carried(
+            backend.take(outputs.features, staying),
+            carried(own_BN, joined_BN, weights, staying) if on else images.before_BN,
+            [(said_BN[staying], sure_B[staying]) for said_BN, sure_B in seen],
+        )
+    return Parted(leaving, answers(own_BN, joined_BN, leaving), staying, carry, score_B)
 
 
 def joined(own_BN: Floats, before_BN: Floats | None, weights: Weights | None) -> Floats | None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -21,6 +22,29 @@ class Promise(Protocol):
     def set_result(self, answers: Answers, /) -> None: ...
 
     def set_exception(self, error: Exception, /) -> None: ...
+
+
+class Engine(Protocol):
+    """Takes images from any thread; see `eenet.runtime.QueuedEngine`."""
+
+    @property
+    def inside(self) -> int: ...
+
+    def submit(
+        self, pixels_BCHW: NDArray[np.uint8], *, policy: ExitPolicy | None = None
+    ) -> Future[Answers]: ...
+
+    def hand_in(
+        self,
+        pixels_BCHW: NDArray[np.uint8],
+        promise: Promise,
+        *,
+        policy: ExitPolicy | None = None,
+        timeout: float | None = None,
+        wait: bool = True,
+    ) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class EngineClosedError(RuntimeError):

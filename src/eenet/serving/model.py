@@ -4,6 +4,7 @@ import asyncio
 import math
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Full
@@ -15,11 +16,12 @@ from numpy.typing import NDArray
 
 from eenet.common import cores
 from eenet.evaluation import DriftMonitor, Evaluation, depth, depths_of, measure
-from eenet.networks import Network, checkpoint_directory, open_network
+from eenet.networks import Config, Network, checkpoint_directory, open_network
 from eenet.policies import RECORDS_FILE, ExitPolicy, Records
 from eenet.runtime import (
     Answers,
     Awaited,
+    Engine,
     EngineClosedError,
     QueuedEngine,
     create_backend,
@@ -57,6 +59,8 @@ class ServeOptions:
     """Go on without image files of `data` that can't be read."""
     accuracy_floor: float | None = None
     """Under load give way to cheaper budgets, down to this accuracy on the validation split."""
+    engine: Callable[[str, ExitPolicy], Engine] | None = None
+    """Makes what runs the images of a model, by its name, under a policy. Default: a queued engine here."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,16 @@ class Setting:
         """By early exit, for JSON; none: no image leaves there."""
         pairs = zip(self.policy.thresholds, self.policy.enabled, strict=True)
         return [t if on and math.isfinite(t) else None for t, on in pairs]
+
+
+def served_policy(config: Config) -> ExitPolicy:
+    """The network's own, with every exit on that any policy uses which requests may ask for."""
+    own = config.exit_policy()
+    budgets = [config.exit_policy(float(budget)) for budget in config.budgets]
+    named = [config.exit_policy(None, key) for key in config.policies]
+    used = [own, *budgets, *(policy for policy in named if policy.score == own.score)]
+    enabled = tuple(any(on) for on in zip(*(policy.enabled for policy in used), strict=True))
+    return ExitPolicy(own.score, own.thresholds, enabled)
 
 
 class ServedModel:
@@ -93,29 +107,14 @@ class ServedModel:
         own = config.exit_policy()
         policies = {budget: config.exit_policy(float(budget)) for budget in config.budgets}
         named = {key: config.exit_policy(None, key) for key in config.policies}
-        used = [own, *policies.values(), *(p for p in named.values() if p.score == own.score)]
-        enabled = tuple(any(on) for on in zip(*(policy.enabled for policy in used), strict=True))
-        self._served = ExitPolicy(own.score, own.thresholds, enabled)
-        self.costs = network.costs(enabled)
+        self._served = served_policy(config)
+        self.costs = network.costs(self._served.enabled)
         self._budgets = {b: Setting(b, p, float(b)) for b, p in policies.items()}
         self._named = {key: Setting(key, p, math.nan) for key, p in named.items() if p.score == own.score}
-        backend = options.backend or ("onnxruntime" if installed("onnxruntime") else "torch")
-        run: dict[str, Any] = {"threads": 1 if "threads" in options_of(backend) else None}
-        run["providers"] = options.providers or None
-        segments = segments_of(self._served, config.ensemble)
-        runs = create_backend(backend, network, segments, own.score, **run)
-        self.backend = backend
+        self.backend = options.backend or ("onnxruntime" if installed("onnxruntime") else "torch")
         self.most_waiting = options.most_waiting
         self._batch_size, self._workers, self._warm = options.batch_size, options.workers or cores(), False
-        self.engine = QueuedEngine(
-            runs,
-            self._served,
-            ensemble=config.ensemble,
-            batch_size=options.batch_size,
-            most_waiting=options.most_waiting,
-            workers=self._workers,
-            on_batch=lambda segment, images: metrics.batch(name, segment, images) if self._warm else None,
-        )
+        self.engine = options.engine(name, self._served) if options.engine else self._queued(network, options)
         records = _held_out(network, Path(checkpoint_directory(checkpoint)), options)
         self._monitor = _monitor(records, own) if records is not None else None
         self._last_watched, self._watching = 0.0, threading.Lock()
@@ -126,6 +125,21 @@ class ServedModel:
         """By exit, median milliseconds in the network of an image that leaves there; none: it is off."""
         self._warm = True
         metrics.loaded(name)
+
+    def _queued(self, network: Network, options: ServeOptions) -> Engine:
+        """All segments, in threads of this process."""
+        run: dict[str, Any] = {"threads": 1 if "threads" in options_of(self.backend) else None}
+        run["providers"] = options.providers or None
+        segments = segments_of(self._served, self.config.ensemble)
+        return QueuedEngine(
+            create_backend(self.backend, network, segments, self._served.score, **run),
+            self._served,
+            ensemble=self.config.ensemble,
+            batch_size=options.batch_size,
+            most_waiting=options.most_waiting,
+            workers=self._workers,
+            on_batch=lambda k, images: self._metrics.batch(self.name, k, images) if self._warm else None,
+        )
 
     def _warm_up(self) -> list[float | None]:
         """Every segment in a batch and alone, before anyone waits for it; then timed, an image at a time."""

@@ -74,7 +74,9 @@ def fit(
     with _frozen(network.stages if config.freeze_backbone else None):
         weights_N = class_weights(train) if config.class_weights else None
         trainer = Trainer(network, config, augmentation, steps, out=out, class_weights_N=weights_N)
-        run = TrainingState(trainer.parts(), asdict(config), out, writes=trainer.first)
+        run = TrainingState(
+            trainer.parts(), asdict(config), out, writes=trainer.first, processes=trainer.part[1]
+        )
         if resume:
             run.load()
         if heading and trainer.first:

@@ -15,9 +15,10 @@ from types import FrameType
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from eenet.common import write_atomically
+from eenet.common import say, write_atomically
 from eenet.networks import CONFIG_FILE, WEIGHTS_FILE, EENet
 from eenet.training.planning.settings import with_defaults
 
@@ -33,10 +34,16 @@ class TrainingState:
     """
 
     def __init__(
-        self, parts: Mapping[str, Any], settings: dict[str, Any], out: Path, *, writes: bool
+        self,
+        parts: Mapping[str, Any],
+        settings: dict[str, Any],
+        out: Path,
+        *,
+        writes: bool,
+        processes: int = 1,
     ) -> None:
-        """`parts`: what has a `state_dict()`, by name. Only one process `writes`."""
-        self.parts, self.out, self.writes = parts, out, writes
+        """`parts`: what has a `state_dict()`, by name. Only one of the `processes` `writes`."""
+        self.parts, self.out, self.writes, self.processes = parts, out, writes, processes
         self.settings = json.loads(json.dumps(settings))
         self.epoch = self.step = 0
         self.seconds = 0.0
@@ -84,6 +91,7 @@ class TrainingState:
             "settings": json.dumps(self.settings),
             "epoch": self.epoch,
             "step": self.step,
+            "processes": self.processes,
             "seconds": self.seconds,
             "losses": [self.loss_sum.item(), self.losses],
             "lines": json.dumps(self.lines),
@@ -92,19 +100,20 @@ class TrainingState:
         write_atomically(self.out / STATE_FILE, buffer.getvalue())
 
     def load(self) -> None:
-        """Go on from the state on disk.
+        """Go on from the state on disk; the process that writes hands it to the others, wherever they are.
 
         Raises:
             FileNotFoundError: there is none.
             ValueError: it is damaged, or of a run with other settings.
         """
         path = self.out / STATE_FILE
-        if not path.is_file():
+        (content,) = broadcast_object_list([path.read_bytes() if self.writes and path.is_file() else None])
+        if content is None:
             raise FileNotFoundError(f"nothing to resume: {path} does not exist")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of what is refused or read below
-                state = torch.load(path, weights_only=True, map_location="cpu")
+                state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
             before = with_defaults(json.loads(state["settings"]))
         except pickle.UnpicklingError as error:  # torch's own message says how to run it anyway
             raise ValueError(
@@ -117,6 +126,12 @@ class TrainingState:
         if changed:
             told = ", ".join(f"{k} was {before.get(k)}, is {self.settings[k]}" for k in changed)
             raise ValueError(f"can't resume {path} with another configuration: {told}")
+        if (shared := state.get("processes", self.processes)) != self.processes and self.writes:
+            say(
+                f"the number of processes was {shared}, is {self.processes}: batches are as large as before, "
+                "but batch norms and dropout see other parts of them, so the weights won't be quite those of "
+                "an unbroken run"
+            )
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]

@@ -150,4 +150,4 @@ def session_of(
     if missing := [name for name in providers if name not in there]:
         raise ValueError(f"ONNX Runtime has no {', '.join(missing)} here; it has {', '.join(there)}")
     model = str(graph) if isinstance(graph, Path) else graph.SerializeToString()
-    return ort.InferenceSession(model, options, providers=[*providers, CPU] if providers else [CPU])
+    return ort.InferenceSession(model, options, providers=list(dict.fromkeys([*providers, CPU])))
