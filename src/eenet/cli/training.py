@@ -29,6 +29,8 @@ from eenet.cli.output import show
 class TrainSettings(Settings):
     """What shall be other than in the recipe, or than chosen."""
 
+    task: str | None = None
+    """What the exits answer: classification (the default), or segmentation, whose data have masks."""
     weights: str | None = None
     """File with the backbone's trained weights: safetensors, or a state dict saved by torch."""
     max_drop: float | None = None

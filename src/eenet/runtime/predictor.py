@@ -20,6 +20,7 @@ from eenet.runtime.backends.choice import create_backend, installed, options_of
 from eenet.runtime.compacting import Answers, run_batch
 from eenet.runtime.graphs.segments import segments_of
 from eenet.runtime.queued import QueuedEngine
+from eenet.tasks import task_of
 
 ENGINES = ("compacting", "queued")
 
@@ -103,6 +104,7 @@ class Predictor:
         """
         self.network = open_network(network)
         config, stored = self.network.config, isinstance(self.network, StoredNetwork)
+        task_of(config.task).must_support("a Predictor")
         if not isinstance(self.network, StoredNetwork):
             self.network.eval()
         config.normalization(name_of(network))
