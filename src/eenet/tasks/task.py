@@ -6,10 +6,16 @@ record keeps of an answer, and how good that is. Nothing outside this package as
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from eenet.policies import ExitPolicy
 from eenet.tasks.measured import Loss, Measured
+
+Pixels = NDArray[np.uint8]
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -31,6 +37,26 @@ class Parts(NamedTuple):
     """Of the network without exits."""
     copies: list[bool]
     """Whether the stage after each exit writes into what it is given."""
+
+
+class Seen(NamedTuple):
+    """An image as a network takes it."""
+
+    pixels_CHW: Pixels
+    size: tuple[int, int]
+    """(height, width) of the image as it was."""
+
+
+class AnyPrediction(Protocol):
+    """The answer for one image, whatever the task."""
+
+    @property
+    def exit(self) -> int: ...
+
+    @property
+    def relative_cost(self) -> float: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
 
 
 class Task(ABC):
@@ -113,6 +139,49 @@ class Task(ABC):
     @abstractmethod
     def targets(self, truth: "Tensor", logits: "Tensor") -> "Tensor":
         """What logits of this shape are compared with by the losses; negative where nothing counts."""
+
+    # Answers ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def read(self, image: Any, config: Any) -> Seen:
+        """Any image that `eenet.data.to_pixels` takes, as a network of this configuration sees it.
+
+        Raises:
+            FileNotFoundError, ValueError: it can't be read.
+        """
+
+    @abstractmethod
+    def prediction(
+        self,
+        probabilities: NDArray[np.float32],
+        exit_index: int,
+        cost: float,
+        size: tuple[int, int],
+        config: Any,
+    ) -> Any:
+        """The answer of the exit that an image left at, for an image of this (height, width)."""
+
+    # Rows of answers --------------------------------------------------------------------
+
+    @abstractmethod
+    def places(self, out: Path | None) -> tuple[Path | None, Path | None]:
+        """Where rows of answers go, and where pictures of answers do; none: nowhere."""
+
+    @abstractmethod
+    def row(self, found: Any, likeliest: int) -> dict[str, Any]:
+        """What a row says of an answer, by the fields of `FilePrediction`."""
+
+    @abstractmethod
+    def draw(self, found: Any, image: Path, target: Path) -> dict[str, Any]:
+        """Write an answer as pictures that begin with a name; the fields of a row that tell where."""
+
+    @abstractmethod
+    def columns(self, likeliest: int) -> list[str]:
+        """Of a file of rows."""
+
+    @abstractmethod
+    def same(self, row: Mapping[str, Any], found: Any) -> str | None:
+        """None if a row of a file tells the same as an answer, else both in words."""
 
     # Records and figures ----------------------------------------------------------------
 

@@ -1,20 +1,26 @@
 """Classification as a task: one label an image."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eenet.policies import ExitPolicy, Records, decide
 from eenet.tasks.classification.diagnostics import DiagnosedEvaluation, diagnose
 from eenet.tasks.classification.metrics import Evaluation, loss_of, measure
+from eenet.tasks.classification.prediction import Prediction
 from eenet.tasks.measured import Loss
-from eenet.tasks.task import Parts, Task
+from eenet.tasks.task import Parts, Seen, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from eenet.backbones import TracedBackbone
+
+
+SAME = 1e-3  # within which two runs give the same probability, whatever the backend
 
 
 class Classification(Task):
@@ -78,6 +84,56 @@ class Classification(Task):
 
     def targets(self, truth: "Tensor", logits: "Tensor") -> "Tensor":  # noqa: ARG002
         return truth
+
+    def read(self, image: Any, config: Any) -> Seen:
+        from eenet.data import to_pixels
+
+        return Seen(to_pixels(image, config.input_size), config.input_size[1:])
+
+    def prediction(
+        self,
+        probabilities: NDArray[np.float32],
+        exit_index: int,
+        cost: float,
+        size: tuple[int, int],  # noqa: ARG002
+        config: Any,
+    ) -> Prediction:
+        names = config.class_names or [str(n) for n in range(config.num_classes)]
+        best = int(probabilities.argmax())
+        return Prediction(
+            label=names[best],
+            class_index=best,
+            probability=float(probabilities[best]),
+            exit=exit_index,
+            relative_cost=cost,
+            probabilities_N=probabilities,
+            class_names=names,
+        )
+
+    def places(self, out: Path | None) -> tuple[Path | None, Path | None]:
+        return out, None
+
+    def row(self, found: Prediction, likeliest: int) -> dict[str, Any]:
+        probabilities = found.probabilities
+        if likeliest < len(probabilities):
+            kept = sorted(probabilities, key=lambda name: -probabilities[name])[:likeliest]
+            probabilities = {name: probabilities[name] for name in kept}
+        names = ("label", "class_index", "probability", "exit", "relative_cost")
+        return {**{name: getattr(found, name) for name in names}, "probabilities": probabilities}
+
+    def draw(self, found: Prediction, image: Path, target: Path) -> dict[str, Any]:  # noqa: ARG002
+        return {}
+
+    def columns(self, likeliest: int) -> list[str]:
+        """With probabilities of the likeliest classes, a pair for each."""
+        more = [f"{kind}_{k}" for k in range(1, likeliest + 1) for kind in ("label", "probability")]
+        return ["file", "label", "class_index", "probability", "exit", "relative_cost", *more, "error"]
+
+    def same(self, row: Mapping[str, Any], found: Prediction) -> str | None:
+        before = str(row["label"]), int(row["exit"])
+        if (found.label, found.exit) == before and abs(found.probability - float(row["probability"])) <= SAME:
+            return None
+        return f"{before[0]} at exit {before[1]}, now it is {found.label} at exit {found.exit}"
 
     def collect(self, network: Any, images: Any, batch_size: int, advance: Callable[[int], Any]) -> Records:
         from eenet.data import in_order

@@ -5,9 +5,9 @@ there. So what early exits have decoded isn't decoded again. Full size is only m
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,8 @@ from eenet.tasks.task import Parts
 FINEST = 4  # stride of the state, unless the backbone starts coarser
 Carried = tuple[Tensor, Tensor]
 """Features of the backbone [B, C, H, W], and the state of the decoder [B, width, h, w]."""
+Fold = Callable[[nn.Module, Any], nn.Module]
+"""A module and what it is given → the same with norms folded into convolutions."""
 
 
 class Tap(nn.Sequential):
@@ -32,17 +34,36 @@ class Tap(nn.Sequential):
         super().__init__(nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, features: Tensor, size: Sequence[int]) -> Tensor:  # type: ignore[override]
-        projected = super().forward(features)
-        if tuple(projected.shape[-2:]) == tuple(size):
-            return projected
-        return F.interpolate(projected, tuple(size), mode="bilinear")
+        return brought_to(super().forward(features), size)
+
+
+class FoldedTap(nn.Module):
+    """A tap whose norm is part of its convolution."""
+
+    def __init__(self, project: nn.Module) -> None:
+        super().__init__()
+        self.project = project
+
+    def forward(self, features: Tensor, size: Sequence[int]) -> Tensor:
+        return brought_to(self.project(features), size)
+
+
+def brought_to(projected: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinearly; as it is, if it has this (height, width)."""
+    if tuple(projected.shape[-2:]) == tuple(size):
+        return projected
+    return F.interpolate(projected, tuple(size), mode="bilinear")
 
 
 class DenseStage(nn.Module):
     """A part of the backbone in pieces; behind each the decoder takes the features into its state."""
 
     def __init__(
-        self, pieces: Sequence[nn.Module], taps: Sequence[Tap], copies: Sequence[bool], stride: int | None
+        self,
+        pieces: Sequence[nn.Module],
+        taps: Sequence[nn.Module],
+        copies: Sequence[bool],
+        stride: int | None,
     ) -> None:
         """`copies[i]`: piece i writes into its input. `stride`: of the state, for the stage it starts in."""
         super().__init__()
@@ -63,6 +84,16 @@ class DenseStage(nn.Module):
             state = added if state is None else state + added
         assert state is not None
         return features, state
+
+    def folded(self, fold: Fold, carried: Any) -> "DenseStage":
+        """The same with the norms of its parts folded, as `fold` does it."""
+        features = carried[0] if isinstance(carried, tuple) else carried
+        pieces, taps = [], []
+        for piece, tap in zip(self.pieces, self.taps, strict=True):
+            pieces.append(fold(piece, features))
+            features = piece(features.clone())
+            taps.append(FoldedTap(fold(nn.Sequential(*tap.children()), features)))
+        return DenseStage(pieces, taps, self.copies, self.stride)
 
 
 class Answer(nn.Sequential):
@@ -90,20 +121,32 @@ class DenseHead(nn.Module):
         self.answer = Answer(width, num_classes)
         self.confidence = GainGate()
 
+    foldable = "answer"
+    """The part whose norms can be folded into convolutions, for speed."""
+
+    def seen(self, carried: Carried) -> Tensor:
+        """What that part is given: the state."""
+        return carried[1]
+
     def forward(self, carried: Carried) -> tuple[Tensor, Tensor]:
-        logits = self.answer(carried[1])
+        logits = self.answer(self.seen(carried))
         return logits, self.confidence(logits.detach())
 
 
 class FinalStage(nn.Module):
     """The last stage, and the class logits of the final exit."""
 
-    def __init__(self, stage: DenseStage, answer: Answer) -> None:
+    def __init__(self, stage: DenseStage, answer: nn.Module) -> None:
         super().__init__()
         self.stage, self.answer = stage, answer
 
     def forward(self, carried: Tensor | Carried) -> Tensor:
         return self.answer(self.stage(carried)[1])
+
+    def folded(self, fold: Fold, carried: Any) -> "FinalStage":
+        """The same with the norms of its parts folded, as `fold` does it."""
+        state = self.stage(carried)[1]
+        return FinalStage(self.stage.folded(fold, carried), fold(self.answer, state))
 
 
 def dense_parts(

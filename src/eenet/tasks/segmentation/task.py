@@ -1,9 +1,11 @@
 """Semantic segmentation as a task: a class for every pixel."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eenet.policies import ExitPolicy, score_of
 from eenet.tasks.measured import Loss
@@ -15,8 +17,9 @@ from eenet.tasks.segmentation.metrics import (
     loss_of_masks,
     measure_masks,
 )
+from eenet.tasks.segmentation.prediction import MaskPrediction
 from eenet.tasks.segmentation.records import RECORDED, SegmentationRecords, confusion
-from eenet.tasks.task import Parts, Task
+from eenet.tasks.task import Parts, Seen, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 WIDTH = 64  # channels of the decoder's state
 IGNORED = -100  # the target of pixels without a class
+ROWS_FILE = "predictions.csv"
+ROW_SUFFIXES = (".csv", ".jsonl", ".parquet")
 TOGETHER = 16  # images at most, whose logits are held at a time
 
 
@@ -43,7 +48,7 @@ class Segmentation(Task):
     objectives: ClassVar[Sequence[str] | None] = ("joint",)
     unsupported: ClassVar[Mapping[str, str]] = dict.fromkeys(
         (
-            "a Predictor",
+            "--top-k",
             "bench",
             "export",
             "serve",
@@ -108,6 +113,49 @@ class Segmentation(Task):
         size = tuple(logits.shape[-2:])
         small = interpolate(truth[:, None].float(), size, mode="nearest-exact")[:, 0].long()
         return small.masked_fill(small == NO_CLASS, IGNORED)
+
+    def read(self, image: Any, config: Any) -> Seen:
+        from eenet.data import scaled_to, size_for, standardised, whole_pixels
+
+        channels, *sides = config.input_size
+        pixels_CHW = whole_pixels(image, channels)
+        _, height, width = pixels_CHW.shape
+        if config.task_settings.get("standardise"):
+            pixels_CHW = standardised(pixels_CHW)
+        return Seen(scaled_to(pixels_CHW, size_for((height, width), min(sides))), (height, width))
+
+    def prediction(
+        self,
+        probabilities: NDArray[np.float32],
+        exit_index: int,
+        cost: float,
+        size: tuple[int, int],
+        config: Any,
+    ) -> MaskPrediction:
+        names = config.class_names or [str(n) for n in range(config.num_classes)]
+        return MaskPrediction(exit_index, cost, size, probabilities, names)
+
+    def places(self, out: Path | None) -> tuple[Path | None, Path | None]:
+        """A file of rows, or a directory of pictures with such a file in it."""
+        if out is None or out.suffix in ROW_SUFFIXES:
+            return out, None
+        out.mkdir(parents=True, exist_ok=True)
+        return out / ROWS_FILE, out
+
+    def row(self, found: MaskPrediction, likeliest: int) -> dict[str, Any]:  # noqa: ARG002
+        return {"exit": found.exit, "relative_cost": found.relative_cost, "shares": found.shares}
+
+    def draw(self, found: MaskPrediction, image: Path, target: Path) -> dict[str, Any]:
+        mask, shown = (target.with_name(target.name + ending) for ending in (".png", "-overlay.jpg"))
+        found.picture().save(mask)
+        found.overlay(image).save(shown, quality=90)
+        return {"mask": str(mask), "overlay": str(shown)}
+
+    def columns(self, likeliest: int) -> list[str]:  # noqa: ARG002
+        return ["file", "exit", "relative_cost", "mask", "overlay", "error"]
+
+    def same(self, row: Mapping[str, Any], found: MaskPrediction) -> str | None:
+        return None if int(row["exit"]) == found.exit else f"exit {row['exit']}, now it is exit {found.exit}"
 
     def collect(
         self, network: Any, images: Any, batch_size: int, advance: Callable[[int], Any]
