@@ -11,7 +11,7 @@ from PIL import Image
 
 import eenet
 from eenet.cli import main
-from eenet.data import normalize
+from eenet.data import normalize, open_image
 from eenet.policies import score_of
 from eenet.runtime import run_one
 from eenet.tasks import task_of
@@ -126,10 +126,10 @@ def test_predict_writes_masks_and_overlays(
     predictor = eenet.Predictor(checkpoint)
     for row in rows:
         found = predictor.predict(row["file"])
-        mask = Image.open(row["mask"])
+        mask, shown = open_image(row["mask"]), open_image(row["overlay"])
         assert mask.mode == "P"
         assert np.array_equal(np.array(mask), found.mask)
-        assert Image.open(row["overlay"]).size == mask.size
+        assert shown.size == mask.size
         assert int(row["exit"]) == found.exit
     assert main(words) == 2
     assert "is there already; go on with --resume" in capsys.readouterr().err
