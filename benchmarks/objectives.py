@@ -23,9 +23,9 @@ from sklearn.metrics import roc_auc_score
 from eenet import Records, policies, policy_for_budget
 from eenet.common import format_table
 from eenet.evaluation import measure
-from eenet.evaluation.diagnostics import bootstrap_interval
 from eenet.policies import RECORDS_FILE, decide, recorded_scores
 from eenet.policies.gates import AnswerGate, accuracy_kept
+from eenet.tasks.classification.diagnostics import bootstrap_interval
 from eenet.training import get_recipe, train
 from eenet.training.objectives import trains_confidence
 

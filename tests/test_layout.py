@@ -13,8 +13,8 @@ import eenet
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/eenet"
 ORDER = [
-    "common", "data", "backbones", "policies", "networks", "runtime", "evaluation", "exporting", "training",
-    "serving", "scale", "cli",
+    "common", "data", "backbones", "policies", "tasks", "networks", "runtime", "evaluation", "exporting",
+    "training", "serving", "scale", "cli",
 ]  # fmt: skip
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.name not in ("__init__.py", "__main__.py"))
 LONGEST, MOST_FILES = 350, 8
@@ -49,11 +49,14 @@ def test_nothing_lies_beside_the_packages() -> None:
     [
         *ORDER,
         "backbones/given",
+        "data/masks",
         "data/readers",
         "runtime/backends",
         "runtime/graphs",
         "scale/bulk",
         "serving/protocol",
+        "tasks/classification",
+        "tasks/segmentation",
         "training/planning",
     ],
 )

@@ -58,6 +58,7 @@ if TYPE_CHECKING:  # imported on first use: torch and timm take seconds, and `ee
     from eenet.runtime import BenchRow, FilePrediction, Prediction, Predictor, predict, predict_each
     from eenet.scale import BatchResult, batch
     from eenet.serving import serve
+    from eenet.tasks import MaskPrediction, SegmentationEvaluation, SegmentationRecords
     from eenet.training import (
         Calibration,
         Names,
@@ -130,10 +131,13 @@ __all__ = [
     "Evaluation",
     "Export",
     "FilePrediction",
+    "MaskPrediction",
     "Names",
     "Prediction",
     "Report",
     "SeedsResult",
+    "SegmentationEvaluation",
+    "SegmentationRecords",
     "ShiftRow",
     "SweepRow",
     "TrainResult",

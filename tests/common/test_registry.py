@@ -7,7 +7,7 @@ import pytest
 
 import eenet
 from eenet.common.registry import Registry, import_plugin
-from eenet.networks.heads import HEADS
+from eenet.tasks.classification.heads import HEADS
 
 
 def test_names_are_unique_and_near_ones_are_suggested() -> None:

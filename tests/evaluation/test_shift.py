@@ -11,10 +11,10 @@ from eenet import data
 from eenet.cli import main
 from eenet.data.corruptions import CORRUPTIONS, corrupt
 from eenet.data.pixels import Pixels
-from eenet.evaluation.diagnostics import expected_calibration_error
 from eenet.evaluation.evaluating import collect
 from eenet.evaluation.shift import describe
 from eenet.networks.network import EENet
+from eenet.tasks.classification.diagnostics import expected_calibration_error
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,10 @@ from eenet.backbones import cost
 from eenet.backbones.cuts import trace
 from eenet.backbones.placement import PLACEMENTS
 from eenet.networks.building import convert
-from eenet.networks.heads import HEADS
 from eenet.networks.network import EENet
 from eenet.policies.policy import ExitPolicy
 from eenet.runtime.predictor import Predictor
+from eenet.tasks.classification.heads import HEADS
 
 EXAMPLES, FAKE_TENSORS = 2000, cost._fake_tensors
 

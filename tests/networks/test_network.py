@@ -18,9 +18,9 @@ import eenet
 from eenet.backbones.names import ALIASES, create_backbone
 from eenet.data.image_sets import ImageSet
 from eenet.evaluation.evaluating import collect
-from eenet.evaluation.metrics import measure
 from eenet.networks.building import convert, create_model, without_exits
 from eenet.networks.network import EENet
+from eenet.tasks.classification.metrics import measure
 
 IMAGES = torch.randn(2, 1, 8, 8)
 

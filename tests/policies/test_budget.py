@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from record_cases import make_records, one_hot
 
-from eenet.evaluation.metrics import measure
 from eenet.policies.budget import policy_for_budget
 from eenet.policies.policy import ExitPolicy
 from eenet.policies.records import Records, decide, recorded_scores
+from eenet.tasks.classification.metrics import measure
 
 
 @settings(max_examples=100, deadline=None)

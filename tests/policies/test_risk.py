@@ -9,7 +9,6 @@ from record_cases import make_records, one_hot
 from scipy.special import expit, logit
 from scipy.stats import binom
 
-from eenet.evaluation.metrics import measure
 from eenet.policies.records import Records
 from eenet.policies.risk import (
     Guarantee,
@@ -19,6 +18,7 @@ from eenet.policies.risk import (
     policy_for_risk,
     thresholds_to_try,
 )
+from eenet.tasks.classification.metrics import measure
 
 
 def by_counting(surplus: int, count: int, lose: float, win: float) -> float:

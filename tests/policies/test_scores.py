@@ -12,10 +12,10 @@ from scipy import special
 from torch import Tensor
 
 import eenet
-from eenet.evaluation.metrics import measure
 from eenet.policies.policy import ExitPolicy
 from eenet.policies.records import recorded_scores
 from eenet.policies.scores import SCORES, graph_scores, logit, score_of_answers, sigmoid
+from eenet.tasks.classification.metrics import measure
 
 BUILT_IN = list(SCORES)
 LOGITS = [[2.0, 0.0, -1.0], [0.0, 0.0, 0.0]]

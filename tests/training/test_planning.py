@@ -24,14 +24,14 @@ from torch import nn
 import eenet
 from eenet.cli import main
 from eenet.data import Images, from_dataset
-from eenet.evaluation.metrics import measure
 from eenet.networks.building import create_model
 from eenet.policies.budget import policies_for_budgets
 from eenet.policies.policy import ExitPolicy
 from eenet.policies.records import Records, decide
+from eenet.tasks.classification.metrics import loss_of, measure
 from eenet.training.loop import balanced, class_weights
 from eenet.training.objectives import joint_cross_entropy
-from eenet.training.planning.budgeting import cheapest, fit_for, loss_of
+from eenet.training.planning.budgeting import cheapest, fit_for
 from eenet.training.planning.choosing import choose
 from eenet.training.planning.making import build
 from eenet.training.planning.settings import TrainConfig, parsed, read_run, typed, write_run

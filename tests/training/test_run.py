@@ -22,10 +22,10 @@ from safetensors.torch import load_file, save_file
 from eenet.cli import main
 from eenet.data import from_dataset
 from eenet.evaluation.benching import bench
-from eenet.evaluation.metrics import measure
 from eenet.networks.building import convert, create_model
 from eenet.networks.network import EENet
 from eenet.policies.records import Records
+from eenet.tasks.classification.metrics import measure
 from eenet.training import run as pipeline
 from eenet.training.loop import on_validation
 from eenet.training.objectives import unused

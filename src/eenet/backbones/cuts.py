@@ -6,7 +6,7 @@ that hide a whole network.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from torch import Tensor, fx, nn
@@ -60,6 +60,25 @@ class TracedBackbone:
     """Whether most of the MACs are spent on tokens [B, N, C], not on feature maps [B, C, H, W]."""
     hiding: nn.Module | None
     """The block that does the work of the network and so may be a network itself."""
+    end: tuple[Cut, fx.Node] | None = None
+    """Where the feature maps end and the classifier begins; none: there are none of
+    more than one pixel."""
+
+    def without_classifier(self) -> "TracedBackbone":
+        """The same with one more cut, the last: all that lies behind it is the classifier.
+
+        Raises:
+            ValueError: there are no feature maps of more than one pixel.
+        """
+        if self.end is None:
+            seen = "×".join(map(str, self.input_size[1:]))
+            raise ValueError(
+                f"{describe(self.backbone)} has no feature map of more than one pixel for images of {seen}; "
+                "give larger images, or a convolutional network"
+            )
+        cut, node = self.end
+        kept = sum(each.macs < cut.macs for each in self.cuts)
+        return replace(self, cuts=[*self.cuts[:kept], cut], cut_nodes=[*self.cut_nodes[:kept], node])
 
 
 def trace(
@@ -176,6 +195,8 @@ def _measure(graph_module: fx.GraphModule, backbone: nn.Module, size: tuple[int,
         raise ValueError(f"{describe(backbone)} has no convolution or linear layer to save")
     check_classes(backbone, graph_module, seen, int(logits.shape[1]))
     found = _find_cuts(graph_module, seen, total)
+    end = next((each for each in reversed(found) if each[0].feature_size[1:] != (1, 1)), None)
+    found = [(cut, node) for cut, node in found if cut.macs <= (1 - LEAST_REMAINING) * total]
     tokens = sum(macs for macs, v in seen.values() if isinstance(v, Tensor) and v.ndim == 3) > MOST * total
     if tokens:  # the first that computes something only embeds patches
         embedding = next(macs for macs, _ in seen.values() if macs)
@@ -191,13 +212,14 @@ def _measure(graph_module: fx.GraphModule, backbone: nn.Module, size: tuple[int,
         size,
         tokens,
         _hiding_block(graph_module, seen, least),
+        end,
     )
 
 
 def _find_cuts(
     graph_module: fx.GraphModule, seen: dict[fx.Node, tuple[int, Any]], total: int
 ) -> list[tuple[Cut, fx.Node]]:
-    """The cuts, each with the node whose output is the one feature map alive."""
+    """All cuts up to the classifier, each with the node whose output is the one feature map alive."""
     found: list[tuple[Cut, fx.Node]] = []
     calls: Counter[str] = Counter()
     spent = 0
@@ -212,7 +234,7 @@ def _find_cuts(
             name = f"{name}:{calls[name]}"
         if node.op in ("placeholder", "output") or alive != {node} or not spent:
             continue
-        if not isinstance(value, Tensor) or value.ndim != 4 or spent > (1 - LEAST_REMAINING) * total:
+        if not isinstance(value, Tensor) or value.ndim != 4:
             continue
         if found and found[-1][0].macs == spent:  # a norm, activation or pooling
             name = found.pop()[0].name

@@ -28,6 +28,8 @@ from eenet.cli.output import show
 class TrainSettings(Settings):
     """What shall be other than in the recipe, or than chosen."""
 
+    task: str | None = None
+    """What the exits answer: classification (the default), or segmentation, whose data have masks."""
     max_drop: float | None = None
     """Instead of a budget: the cheapest that loses at most so many points of accuracy, such as 0.5."""
     num_exits: int | None = None

@@ -87,7 +87,7 @@ def register(kind: str, name: str | None = None, **marks: Any) -> Callable[[Adde
     ...     return nn.Sequential(nn.AvgPool2d(2), nn.Flatten()), size[0] * (size[1] // 2) * (size[2] // 2)
 
     Args:
-        kind: `head`: feature size (C, H, W) → (trunk, its width), see `eenet.networks.heads`;
+        kind: `head`: feature size (C, H, W) → (trunk, its width), see `eenet.tasks.classification.heads`;
             `score`: (logits_KBN, confidence_logits_KB) of the exits so far → score_B, see
             `eenet.policies.scores`; `objective`: (outputs, targets_B, costs_K) → loss, see
             `eenet.training.objectives`; `policy`: (records, budget) → `ExitPolicy`;
@@ -101,7 +101,7 @@ def register(kind: str, name: str | None = None, **marks: Any) -> Callable[[Adde
         ValueError: unknown kind, or the name is taken.
     """
     for module in (
-        "networks.heads",
+        "tasks.classification.heads",
         "policies.scores",
         "policies.budget",
         "training.objectives",

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
-from eenet.data.image_sets import UNREADABLE, Images, ImageSet
+from eenet.data.image_sets import UNREADABLE, Images
 from eenet.data.pixels import Pixels, whole_pixels
 from eenet.data.sources import Augmentation
 
@@ -62,7 +62,7 @@ def batches(
         ValueError: a damaged image was met; all damaged images of these are named.
     """
     steps = _Steps(images, batch_size, augmentation, seed, epoch, part)
-    yield from _loaded(steps, range(start, len(images) // batch_size), images, workers)
+    yield from loaded(steps, range(start, len(images) // batch_size), images, workers)
 
 
 def augment(batch: Batch, augmentation: Augmentation) -> Tensor:
@@ -125,9 +125,10 @@ def derived_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def _loaded(items: Dataset[Any], order: range, images: Images, workers: int | None) -> Iterator[Any]:
+def loaded(items: Dataset[Any], order: range, images: Any, workers: int | None) -> Iterator[Any]:
+    """Items in this order; those of images that aren't in memory are made ahead, in processes."""
     if workers is None:
-        workers = 0 if isinstance(images, ImageSet) else min(os.cpu_count() or 1, 8)
+        workers = 0 if images.here else min(os.cpu_count() or 1, 8)
     generator = torch.Generator().manual_seed(0)  # else the loader draws from the global one
     loader = DataLoader(
         _OrError(items),

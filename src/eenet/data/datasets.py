@@ -71,13 +71,15 @@ def load(
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
     channels, size = (size[0], size[1:]) if size is not None and len(size) == 3 else (None, size)
-    place = Place(name, os.environ.get("EENET_DATA"), label_column, file_column, usual_columns)
+    place = place_of(name)._replace(
+        label_column=label_column, file_column=file_column, usual_columns=usual_columns
+    )
     return _load(place, split, size, in_memory, skip_damaged, channels)
 
 
 def data_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What of a run's settings says how its data are read, as arguments of `load`."""
-    names = ("skip_damaged", "label_column", "file_column")
+    names = ("skip_damaged", "label_column", "file_column", "standardise")
     return {name: settings[name] for name in names if settings.get(name)}
 
 
@@ -90,8 +92,8 @@ def describe_splits(images: Mapping[str, Images]) -> str:
     for split, held in images.items():
         parts.append(f"{split} {len(held)}" + (f" ({held.origin})" if held.origin else ""))
         notes |= dict.fromkeys(held.notes)
-        seen = set(held.labels_B.tolist())
-        if missing := [name for label, name in enumerate(held.class_names) if label not in seen]:
+        counts_N = held.class_counts()
+        if missing := [name for name, count in zip(held.class_names, counts_N, strict=True) if not count]:
             more = f" … ({len(missing)} in all)" if len(missing) > NAMED else ""
             notes[f"{split} has no images of {', '.join(missing[:NAMED])}{more}"] = None
     return "; ".join([" · ".join(parts), *notes])
@@ -106,6 +108,11 @@ class Place(NamedTuple):
     label_column: str | None = None
     file_column: str | None = None
     usual_columns: tuple[str | None, str | None] = (None, None)
+
+
+def place_of(name: str) -> Place:
+    """Where a data set of this name is to be looked for."""
+    return Place(name, os.environ.get("EENET_DATA"))
 
 
 @lru_cache(maxsize=4)

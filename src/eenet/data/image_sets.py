@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,10 @@ class DamagedError(ValueError):
 class _Labelled:
     """What both kinds of image sets share."""
 
+    task: ClassVar[str] = "classification"
+    """That these images are for, see `eenet.tasks`."""
+    here: ClassVar[bool]
+    """Whether they are in memory."""
     labels_B: Labels
     class_names: list[str]
     image_size: tuple[int, int, int]
@@ -52,6 +56,10 @@ class _Labelled:
             seeds: of the random parts, one for each image; needs torch.
         """
         raise NotImplementedError
+
+    def class_counts(self) -> NDArray[np.int64]:
+        """How many images each class has: [N]."""
+        return np.bincount(self.labels_B, minlength=len(self.class_names))
 
     def mean_std(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of each channel, on a scale of 0 to 1."""
@@ -74,6 +82,7 @@ class _Labelled:
 class ImageSet(_Labelled):
     """Labelled images in memory; from tensors too, which become arrays."""
 
+    here: ClassVar[bool] = True
     pixels_BCHW: Pixels
     labels_B: Labels
     class_names: list[str]
@@ -110,6 +119,7 @@ class LazyImageSet(_Labelled):
     Memory stays the same however many there are: only the labels are held.
     """
 
+    here: ClassVar[bool] = False
     read: Callable[[list[int]], Sequence[Any]]
     """Indices → images of any kind that `eenet.data.to_pixels` takes."""
     labels_B: Labels

@@ -69,6 +69,8 @@ SOURCES: dict[str, Source] = {
     "svhn": Source("ufldl-stanford/svhn", "cropped_digits"),
     "tiny-imagenet": Source("zh-plus/tiny-imagenet", augmentation=_SHIFT_FLIP),
     "tiny-imagenet-50": Source(augmentation=_SHIFT_FLIP),
+    "camvid": Source(augmentation=_CROP_FLIP),
+    "nuclei": Source(augmentation=_CROP_FLIP),
     "imagenet": Source("ILSVRC/imagenet-1k", unlabelled_test=True, augmentation=_CROP_FLIP),
 }
 

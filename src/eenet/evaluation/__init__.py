@@ -6,12 +6,20 @@ from eenet.common.lazy import lazy_names
 
 if TYPE_CHECKING:
     from eenet.evaluation.benching import Bench, bench, pace
-    from eenet.evaluation.diagnostics import DiagnosedEvaluation, Diagnosis, diagnose
     from eenet.evaluation.drift import DriftMonitor, depth, depths_of
     from eenet.evaluation.evaluating import as_images, check_fit, collect, evaluate
-    from eenet.evaluation.metrics import Evaluation, accuracy_cost_curve, measure, named_exits
     from eenet.evaluation.page import EXIT_COLOURS, build_report
     from eenet.evaluation.reporting import Report, about_run, report, report_entry
     from eenet.evaluation.shift import ShiftRow, evaluate_under_corruptions, shift_table
+    from eenet.tasks import (
+        DiagnosedEvaluation,
+        Diagnosis,
+        Evaluation,
+        Measured,
+        accuracy_cost_curve,
+        diagnose,
+        measure,
+        named_exits,
+    )
 
 __getattr__, __dir__ = lazy_names(__name__)

@@ -11,6 +11,7 @@ from eenet.evaluation.evaluating import as_images
 from eenet.networks import Network, StoredNetwork, name_of, open_network
 from eenet.policies import ExitPolicy
 from eenet.runtime import BACKENDS, BenchRow, installed, options_of, time_network
+from eenet.tasks import task_of
 
 BENCH_IMAGES = 1000
 SLOW_TO_START = "torch-compile"
@@ -140,6 +141,7 @@ def bench(
         FileNotFoundError, ValueError: checkpoint or data can't be read, or a backend can't be had.
     """
     network = open_network(checkpoint)
+    task_of(network.config.task).must_support("bench")
     chosen = network.config.exit_policy(budget, policy)
     other = open_network(against) if against is not None else None
     if other and other.config.input_size != network.config.input_size:

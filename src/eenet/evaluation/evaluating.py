@@ -1,15 +1,13 @@
 """A network on a data set: records of what its exits say, and what its policy makes of them."""
 
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from eenet.common import progress, say
-from eenet.data import GIVEN_IMAGES, Images, data_options, in_order, load
-from eenet.evaluation.diagnostics import DiagnosedEvaluation, diagnose
-from eenet.evaluation.metrics import Evaluation, measure
+from eenet.data import GIVEN_IMAGES, Images, data_options
 from eenet.networks import Config, Network, open_network
-from eenet.policies import ExitPolicy, Records
+from eenet.policies import AnyRecords, ExitPolicy
+from eenet.tasks import measure, task_of
 
 
 def collect(
@@ -18,7 +16,7 @@ def collect(
     *,
     batch_size: int = 256,
     show_progress: bool = False,
-) -> Records:
+) -> Any:
     """Run all exits of `network` on every image, in eval mode and float32.
 
     Args:
@@ -27,32 +25,23 @@ def collect(
         batch_size: images at a time.
         show_progress: with a bar on the terminal.
 
+    Returns:
+        `Records`, or those of the network's task.
+
     Raises:
         ValueError: image size or number of classes don't fit the network.
     """
     check_fit(network.config, images)
-    config = network.config
-    logits, confidences = [], []
     with progress("evaluating", len(images), shown=show_progress) as advance:
-        for pixels_BCHW in in_order(images, batch_size):
-            said = network.answers(np.asarray(pixels_BCHW))
-            logits.append(said[0])
-            confidences.append(said[1])
-            advance(len(pixels_BCHW))
-    return Records(
-        np.concatenate(logits, 1),
-        np.concatenate(confidences, 1),
-        np.asarray(images.labels_B),
-        config.stage_macs,
-        config.head_macs,
-        config.backbone_macs,
-        config.ensemble,
-    )
+        return task_of(network.config.task).collect(network, images, batch_size, advance)
 
 
 def check_fit(config: Config, images: Images) -> None:
     """Whether images and labels are what the network was made for, else a `ValueError`."""
-    if images.image_size != tuple(config.input_size):
+    task = task_of(config.task)
+    if images.task != task.name:
+        raise ValueError(f"the network is for {task.name}, the data set for {images.task}")
+    if not task.any_size and images.image_size != tuple(config.input_size):
         raise ValueError(
             f"the network takes images of size {tuple(config.input_size)} (C, H, W), "
             f"the data set has {images.image_size}"
@@ -71,14 +60,14 @@ def check_fit(config: Config, images: Images) -> None:
 
 
 def evaluate(
-    source: Network | Records | str | Path,
+    source: Network | AnyRecords | str | Path,
     policy: ExitPolicy | str | None = None,
     *,
     data: str | Images | None = None,
     split: str = "test",
     budget: float | None = None,
     skip_damaged: bool = False,
-) -> Evaluation:
+) -> Any:
     """What a policy does on labelled images.
 
     Args:
@@ -91,13 +80,13 @@ def evaluate(
         skip_damaged: go on without image files that can't be read.
 
     Returns:
-        The evaluation; of a network, with a diagnosis.
+        The evaluation: `Evaluation`, of a network with a diagnosis; of masks `SegmentationEvaluation`.
 
     Raises:
         FileNotFoundError, ValueError: network or data can't be read or don't fit each other; records without
             a policy.
     """
-    if isinstance(source, Records):
+    if isinstance(source, AnyRecords):
         if not isinstance(policy, ExitPolicy) or data is not None or budget is not None:
             raise ValueError("records are evaluated under an ExitPolicy, and need no data and no budget")
         return measure(source, policy)
@@ -106,8 +95,7 @@ def evaluate(
     records = collect(
         network, as_images(data, network.config, split, skip_damaged=skip_damaged), show_progress=True
     )
-    found = vars(measure(records, chosen)) | vars(diagnose(records, chosen))
-    return DiagnosedEvaluation(**found)
+    return task_of(records.task).evaluate(records, chosen)
 
 
 def as_images(data: str | Images | None, config: Config, split: str, *, skip_damaged: bool = False) -> Images:
@@ -129,9 +117,11 @@ def as_images(data: str | Images | None, config: Config, split: str, *, skip_dam
         raise ValueError("the checkpoint doesn't say what it was trained on; name a data set (--data)")
     options = data_options(trained)
     if name != trained.get("data"):
-        options = {"usual_columns": (options.get("label_column"), options.get("file_column"))}
+        options.pop("skip_damaged", None)
+        usual = options.pop("label_column", None), options.pop("file_column", None)
+        options |= {"usual_columns": usual} if any(usual) else {}
     options["skip_damaged"] = skip_damaged or options.get("skip_damaged", False)
-    images = load(name, split, size=config.input_size, **options)
+    images = task_of(config.task).load(name, split, size=config.input_size, **options)
     if options["skip_damaged"] and images.notes:
         say("; ".join(images.notes))
     return images

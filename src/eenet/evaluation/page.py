@@ -16,10 +16,9 @@ from PIL import Image
 
 from eenet.data import Images
 from eenet.evaluation.benching import Bench
-from eenet.evaluation.diagnostics import diagnose, reliability
-from eenet.evaluation.metrics import measure
 from eenet.evaluation.shift import ShiftRow
 from eenet.policies import ExitPolicy, Records, decide, probabilities, recorded_scores
+from eenet.tasks import diagnose, measure, reliability
 
 IMAGES_PER_STRIP = 8
 MOST_IMAGES = 200  # on a page

@@ -16,6 +16,7 @@ from eenet.evaluation.page import Entry, build_report
 from eenet.evaluation.shift import evaluate_under_corruptions
 from eenet.networks import Config, Network, checkpoint_directory, name_of, open_network
 from eenet.policies import RECORDS_FILE, ExitPolicy, Records
+from eenet.tasks import task_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,7 @@ def report(
     entries, shown = [], None
     for label, checkpoint in zip(labels, checkpoints, strict=True):
         network = open_network(checkpoint)
+        task_of(network.config.task).must_support("report")
         images = as_images(data, network.config, split, skip_damaged=skip_damaged)
         shown = images if shown is None else shown
         if images.class_names != shown.class_names:

@@ -9,11 +9,10 @@ import numpy as np
 
 from eenet.common import Result, format_table, progress
 from eenet.data import Images, ImageSet
-from eenet.evaluation.diagnostics import expected_calibration_error
 from eenet.evaluation.evaluating import as_images, collect
-from eenet.evaluation.metrics import measure
 from eenet.networks import Network, open_network
 from eenet.policies import ExitPolicy, Records, decide
+from eenet.tasks import expected_calibration_error, measure, task_of
 
 MOST_IMAGES = 2000
 
@@ -109,6 +108,7 @@ def evaluate_under_corruptions(
     """
     names = _known(names, severities)
     network = open_network(source)
+    task_of(network.config.task).must_support("measuring damaged images")
     chosen = network.config.exit_policy(budget, policy)
     images = as_images(data, network.config, split, skip_damaged=skip_damaged)
     with progress("evaluating", 1 + len(names) * len(severities)) as advance:

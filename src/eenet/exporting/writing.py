@@ -32,6 +32,7 @@ from eenet.networks import (
     write_manifest,
 )
 from eenet.policies import ExitPolicy, looks_back, policies_for_budgets, policy_for_budget
+from eenet.tasks import task_of
 
 COMPARED_IMAGES = 256
 COMPARED_PIXELS = 4_000_000  # of all images together: fewer where they are large
@@ -132,6 +133,7 @@ def export(
     _check(format, precision, out, force)
     network = open_network(checkpoint)
     config = network.config
+    task_of(config.task).must_support("export")
     chosen = config.exit_policy(budget, policy)
     if looks_back(chosen.score):
         raise ValueError(
@@ -252,9 +254,9 @@ def _quantized(
         policy = policy_for_budget(fitted, max(budget, fitted.costs()[0]), scores=(policy.score,))
     became = measure(tested, policy)
     measured = {
-        "accuracy": became.accuracy,
+        "accuracy": became.quality,
         "relative_cost": became.relative_cost,
-        "fp32_accuracy": was.accuracy,
+        "fp32_accuracy": was.quality,
         "fp32_relative_cost": was.relative_cost,
     }
     return graph, policy, policies_for_budgets(fitted), measured

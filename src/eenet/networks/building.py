@@ -3,20 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from eenet.backbones import (
     BACKBONES,
     Placement,
     TracedBackbone,
-    count_macs,
     create_backbone,
     default_input_size,
-    divide,
-    example_tensor,
     full_name,
-    mutates_input,
     place,
     preprocessing_of,
     recognised,
@@ -24,9 +19,9 @@ from eenet.backbones import (
     trusted_name,
 )
 from eenet.networks.config import Config, versions
-from eenet.networks.heads import HEADS, create_head
 from eenet.networks.network import EENet
 from eenet.policies import GATES
+from eenet.tasks import HEADS, task_of
 
 
 def create_model(
@@ -34,11 +29,13 @@ def create_model(
     *,
     num_exits: int | None = None,
     placement: Placement = "linear",
-    head: str = "deep",
-    gate: str = "answer",
+    task: str = "classification",
+    head: str | None = None,
+    gate: str | None = None,
     num_classes: int | None = None,
     in_chans: int | None = None,
     input_size: Sequence[int] | None = None,
+    task_settings: Mapping[str, Any] | None = None,
     pretrained: bool = False,
     **backbone_args: Any,
 ) -> EENet:
@@ -52,11 +49,13 @@ def create_model(
         num_exits: number of early exits, without the final one.
         placement: `linear`, `pareto`, `golden`, `fine` (Demir & Akbas 2024), a list of
             fractions of the backbone's MACs, or a list of block names.
-        head: the kind of exit head, see `eenet.networks.HEADS`.
-        gate: what the confidence is computed from, see `eenet.policies.gates`.
+        task: what the exits answer: `classification`, or `segmentation`, which needs `num_classes`.
+        head: the kind of exit head, see `eenet.networks.HEADS`. Default: as suits the task.
+        gate: what the confidence is computed from, see `eenet.policies.gates`. Default: likewise.
         num_classes: default: as the backbone's own configuration says.
         in_chans: channels of the images. Default: as `input_size` says, else 3.
         input_size: (channels, height, width), or (height, width). Default: the backbone's own.
+        task_settings: of the task, such as the width of a decoder. Default: its own.
         pretrained: load the backbone's pretrained weights.
         backbone_args: passed on to `timm.create_model`, torchvision's `get_model` or your function.
 
@@ -67,7 +66,7 @@ def create_model(
     size = tuple(input_size) if input_size is not None else None
     if in_chans is None and size is not None and len(size) == 3:
         in_chans = size[0]
-    if num_classes is not None:
+    if num_classes is not None and task_of(task).keeps_classifier:
         args["num_classes"] = num_classes
     if in_chans is not None:
         args["in_chans"] = in_chans
@@ -79,7 +78,8 @@ def create_model(
     if in_chans is not None and size[0] != in_chans:
         raise ValueError(f"in_chans is {in_chans}, but input_size {size} has {size[0]} channels")
     traced = trace(module, size, _names(placement))
-    network = assemble(traced, choose_cuts(traced, num_exits, placement), head, gate)
+    cuts = choose_cuts(traced, num_exits, placement)
+    network = assemble(traced, cuts, head, gate, task=task, num_classes=num_classes, settings=task_settings)
     name_backbone(network, backbone, args)
     if pretrained and (known := preprocessing_of(backbone)):
         network.config.mean, network.config.std = (
@@ -99,8 +99,11 @@ def convert(
     *,
     num_exits: int | None = None,
     placement: Placement = "linear",
-    head: str = "deep",
-    gate: str = "answer",
+    task: str = "classification",
+    head: str | None = None,
+    gate: str | None = None,
+    num_classes: int | None = None,
+    task_settings: Mapping[str, Any] | None = None,
     recognise: bool = True,
 ) -> EENet:
     """Give a network of your own early exits. Its modules and weights are used, not copied.
@@ -115,16 +118,17 @@ def convert(
             around the network are taken off.
         input_size: (channels, height, width).
         num_exits: number of early exits, without the final one.
-        placement: see `create_model`.
-        head: the kind of exit head, see `eenet.networks.HEADS`.
-        gate: what the confidence is computed from, see `eenet.policies.gates`.
+        placement, task, head, gate: see `create_model`.
+        num_classes: that are answered, by tasks that don't keep the network's classifier.
+        task_settings: see `create_model`.
         recognise: look for the name by which timm or torchvision builds it.
 
     Raises:
         ValueError: the network can't be cut, with the reason and a way out.
     """
     traced = trace(backbone, input_size, _names(placement))
-    network = assemble(traced, choose_cuts(traced, num_exits, placement), head, gate)
+    cuts = choose_cuts(traced, num_exits, placement)
+    network = assemble(traced, cuts, head, gate, task=task, num_classes=num_classes, settings=task_settings)
     if recognise and (found := recognised(traced.backbone, traced.input_size)):
         name_backbone(network, *found)
     return network
@@ -138,47 +142,67 @@ def name_backbone(network: EENet, name: str, args: Mapping[str, Any]) -> None:
         config.plugins = sorted({*config.plugins, origin})
 
 
-def without_exits(backbone: nn.Module, input_size: Sequence[int]) -> EENet:
-    """The plain backbone as an `EENet` of one stage, to be trained and measured in the same way."""
-    return assemble(trace(backbone, input_size), [], "pool", "answer")
+def without_exits(
+    backbone: nn.Module,
+    input_size: Sequence[int],
+    *,
+    task: str = "classification",
+    num_classes: int | None = None,
+    task_settings: Mapping[str, Any] | None = None,
+) -> EENet:
+    """The plain network as an `EENet` of one stage, to be trained and measured in the same way."""
+    head = "pool" if task_of(task).keeps_classifier else None
+    traced = trace(backbone, input_size)
+    return assemble(traced, [], head, None, task=task, num_classes=num_classes, settings=task_settings)
 
 
 def assemble(
-    traced: TracedBackbone, chosen: Sequence[int], head: str, gate: str, *, prove: bool = True
+    traced: TracedBackbone,
+    chosen: Sequence[int],
+    head: str | None = None,
+    gate: str | None = None,
+    *,
+    task: str = "classification",
+    num_classes: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    prove: bool = True,
 ) -> EENet:
     """A network from a traced backbone, exits behind the chosen cuts.
 
     Args:
         traced: see `eenet.backbones.trace`.
         chosen: increasing indices into its cuts.
-        head: name of the kind of exit head.
-        gate: name of the kind of gate.
+        head: name of the kind of exit head. Default: the task's own.
+        gate: name of the kind of gate. Default: likewise.
+        task: what the exits answer.
+        num_classes: that are answered. Default: those of the backbone.
+        settings: of the task. Default: its own.
         prove: that the division is exact. Left out where that is known.
     """
-    stages = divide(traced, chosen, prove=prove)
-    sizes = [traced.cuts[i].feature_size for i in chosen]
-    example = example_tensor(traced.backbone)
-    heads = [create_head(head, size, traced.num_classes, gate).to(example) for size in sizes]
-    copies = [
-        mutates_input(stage, torch.zeros(2, *size).to(example))
-        for stage, size in zip(stages[1:], sizes, strict=True)
-    ]
-    ends = [*(traced.cuts[i].macs for i in chosen), traced.macs]
+    kind = task_of(task)
+    head, gate = head or kind.head, gate or kind.gate
+    own, answered = dict(settings or {}), num_classes
+    if kind.keeps_classifier:
+        answered = traced.num_classes
+    parts = kind.parts(traced, chosen, num_classes=answered, head=head, gate=gate, settings=own, prove=prove)
+    assert answered is not None
     config = Config(
         backbone=None,
         backbone_args={},
         exits=[traced.cuts[i].name for i in chosen],
         head=head,
         gate=gate,
-        num_classes=traced.num_classes,
+        num_classes=answered,
         input_size=traced.input_size,
-        backbone_macs=traced.macs,
-        stage_macs=[end - start for start, end in zip([0, *ends], ends, strict=False)],
-        head_macs=[count_macs(h, (1, *size)) for h, size in zip(heads, sizes, strict=True)],
+        backbone_macs=parts.plain_macs,
+        stage_macs=parts.stage_macs,
+        head_macs=parts.head_macs,
         proved_with=versions(),
         plugins=sorted({module for module in (HEADS.origin(head), GATES.origin(gate)) if module}),
+        task=task,
+        task_settings=own,
     )
-    network = EENet(stages, heads, config, copies=copies)
+    network = EENet(parts.stages, parts.heads, config, copies=parts.copies)
     network.training = network.stages.training = traced.backbone.training
     network.heads.train(network.training)
     return network

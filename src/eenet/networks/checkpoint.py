@@ -17,6 +17,7 @@ from eenet.networks.building import assemble, choose_cuts
 from eenet.networks.config import Config, asking_for, read_config, versions
 from eenet.networks.directories import CONFIG_FILE, WEIGHTS_FILE, checkpoint_directory
 from eenet.networks.network import EENet
+from eenet.tasks import task_of
 
 PICKLE_SUFFIXES = {".pt", ".pth", ".bin", ".pkl", ".ckpt"}
 
@@ -98,7 +99,16 @@ def load_checkpoint(
         chosen = choose_cuts(traced, None, config.exits) if config.exits else []
     with blaming(directory / CONFIG_FILE, "'head' and 'gate'"), asking_for(config.plugins):
         known = proof is not None and (config.proved_with == versions() or proof.exists())
-        network = assemble(traced, chosen, config.head, config.gate, prove=not known)
+        network = assemble(
+            traced,
+            chosen,
+            config.head,
+            config.gate,
+            task=config.task,
+            num_classes=config.num_classes,
+            settings=config.task_settings,
+            prove=not known,
+        )
     if proof is not None and not known:
         with suppress(OSError):  # a read-only home costs seconds, no answers
             proof.parent.mkdir(parents=True, exist_ok=True)
@@ -130,6 +140,7 @@ def trained_backbone(name: str | Path) -> tuple[nn.Module, Config]:
     """
     network = load_checkpoint(name)
     config = network.config
+    task_of(config.task).must_support("starting from a trained checkpoint")
     assert config.backbone is not None
     backbone = create_backbone(config.backbone, config.backbone_args)
     prefix = re.compile(r"stages\.\d+\.")

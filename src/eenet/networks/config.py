@@ -14,6 +14,7 @@ from typing import Any
 from eenet.common import blaming, write_atomically
 from eenet.networks.directories import CONFIG_FILE
 from eenet.policies import LARGEST, ExitPolicy, relative_costs
+from eenet.tasks import TASKS
 
 FORMAT_VERSION = 3
 READABLE = (2, 3)
@@ -57,6 +58,10 @@ class Config:
     """Modules of users' own heads, gates, backbones and scores that the network needs."""
     hashes: dict[str, str] = field(default_factory=dict)
     """SHA-256 of the graph, if there is one beside the weights, and of the files that hold its weights."""
+    task: str = "classification"
+    """What the exits answer, see `eenet.tasks`."""
+    task_settings: dict[str, Any] = field(default_factory=dict)
+    """Of the task, such as the width of a decoder."""
     format_version: int = FORMAT_VERSION
 
     def exit_policy(self, budget: float | None = None, name: ExitPolicy | str | None = None) -> ExitPolicy:
@@ -118,6 +123,8 @@ def _per_channel(value: Any, values: Mapping[str, Any]) -> bool:
 
 # What each key of `config.json` must hold, in an order in which later checks may rely on earlier ones.
 _CONFIG_CHECKS: dict[str, tuple[str, Callable[[Any, Mapping[str, Any]], bool]]] = {
+    "task": (f"one of {', '.join(TASKS)}", lambda v, _: isinstance(v, str) and v in TASKS),
+    "task_settings": ("an object", lambda v, _: isinstance(v, dict)),
     "backbone": ("the name of a backbone, or null", lambda v, _: v is None or isinstance(v, str)),
     "backbone_args": ("an object", lambda v, _: isinstance(v, dict)),
     "exits": ("a list of cut names", lambda v, _: _list_of(v, [str])),
@@ -192,6 +199,7 @@ def read_config(directory: Path) -> Config:
         )
     if version == 2:
         values = {"proved_with": {}, "plugins": [], "hashes": {}, **values}
+    values = {"task": "classification", "task_settings": {}, **values}
     known = {f.name for f in fields(Config)}
     for key in sorted(known - values.keys()):
         raise ValueError(f"{path}: key {key!r} is missing")

@@ -68,6 +68,7 @@ class CheckpointInfo(Result):
             classes += f": {textwrap.shorten(', '.join(config.class_names), 150, placeholder=' …')}"
         budgets, made = sorted(config.budgets, key=float), config.provenance
         told = {
+            "task": config.task,
             "backbone": f"{config.backbone or 'its own class'}, {config.backbone_macs:,} MACs",
             "heads": f"{config.head}, gate {config.gate}",
             "images": " × ".join(map(str, config.input_size)),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from eenet.policies.policy import ExitPolicy
     from eenet.policies.records import (
         RECORDS_FILE,
+        AnyRecords,
         Records,
         decide,
         first_above,

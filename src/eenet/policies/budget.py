@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from eenet.common import Registry
 from eenet.policies.policy import ExitPolicy
-from eenet.policies.records import Records, first_above, recorded_scores
+from eenet.policies.records import AnyRecords, first_above, recorded_scores
 from eenet.policies.scores import SCORES, looks_back
 
 PRICES = (1e-4, 1e2)  # of cost, in accuracy: from "cost doesn't matter" to "nothing else does"
@@ -18,6 +18,7 @@ PRICE_STEPS = 12  # halvings, of the logarithm, in the search for the right one
 MANY = 10_000  # inputs, above which a price is first looked for on a sample
 NEAR, NEAR_STEPS = 1.3, 7  # around that price: a factor, and halvings
 SWEEPS = 6  # over the exits, for one price, at most
+ROUNDS = 2  # in which a metric that is no mean over inputs is taken as linear near the policy before
 DEAD_SHARE = 0.005  # under which an exit is dead
 IDLE_SHARE = 2 * DEAD_SHARE  # with a margin, so that an exit is not dead on other images
 IDLE_PRICE = 0.002  # in accuracy, for keeping one
@@ -26,12 +27,12 @@ MOST_CHOICES = 5000  # for which every choice of so many exits is tried
 BUDGET_STEP = 0.025  # between the policies of a checkpoint
 
 
-Rule = Callable[[Records, float], ExitPolicy]
+Rule = Callable[[AnyRecords, float], ExitPolicy]
 RULES: Registry[Rule] = Registry("policy", "way to set thresholds for a budget")
 """Users' own. The name of a score is one as well: `policy_for_budget` on that score."""
 
 
-def policy_by_rule(records: Records, budget: float, rule: str = "confidence") -> ExitPolicy:
+def policy_by_rule(records: AnyRecords, budget: float, rule: str = "confidence") -> ExitPolicy:
     """A policy for a budget by the name of a score, see `policy_for_budget`, or of a way of a user's own.
 
     Raises:
@@ -47,7 +48,7 @@ def policy_by_rule(records: Records, budget: float, rule: str = "confidence") ->
     return policy_for_budget(records, budget, scores=(rule,))
 
 
-def policies_for_budgets(records: Records) -> dict[str, ExitPolicy]:
+def policies_for_budgets(records: AnyRecords) -> dict[str, ExitPolicy]:
     """A policy for every 0.025 from the cheapest budget to 1, by budget; see `policy_for_budget`."""
     first = math.ceil(records.costs()[0] / BUDGET_STEP)
     steps = range(first, round(1 / BUDGET_STEP) + 1)
@@ -56,7 +57,7 @@ def policies_for_budgets(records: Records) -> dict[str, ExitPolicy]:
 
 
 def policy_for_budget(
-    records: Records,
+    records: AnyRecords,
     budget: float,
     *,
     scores: Sequence[str] = ("confidence",),
@@ -88,6 +89,15 @@ def policy_for_budget(
         raise ValueError(
             f"budget {budget} is impossible: leaving at the first exit already costs {cheapest:.3f}"
         )
+    policy = _best(records, budget, scores, any_exits=any_exits)
+    for _ in range(ROUNDS):
+        if (nearer := records.around(policy)) is None:
+            break
+        policy = _best(nearer, budget, scores, any_exits=any_exits)
+    return policy
+
+
+def _best(records: AnyRecords, budget: float, scores: Sequence[str], *, any_exits: bool) -> ExitPolicy:
     starts = _choices(len(records.head_macs)) if any_exits else [(True,) * len(records.head_macs)]
 
     def worth(candidate: tuple[str, _Exits, list[float]]) -> tuple[float, float]:
@@ -123,7 +133,7 @@ def _choices(num_exits: int) -> list[tuple[bool, ...]]:
 
 
 def _candidates(
-    records: Records, budget: float, score: str, start: Sequence[bool], *, drop: bool = True
+    records: AnyRecords, budget: float, score: str, start: Sequence[bool], *, drop: bool = True
 ) -> Iterator[tuple[str, "_Exits", list[float]]]:
     """With these exits on: a shared threshold, then own ones; without the idlest, ..., until none is idle."""
     scores_KB = recorded_scores(records, score)
@@ -148,7 +158,7 @@ def _candidates(
         enabled[exits.on[idlest]] = False
 
 
-def exits_for_budget(records: Records, num_exits: int, budget: float) -> list[int]:
+def exits_for_budget(records: AnyRecords, num_exits: int, budget: float) -> list[int]:
     """The exits that, alone, give the best accuracy within a budget; one threshold on the confidence.
 
     For a network trained with many exits, to find out where to put few. Every choice is tried if
@@ -188,14 +198,14 @@ def exits_for_budget(records: Records, num_exits: int, budget: float) -> list[in
 class _Exits:
     """The exits that are switched on, and what thresholds at them lead to on recorded inputs."""
 
-    def __init__(self, records: Records, scores_KB: NDArray[np.float32], enabled: Sequence[bool]) -> None:
+    def __init__(self, records: AnyRecords, scores_KB: NDArray[np.float32], enabled: Sequence[bool]) -> None:
         self._given = records, scores_KB
         self.enabled = tuple(enabled)
         self.on = [k for k, on in enumerate(enabled) if on]
         rows = [*self.on, len(enabled)]
         self.scores_KB = scores_KB[self.on]
         self.order_KB = np.argsort(-self.scores_KB, 1, kind="stable")
-        self.correct_KB = records.correct(self.enabled)[rows].astype(np.float64)
+        self.correct_KB = records.worth(self.enabled)[rows]
         self.costs_K = np.array(records.costs(self.enabled))[rows]
 
     def sample(self) -> "_Exits | None":

@@ -1,17 +1,17 @@
 """The one door to deciding: records of held-out images → everything a checkpoint keeps about leaving."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, cast
 
 from eenet.policies.budget import policies_for_budgets, policy_by_rule
-from eenet.policies.ensemble import fit_ensemble, probabilities
 from eenet.policies.policy import ExitPolicy
-from eenet.policies.records import Records
+from eenet.policies.records import AnyRecords, Records
+
+FITTED = ("answer", "gain")
+"""Kinds of gates that are fitted on held-out inputs; others were trained with the network."""
 
 if TYPE_CHECKING:
-    from eenet.policies.gates import AnswerGate
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -24,20 +24,22 @@ class Fitted:
     """For others, such as "0.500"."""
     ensemble: list[list[list[float]]] | None
     """How exits answer together; none: each alone."""
-    gates: "list[AnswerGate]"
+    gates: "list[nn.Module]"
     """One for each early exit; none where the gates are not fitted but trained."""
-    records: Records
+    records: AnyRecords
     """Those it was fitted on, with the joined answers and the confidences that follow."""
 
 
-def fit(records: Records, budget: float | None, *, gate: str = "answer", rule: str = "confidence") -> Fitted:
+def fit(
+    records: AnyRecords, budget: float | None, *, gate: str = "answer", rule: str = "confidence"
+) -> Fitted:
     """Fit joined answers, then gates to these answers, then a policy for every budget.
 
     Args:
         records: of held-out inputs with labels.
         budget: wanted mean relative cost. None: confidences were trained to be compared with 0.5, and
             exits answer alone, as in Demir & Akbas 2024.
-        gate: the network's kind of gate; `answer` gates are fitted, others were trained.
+        gate: the network's kind of gate; see `FITTED`.
         rule: how thresholds are set for the budget, see `policy_by_rule`.
 
     Raises:
@@ -52,21 +54,15 @@ def fit(records: Records, budget: float | None, *, gate: str = "answer", rule: s
     if budget is None:
         policy = ExitPolicy("confidence", (0.5,) * len(records.head_macs))
     else:
-        ensemble = _ensemble(records)
-        records = replace(records, ensemble=ensemble)
-        if gate == "answer":
-            gates, records = _with_gates(records)
+        records = records.joined()
+        ensemble = cast(list[list[list[float]]] | None, records.ensemble)
+        if gate in FITTED:
+            gates, records = records.gated()
         policy = policy_by_rule(records, budget, rule)
     return Fitted(policy, policies_for_budgets(records), ensemble, gates, records)
 
 
-def _ensemble(records: Records) -> list[list[list[float]]]:
-    """The weights by which exits best answer together, see `eenet.policies.ensemble`."""
-    own_KBN = [probabilities(logits_BN.astype(np.float64)) for logits_BN in records.logits_KBN]
-    return fit_ensemble(own_KBN, records.labels_B)
-
-
-def _with_gates(records: Records) -> "tuple[list[AnswerGate], Records]":
+def with_gates(records: Records) -> "tuple[list[nn.Module], Records]":
     """Gates fitted to the joined answers, and the confidences they give. Labels are not used."""
     import torch
 

@@ -1,19 +1,23 @@
 """Records: what every exit said about every image, and where each image leaves under a policy."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from eenet.common import require, write_atomically
-from eenet.policies.ensemble import Ensemble, chain, join, probabilities
+from eenet.policies.ensemble import Ensemble, chain, fit_ensemble, join, probabilities
 from eenet.policies.policy import ExitPolicy
-from eenet.policies.scores import score_of, sigmoid
+from eenet.policies.scores import SCORES, plain_scores, score_of, sigmoid
+
+if TYPE_CHECKING:
+    from torch import nn
 
 RECORDS_FILE = "records-{split}.safetensors"
 """What training leaves beside a checkpoint, of the validation and the test split."""
@@ -21,10 +25,76 @@ _TENSORS = ("logits_KBN", "confidence_logits_KB", "labels_B")
 _COSTS = ("stage_macs", "head_macs", "backbone_macs")
 
 
+class AnyRecords(ABC):
+    """Of K exits on B inputs, whatever their task: what it takes to decide, and how good each answer is."""
+
+    task: ClassVar[str]
+    """The name of the task whose answers these are."""
+    stage_macs: list[int]
+    head_macs: list[int]
+    backbone_macs: int
+    """Of the plain network."""
+    ensemble: Ensemble | None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def num_classes(self) -> int:
+        """That are answered."""
+
+    @abstractmethod
+    def subset(self, rows: NDArray[Any]) -> Self:
+        """Those of some inputs, by index."""
+
+    @abstractmethod
+    def save(self, path: str | Path) -> None:
+        """Write them as one safetensors file."""
+
+    @abstractmethod
+    def scores(self, score: str, enabled: Sequence[bool]) -> NDArray[np.float32]:
+        """See `recorded_scores`."""
+
+    @abstractmethod
+    def worth(self, enabled: Sequence[bool] | None = None) -> NDArray[np.float64]:
+        """How good the answer of each exit is: [K, B]. Its mean over inputs is the metric, see `around`."""
+
+    def around(self, policy: ExitPolicy) -> Self | None:  # noqa: ARG002
+        """The same with a `worth` that is right near this policy; none if it is right everywhere.
+
+        A metric that is no mean over inputs is taken as linear: there it changes as that mean does.
+        """
+        return None
+
+    def quality(self, policy: ExitPolicy) -> float:
+        """The metric under a policy, exactly."""
+        records = self.around(policy) or self
+        worth_KB, exits_B = records.worth(policy.enabled), decide(records, policy)
+        return float(worth_KB[exits_B, np.arange(len(records))].mean())
+
+    @abstractmethod
+    def joined(self) -> Self:
+        """With answers of exits joined as they are best, as far as that takes no more than a second."""
+
+    @abstractmethod
+    def gated(self) -> "tuple[list[nn.Module], Self]":
+        """Gates fitted to these answers, one for each early exit, and the confidences that they give."""
+
+    @abstractmethod
+    def classes_seen(self) -> set[int]:
+        """The classes that occur."""
+
+    def costs(self, enabled: Sequence[bool] | None = None) -> list[float]:
+        """Relative cost of leaving at each exit."""
+        return relative_costs(self.stage_macs, self.head_macs, self.backbone_macs, enabled)
+
+
 @dataclass(frozen=True)
-class Records:
+class Records(AnyRecords):
     """The outputs of K exits on B labelled images, with what each exit costs."""
 
+    task: ClassVar[str] = "classification"
     logits_KBN: NDArray[np.float32]
     confidence_logits_KB: NDArray[np.float32]
     """K - 1 rows."""
@@ -41,6 +111,11 @@ class Records:
 
     def __len__(self) -> int:
         return len(self.labels_B)
+
+    @property
+    def num_classes(self) -> int:
+        """That are answered."""
+        return self.logits_KBN.shape[2]
 
     def answers(self, enabled: Sequence[bool] | None = None) -> NDArray[np.float32]:
         """What is answered at each exit, joined with those of the exits before that are on: logits [K, B, N].
@@ -71,6 +146,38 @@ class Records:
     def full_accuracy(self) -> float:
         """Of the final exit on all inputs, with all exits on."""
         return float(self.correct()[-1].mean())
+
+    def scores(self, score: str, enabled: Sequence[bool]) -> NDArray[np.float32]:
+        """See `recorded_scores`."""
+        if SCORES.mark(score, "dense"):
+            raise ValueError(
+                f"score {score!r} is for answers of pixels; choose from {', '.join(plain_scores())}"
+            )
+        rows = []
+        for k in range(len(enabled)):
+            seen = [i for i in range(k) if enabled[i]] + [k]
+            outputs = (list(of[seen]) for of in (self.logits_KBN, self.confidence_logits_KB))
+            rows.append(score_of(score, *outputs))
+        return np.stack(rows) if rows else np.empty((0, len(self)), np.float32)
+
+    def worth(self, enabled: Sequence[bool] | None = None) -> NDArray[np.float64]:
+        """1 where the answer at an exit is right, else 0: [K, B]; their mean is accuracy."""
+        return self.correct(enabled).astype(np.float64)
+
+    def joined(self) -> "Records":
+        """With the weights by which exits best answer together, see `eenet.policies.ensemble`."""
+        own_KBN = [probabilities(logits_BN.astype(np.float64)) for logits_BN in self.logits_KBN]
+        return replace(self, ensemble=fit_ensemble(own_KBN, self.labels_B))
+
+    def gated(self) -> "tuple[list[nn.Module], Records]":
+        """Gates fitted to the joined answers, and the confidences they give. Labels are not used."""
+        from eenet.policies.fitting import with_gates
+
+        return with_gates(self)
+
+    def classes_seen(self) -> set[int]:
+        """The classes that occur."""
+        return set(self.labels_B.tolist())
 
     def subset(self, rows: NDArray[Any]) -> "Records":
         """Those of some inputs, by index."""
@@ -136,10 +243,6 @@ class Records:
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a file of records: {error}") from error
 
-    def costs(self, enabled: tuple[bool, ...] | None = None) -> list[float]:
-        """Relative cost of leaving at each exit."""
-        return relative_costs(self.stage_macs, self.head_macs, self.backbone_macs, enabled)
-
 
 def relative_costs(
     stage_macs: Sequence[int],
@@ -166,13 +269,22 @@ def relative_costs(
     return costs
 
 
-def decide(records: Records, policy: ExitPolicy) -> NDArray[np.int64]:
-    """The exit at which each recorded input leaves: int64 [B]."""
-    return policy.decide(list(records.logits_KBN), list(records.confidence_logits_KB))
+def decide(records: AnyRecords, policy: ExitPolicy) -> NDArray[np.int64]:
+    """The exit at which each recorded input leaves: int64 [B].
+
+    Raises:
+        ValueError: the policy is for another number of exits.
+    """
+    early = len(records.head_macs)
+    if len(policy.thresholds) != early:
+        raise ValueError(f"the policy is for {len(policy.thresholds)} early exits, the network has {early}")
+    scores_KB = recorded_scores(records, policy.score, policy.enabled)
+    scores_KB[[not on for on in policy.enabled]] = -np.inf
+    return first_above(scores_KB, np.array(policy.thresholds)[:, None])
 
 
 def recorded_scores(
-    records: Records, score: str, enabled: Sequence[bool] | None = None
+    records: AnyRecords, score: str, enabled: Sequence[bool] | None = None
 ) -> NDArray[np.float32]:
     """Score of every early exit and input: float32 [K - 1, B].
 
@@ -182,13 +294,7 @@ def recorded_scores(
         enabled: the exits that a score may look back at; one that is off sees the others before it too.
             Default: all.
     """
-    on = list(enabled) if enabled is not None else [True] * len(records.head_macs)
-    rows = []
-    for k in range(len(on)):
-        seen = [i for i in range(k) if on[i]] + [k]
-        outputs = (list(of[seen]) for of in (records.logits_KBN, records.confidence_logits_KB))
-        rows.append(score_of(score, *outputs))
-    return np.stack(rows) if rows else np.empty((0, len(records)), np.float32)
+    return records.scores(score, enabled if enabled is not None else [True] * len(records.head_macs))
 
 
 def first_above(scores_KB: NDArray[np.float32], threshold: ArrayLike) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from eenet.common import require
 from eenet.policies.policy import ExitPolicy
-from eenet.policies.records import Records, recorded_scores
+from eenet.policies.records import AnyRecords, Records, recorded_scores
 
 STEPS, DECADES = 300, 6  # of the grid of thresholds
 RISKS = ("excess_error", "disagreement")
@@ -46,32 +46,41 @@ class Guarantee:
         return asdict(self)
 
 
-def policy_for_drop(records: Records, drop: float, *, score: str = "confidence") -> ExitPolicy:
-    """The boldest shared threshold before accuracy on these inputs falls by more than `drop`.
+def policy_for_drop(records: AnyRecords, drop: float, *, score: str = "confidence") -> ExitPolicy:
+    """The boldest shared threshold before accuracy, or mIoU, on these inputs falls by more than `drop`.
 
     Without a guarantee for others, see `policy_for_risk`.
 
     Args:
         records: of held-out inputs, with labels.
-        drop: in accuracy, against the full network on the same inputs: 0.01 is one point.
+        drop: of the metric, against the full network on the same inputs: 0.01 is one point.
         score: what to compare with the threshold, see `eenet.policies.scores`.
 
     Raises:
         ValueError: `drop` is negative, or labels are missing, or even the most careful threshold loses more.
     """
     if not 0 <= drop <= 1:
-        raise ValueError(f"max drop is {drop}; give a part of accuracy between 0 and 1")
-    lost_T, won_T, _ = _along_the_grid(records, score, "excess_error")
-    kept = _before_first_failure(lambda t: lost_T[t] - won_T[t] <= drop * len(records) + 1e-9)
+        raise ValueError(f"max drop is {drop}; give a part of the metric between 0 and 1")
+    if isinstance(records, Records):
+        lost_T, won_T, _ = _along_the_grid(records, score, "excess_error")
+        kept = _before_first_failure(lambda t: lost_T[t] - won_T[t] <= drop * len(records) + 1e-9)
+    else:
+        kept = _before_first_failure(lambda t: _drop(records, _policy(records, score, t)) <= drop + 1e-9)
     if kept is None:
         raise ValueError(
-            f"even the most careful threshold loses more than {drop} of accuracy on these inputs"
+            f"even the most careful threshold loses more than {drop} of the metric on these inputs"
         )
     return _policy(records, score, kept)
 
 
+def _drop(records: AnyRecords, policy: ExitPolicy) -> float:
+    """What a policy loses of a metric that is no mean over inputs."""
+    never = ExitPolicy(policy.score, policy.thresholds, (False,) * len(policy.thresholds))
+    return records.quality(never) - records.quality(policy)
+
+
 def policy_for_risk(
-    records: Records,
+    records: AnyRecords,
     limit: float,
     *,
     delta: float | None = 0.1,
@@ -101,6 +110,8 @@ def policy_for_risk(
     """
     if risk not in RISKS:
         raise ValueError(f"unknown risk {risk!r}; choose from {', '.join(RISKS)}")
+    if not isinstance(records, Records):
+        raise ValueError(f"a guaranteed risk doesn't work for {records.task} yet; give a budget or max drop")
     for name, value in (("risk", limit), ("delta", delta)):
         if value is not None and not 0 < value < 1:
             raise ValueError(f"{name} is {value}; it must lie between 0 and 1")
@@ -200,7 +211,7 @@ def _along_the_grid(records: Records, score: str, risk: str) -> tuple[list[int],
     # An input is at exit k from the threshold that one of its scores up to there is above, until
     # the one that a score before is above.
     best_KB = np.maximum.accumulate(recorded_scores(records, score))
-    thresholds = np.array(thresholds_to_try(score, records.logits_KBN.shape[2]), np.float32)
+    thresholds = np.array(thresholds_to_try(score, records.num_classes), np.float32)
     from_KB = np.searchsorted(-thresholds, -best_KB, side="right")
     until_KB = np.concatenate([np.full_like(from_KB[:1], len(thresholds)), from_KB[:-1]])
     there_KB = from_KB < until_KB
@@ -221,6 +232,6 @@ def _before_first_failure(passes: Callable[[int], bool]) -> int | None:
     return failed - 1 if failed else None
 
 
-def _policy(records: Records, score: str, index: int) -> ExitPolicy:
-    threshold = thresholds_to_try(score, records.logits_KBN.shape[2])[index]
+def _policy(records: AnyRecords, score: str, index: int) -> ExitPolicy:
+    threshold = thresholds_to_try(score, records.num_classes)[index]
     return ExitPolicy(score, (threshold,) * len(records.head_macs))

@@ -5,8 +5,12 @@ confidence logits [B] of each. One that doesn't look back is given that one exit
 network's graph, so it is called with torch's tensors. One that does (`looks_back`) is computed by the
 engines, from log-probabilities of the exits that are on. Ours are written once, for tensors and for numpy's
 arrays, and marked so (`arrays`); any other is always given tensors.
+
+Where an exit answers for every pixel, logits are [B, N, H, W], and a score is one number for the image; those
+that are only meant for that are marked `dense`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,13 +23,17 @@ Floats = Any
 """torch's tensors, or numpy's arrays."""
 Score = Callable[[Sequence[Floats], Sequence[Floats]], Floats]
 SCORES: Registry[Score] = Registry("score", "score")
+SURE = 0.9
+"""The class probability from which on a pixel is called sure."""
+LOW = 0.05
+"""The part of an image's pixels, the least sure ones, that `low_quantile` leaves out."""
 
 
 @SCORES.add(arrays=True)
 def max_softmax(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]) -> Floats:  # noqa: ARG001
-    """Largest class probability."""
+    """Largest class probability; of an image of pixels the mean."""
     of = _library(logits_KBN)
-    return of.amax(of.softmax(logits_KBN[-1], 1), 1)
+    return _pooled(of.amax(of.softmax(logits_KBN[-1], 1), 1))
 
 
 @SCORES.add(arrays=True)
@@ -39,7 +47,7 @@ def entropy(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]
     """Negative entropy of the class probabilities, in nats. BranchyNet, Teerapittayanon et al. 2016."""
     of = _library(logits_KBN)
     log_p = of.log_softmax(logits_KBN[-1], 1)
-    return (of.exp(log_p) * log_p).sum(1)
+    return _pooled((of.exp(log_p) * log_p).sum(1))
 
 
 @SCORES.add(arrays=True)
@@ -47,7 +55,35 @@ def margin(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats])
     """Largest minus second largest class probability."""
     of, logits_BN = _library(logits_KBN), logits_KBN[-1]
     top, _ = of.topk(of.softmax(logits_BN, 1), min(2, logits_BN.shape[1]), 1)
-    return top[:, 0] - top[:, 1:].sum(1)  # nothing to take away where there is one class only
+    return _pooled(top[:, 0] - top[:, 1:].sum(1))  # nothing to take away where there is one class only
+
+
+@SCORES.add(arrays=True, dense=True)
+def sure_share(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]) -> Floats:  # noqa: ARG001
+    """Part of the pixels whose largest class probability is above 0.9."""
+    of = _library(logits_KBN)
+    top = of.amax(of.softmax(logits_KBN[-1], 1), 1)
+    return _pooled((top > SURE) * of.ones_like(top))
+
+
+@SCORES.add(arrays=True, dense=True)
+def low_quantile(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]) -> Floats:  # noqa: ARG001
+    """The largest class probability of the pixel than which 5 % are less sure."""
+    of = _library(logits_KBN)
+    top = of.amax(of.softmax(logits_KBN[-1], 1), 1)
+    top = top.reshape(top.shape[0], -1)
+    least, _ = of.topk(1 - top, math.ceil(LOW * top.shape[1]), 1)
+    return 1 - least[:, -1]
+
+
+@SCORES.add(arrays=True, dense=True, looks_back=True)
+def agreement(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]) -> Floats:
+    """Part of the pixels that the exit before gave the same class; none at the first exit."""
+    of = _library(logits_KBN)
+    if len(logits_KBN) == 1:
+        return 0 * confidence_logits_KB[-1]
+    before, now = (logits_BN.argmax(1) for logits_BN in logits_KBN[-2:])
+    return _pooled((before == now) * of.ones_like(of.amax(logits_KBN[-1], 1)))
 
 
 @SCORES.add(arrays=True, looks_back=True)
@@ -64,9 +100,19 @@ def looks_back(score: str) -> bool:
     return SCORES.mark(score, "looks_back")
 
 
-def graph_scores() -> list[str]:
-    """The scores of one exit alone, which exported graphs hold."""
-    return [name for name in SCORES if not looks_back(name)]
+def plain_scores() -> list[str]:
+    """The scores that aren't meant for pixels only."""
+    return [name for name in SCORES if not SCORES.mark(name, "dense")]
+
+
+def graph_scores(*, dense: bool = False) -> list[str]:
+    """The scores of one exit alone, which exported graphs hold; with those for pixels if it is `dense`."""
+    return [name for name in SCORES if not looks_back(name) and (dense or not SCORES.mark(name, "dense"))]
+
+
+def _pooled(values: Floats) -> Floats:
+    """One number for each image: the mean over its pixels, if it has any."""
+    return values if values.ndim == 1 else values.reshape(values.shape[0], -1).mean(1)
 
 
 def score_of(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from eenet.runtime.graphs.nesting import nest, threshold_name
     from eenet.runtime.graphs.segments import Segment, segments_of
     from eenet.runtime.predicting import FilePrediction, predict, predict_each, prediction_lines
-    from eenet.runtime.predictor import Prediction, Predictor
+    from eenet.runtime.predictor import Predictor
     from eenet.runtime.queued import QueuedEngine
     from eenet.runtime.reference import run_one
     from eenet.runtime.requests import Awaited, Engine, EngineClosedError, Promise
@@ -30,5 +30,6 @@ if TYPE_CHECKING:
         time_network,
         times_in_turn,
     )
+    from eenet.tasks import Prediction
 
 __getattr__, __dir__ = lazy_names(__name__)

@@ -14,7 +14,7 @@ class Answers(NamedTuple):
     """What a batch of images got."""
 
     probabilities_BN: NDArray[np.float32]
-    """At the exit each image left at."""
+    """At the exit each image left at; of pixels [B, N, h, w]."""
     exits_B: NDArray[np.intp]
     scores_BK: NDArray[np.float32] | None = None
     """Of every early exit that an image came to, NaN elsewhere; from the queued engine only."""
@@ -218,7 +218,7 @@ def _in_order(parts: list[tuple[NDArray[np.intp], NDArray[np.float32]]], count: 
         return np.empty((0, 0), np.float32)
     if len(parts) == 1:
         return parts[0][1]
-    probabilities_BN = np.empty((count, parts[0][1].shape[1]), np.float32)
+    probabilities_BN = np.empty((count, *parts[0][1].shape[1:]), np.float32)
     for rows, values in parts:
         probabilities_BN[rows] = values
     return probabilities_BN

@@ -1,9 +1,11 @@
 """Many image files → their labels, as they come; what can't be read is a row with its error."""
 
+import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,14 @@ from eenet.data import find_images
 from eenet.networks import Network, StoredNetwork, name_of, open_network
 from eenet.policies import ExitPolicy
 from eenet.runtime.backends.choice import installed, options_of
-from eenet.runtime.predictor import Prediction, Predictor
+from eenet.runtime.predictor import Predictor
+from eenet.tasks import Task, task_of
 
 FEW_IMAGES = 500  # to make a graph for a faster backend would take longer than to label them
 FLUSH_SECONDS = 1.0
-SAME = 1e-3  # within which two runs give the same probability, whatever the backend
 HEADER = ["file", "label", "probability", "exit", "cost"]
+MASK_HEADER = ["file", "most of it", "exit", "cost", "mask"]
 FIRST_ROWS, FIRST_SECONDS = 100, 1.0  # waited for, to know how wide columns are
-COLUMNS = ["file", "label", "class_index", "probability", "exit", "relative_cost"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,12 @@ class FilePrediction(Result):
     """MACs spent / MACs of the plain backbone."""
     probabilities: dict[str, float] | None = None
     """Of all classes, or of the likeliest ones."""
+    mask: str | None = None
+    """The picture of the answer, where every pixel has a class: indexed PNG."""
+    overlay: str | None = None
+    """That laid over the image."""
+    shares: dict[str, float] | None = None
+    """The part of the pixels that each class got."""
     error: str | None = None
     """Why the file can't be read."""
 
@@ -115,10 +123,15 @@ def predict_each(
     files = find_images(_listed([inputs] if isinstance(inputs, str | Path) else inputs))
     strict = strict or len(files) == 1
     network = open_network(checkpoint)
-    config = network.config
+    config, task = network.config, task_of(network.config.task)
+    if top_k is not None:
+        task.must_support("--top-k")
     config.normalization(name_of(checkpoint))  # before there is a file of answers
     likeliest = min(top_k or config.num_classes, config.num_classes)
-    rows = RowFile(out, _columns(likeliest if top_k else 0), resume=resume) if out is not None else None
+    place, folder = task.places(Path(out) if out is not None else None)
+    columns = task.columns(likeliest if top_k else 0)
+    rows = RowFile(place, columns, resume=resume) if place is not None else None
+    names = _names(files) if folder is not None else {}
     try:
         todo = [file for file in files if rows is None or str(file) not in rows.done]
         predictor = _predictor(
@@ -126,12 +139,14 @@ def predict_each(
         )
         flushed = time.monotonic()
         if rows is not None:
-            _check_same(rows, predictor)
+            _check_same(rows, predictor, task)
         with predictor, steady_progress("predicting", len(todo)) as advance:
             for file, found in zip(todo, predictor.try_many(todo), strict=True):
-                if strict and not isinstance(found, Prediction):
+                if strict and isinstance(found, Exception):
                     raise found
-                row = _row(str(file), found, likeliest)
+                row = _row(str(file), found, task, likeliest)
+                if folder is not None and not isinstance(found, Exception):
+                    row = replace(row, **task.draw(found, Path(file), folder / names[file]))
                 if rows is not None:
                     rows.write(_flat(row))
                     if time.monotonic() - flushed > FLUSH_SECONDS:
@@ -165,45 +180,37 @@ def _listed(inputs: Sequence[str | Path]) -> list[str | Path]:
     return list(chain.from_iterable(lines))
 
 
-def _check_same(rows: RowFile, predictor: Predictor) -> None:
+def _check_same(rows: RowFile, predictor: Predictor, task: Task) -> None:
     """Whether a row of an earlier run is what the network says now: rows of two policies don't mix."""
     kept = (row for row in rows.first if not row["error"] and Path(row["file"]).is_file())
     if (row := next(kept, None)) is None:
         return
-    now, before = predictor.predict(row["file"]), (str(row["label"]), int(row["exit"]))
-    if (now.label, now.exit) != before or abs(now.probability - float(row["probability"])) > SAME:
+    if other := task.same(row, predictor.predict(row["file"])):
         raise ValueError(
-            f"{rows.path} holds answers of another network or policy: for {row['file']} it says "
-            f"{before[0]} at exit {before[1]}, now it is {now.label} at exit {now.exit}; give another --out"
+            f"{rows.path} holds answers of another network or policy: for {row['file']} it says {other}; "
+            "give another --out"
         )
 
 
-def _row(file: str, found: Prediction | ValueError | OSError, likeliest: int) -> FilePrediction:
-    if not isinstance(found, Prediction):
+def _row(file: str, found: Any, task: Task, likeliest: int) -> FilePrediction:
+    if isinstance(found, Exception):
         return FilePrediction(file=file, error=" ".join(str(found).split()))
-    probabilities = found.probabilities
-    if likeliest < len(probabilities):
-        kept = sorted(probabilities, key=lambda name: -probabilities[name])[:likeliest]
-        probabilities = {name: probabilities[name] for name in kept}
-    return FilePrediction(
-        file=file,
-        label=found.label,
-        class_index=found.class_index,
-        probability=found.probability,
-        exit=found.exit,
-        relative_cost=found.relative_cost,
-        probabilities=probabilities,
-    )
+    return FilePrediction(file=file, **task.row(found, likeliest))
 
 
-def _columns(likeliest: int) -> list[str]:
-    """Of a file of rows: with `top_k`, a pair for each of the likeliest classes."""
-    more = [f"{kind}_{k}" for k in range(1, likeliest + 1) for kind in ("label", "probability")]
-    return [*COLUMNS, *more, "error"]
+def _names(files: Sequence[Path]) -> dict[Path, str]:
+    """What pictures of answers are called: as the images below the folder that holds them all."""
+    home = Path(os.path.commonpath([file.parent for file in files])) if files else Path()
+    names = {file: "-".join(file.relative_to(home).with_suffix("").parts) for file in files}
+    several = {name for name, count in Counter(names.values()).items() if count > 1}
+    return {
+        file: name + file.suffix.replace(".", "-") if name in several else name
+        for file, name in names.items()
+    }
 
 
 def _flat(row: FilePrediction) -> dict[str, Any]:
-    flat = {key: value for key, value in vars(row).items() if key != "probabilities"}
+    flat = {key: value for key, value in vars(row).items() if key not in ("probabilities", "shares")}
     for k, (label, probability) in enumerate((row.probabilities or {}).items(), 1):
         flat |= {f"label_{k}": label, f"probability_{k}": probability}
     return flat
@@ -211,25 +218,36 @@ def _flat(row: FilePrediction) -> dict[str, Any]:
 
 def prediction_lines(rows: Iterable[FilePrediction]) -> Iterator[str]:
     """A table, a line for each row as it comes; columns are as wide as the first rows want."""
-    waiting: list[list[str]] = []
-    widths, began = None, None
+    waiting: list[FilePrediction] = []
+    widths, header, began = None, HEADER, None
     for row in rows:
         began = began or time.monotonic()
-        waiting.append(_cells(row))
+        waiting.append(row)
         if widths is None and len(waiting) < FIRST_ROWS and time.monotonic() - began < FIRST_SECONDS:
             continue
         if widths is None:
-            widths = [max(map(len, column)) for column in zip(HEADER, *waiting, strict=True)]
-            yield format_table(HEADER, waiting)
+            header = _header(waiting)
+            cells = [_cells(each, header) for each in waiting]
+            widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+            yield format_table(header, cells)
         else:
-            yield format_row(waiting[-1], widths)
+            yield format_row(_cells(row, header), widths)
         waiting.clear()
     if widths is None and waiting:
-        yield format_table(HEADER, waiting)
+        header = _header(waiting)
+        yield format_table(header, [_cells(each, header) for each in waiting])
 
 
-def _cells(row: FilePrediction) -> list[str]:
-    if row.label is None or row.probability is None:
-        why = (row.error or "").removeprefix(f"{row.file} is ")  # the name stands beside it
-        return [row.file, f"error: {why}", "–", "–", "–"]
-    return [row.file, row.label, f"{row.probability:.3f}", str(row.exit), f"{row.relative_cost:.3f}"]
+def _header(rows: Sequence[FilePrediction]) -> list[str]:
+    return MASK_HEADER if any(row.shares for row in rows) else HEADER
+
+
+def _cells(row: FilePrediction, header: Sequence[str]) -> list[str]:
+    if row.error is not None:
+        why = row.error.removeprefix(f"{row.file} is ")  # the name stands beside it
+        return [row.file, f"error: {why}", *["–"] * (len(header) - 2)]
+    told = [str(row.exit), f"{row.relative_cost:.3f}"]
+    if row.shares is not None:
+        share, name = max((share, name) for name, share in row.shares.items())
+        return [row.file, f"{name} {share:.0%}", *told, row.mask or "–"]
+    return [row.file, str(row.label), f"{row.probability:.3f}", *told]

@@ -4,7 +4,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,50 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eenet.common import cores
-from eenet.data import to_pixels
 from eenet.networks import Network, StoredNetwork, name_of, open_network
 from eenet.policies import ExitPolicy
 from eenet.runtime.backends.choice import create_backend, installed, options_of
 from eenet.runtime.compacting import Answers, run_batch
 from eenet.runtime.graphs.segments import segments_of
 from eenet.runtime.queued import QueuedEngine
+from eenet.tasks import AnyPrediction, Seen, task_of
 
 ENGINES = ("compacting", "queued")
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The answer for one image."""
-
-    label: str
-    class_index: int
-    probability: float
-    """Of the label, in (0, 1]."""
-    exit: int
-    """Number of the exit the image left at, from 0; the largest is the final exit."""
-    relative_cost: float
-    """MACs spent / MACs of the plain backbone."""
-    probabilities_N: NDArray[np.float32] = field(repr=False, compare=False)
-    """Of all classes."""
-    class_names: Sequence[str] = field(repr=False, compare=False)
-
-    @property
-    def probabilities(self) -> dict[str, float]:
-        """Of all classes, by name, in the order of the classes."""
-        return dict(zip(self.class_names, self.probabilities_N.tolist(), strict=True))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        told = ("label", "class_index", "probability", "exit", "relative_cost", "probabilities")
-        return {name: getattr(self, name) for name in told}
-
-
-Read = Prediction | ValueError | OSError
+Read = AnyPrediction | ValueError | OSError
 """The answer for an image, or why it can't be read."""
 
 
 class Predictor:
-    """Classifies images; each leaves at the first exit that is sure enough.
+    """Answers for images; each leaves at the first exit that is sure enough.
 
     >>> predictor = Predictor("runs/digits")
     >>> predictor.predict("seven.png").label
@@ -103,6 +75,7 @@ class Predictor:
         """
         self.network = open_network(network)
         config, stored = self.network.config, isinstance(self.network, StoredNetwork)
+        self._task = task_of(config.task)
         if not isinstance(self.network, StoredNetwork):
             self.network.eval()
         config.normalization(name_of(network))
@@ -120,7 +93,8 @@ class Predictor:
         self._costs = self.network.costs(policy.enabled)
         fallback = False
         if backend is None:
-            fallback = (stored or network is not self.network) and installed("onnxruntime")
+            named = stored or network is not self.network
+            fallback = named and self._task.has_graph and installed("onnxruntime")
             backend = "onnxruntime" if fallback else "torch"
         if engine == "queued" and "threads" in options_of(backend) and threads is None:
             threads, workers = 1, workers or cores()
@@ -141,18 +115,21 @@ class Predictor:
                 self.backend, policy, ensemble=config.ensemble, batch_size=batch_size, workers=self._workers
             )
 
-    def predict(self, image: Any) -> Prediction:
-        """Classify one image: a file, PIL image, numpy array or tensor, see `eenet.data.to_pixels`."""
+    def predict(self, image: Any) -> Any:
+        """The answer for one image: `Prediction`, or what the network's task gives, such as `MaskPrediction`.
+
+        An image is a file, PIL image, numpy array or tensor, see `eenet.data.to_pixels`.
+        """
         return next(self.predict_many([image]))
 
-    def predict_many(self, images: Iterable[Any]) -> Iterator[Prediction]:
-        """Classify images in batches, in order and in constant memory.
+    def predict_many(self, images: Iterable[Any]) -> Iterator[Any]:
+        """Answers for images in batches, in order and in constant memory.
 
         Raises:
             FileNotFoundError, ValueError: an image can't be read.
         """
         for found in self.try_many(images):
-            if not isinstance(found, Prediction):
+            if isinstance(found, Exception):
                 raise found
             yield found
 
@@ -181,22 +158,34 @@ class Predictor:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _decoded(self, images: Sequence[Any]) -> tuple[list[Any], list[ValueError | OSError | None]]:
+    def _decoded(self, images: Sequence[Any]) -> tuple[list[Seen], list[ValueError | OSError | None]]:
         """Pixels of those that can be read, and for each of all its error."""
-        pixels, errors = [], []
+        seen, errors = [], []
         for image in images:
             try:
-                pixels.append(to_pixels(image, self.network.config.input_size))
+                seen.append(self._task.read(image, self.network.config))
                 errors.append(None)
             except (ValueError, OSError) as error:
                 errors.append(error)
-        return pixels, errors
+        return seen, errors
 
     def _both(self, images: Sequence[Any]) -> list[Read]:
         return self._answered(*self._decoded(images))
 
-    def _answered(self, pixels: Sequence[Any], errors: Sequence[ValueError | OSError | None]) -> list[Read]:
-        answers = iter(self._predictions(self.run(np.stack(pixels))) if pixels else ())
+    def _answered(self, seen: Sequence[Seen], errors: Sequence[ValueError | OSError | None]) -> list[Read]:
+        """Answers for the images that could be read; those of one size are run together."""
+        found: list[Any] = [None] * len(seen)
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        for i, (pixels_CHW, _) in enumerate(seen):
+            shapes.setdefault(pixels_CHW.shape, []).append(i)
+        for rows in shapes.values():
+            answers = self.run(np.stack([seen[i].pixels_CHW for i in rows]))
+            for i, probabilities, exit_index in zip(
+                rows, answers.probabilities_BN, answers.exits_B.tolist(), strict=True
+            ):
+                cost, size = self._costs[exit_index], seen[i].size
+                found[i] = self._task.prediction(probabilities, exit_index, cost, size, self.network.config)
+        answers = iter(found)
         return [next(answers) if error is None else error for error in errors]
 
     def run(self, pixels_BCHW: NDArray[np.uint8]) -> Answers:
@@ -215,24 +204,3 @@ class Predictor:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _predictions(self, answers: Answers) -> list[Prediction]:
-        config = self.network.config
-        names = config.class_names or [str(n) for n in range(config.num_classes)]
-        return [
-            Prediction(
-                label=names[best],
-                class_index=best,
-                probability=float(probabilities_N[best]),
-                exit=exit_index,
-                relative_cost=self._costs[exit_index],
-                probabilities_N=probabilities_N,
-                class_names=names,
-            )
-            for probabilities_N, best, exit_index in zip(
-                answers.probabilities_BN,
-                answers.probabilities_BN.argmax(1).tolist(),
-                answers.exits_B.tolist(),
-                strict=True,
-            )
-        ]

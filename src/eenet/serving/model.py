@@ -32,6 +32,7 @@ from eenet.runtime import (
 from eenet.serving.metrics import Metrics
 from eenet.serving.protocol.describing import configuration, metadata, statistics
 from eenet.serving.protocol.tensors import Takes
+from eenet.tasks import task_of
 
 WATCHED_PER_SECOND = 20  # images that the drift monitor sees, at most
 BUSY, QUIET = 0.25, 0.05  # of the room inside: above the first cheaper, below the second dearer
@@ -102,6 +103,7 @@ class ServedModel:
         self.name, self._metrics = name, metrics
         network = open_network(checkpoint)
         self.config = config = network.config
+        task_of(config.task).must_support("serve")
         self.class_names = config.class_names or [str(n) for n in range(config.num_classes)]
         self.takes = Takes(config.input_size, options.most_waiting, config.mean, config.std)
         own = config.exit_policy()

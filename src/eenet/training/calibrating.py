@@ -13,19 +13,20 @@ import numpy as np
 
 from eenet.common import Result, counted, hardware, lines, wrapped, write_atomically
 from eenet.data import SOURCES, Images, local_folder, sample, unlabelled
-from eenet.evaluation import as_images, collect, diagnose, measure, named_exits
+from eenet.evaluation import as_images, collect, measure, named_exits
 from eenet.networks import CARD_FILE, SHIPPED, Config, Network, checkpoint_directory, name_of, open_network
 from eenet.policies import (
     SCORES,
+    AnyRecords,
     ExitPolicy,
     Guarantee,
-    Records,
     policy_by_rule,
     policy_for_budget,
     policy_for_drop,
     policy_for_risk,
 )
 from eenet.runtime import StageTimes, installed, stage_times
+from eenet.tasks import task_of
 
 WIDEST = 0.03  # half of the 95 % interval of the cost, above which a calibration is doubted
 
@@ -46,6 +47,9 @@ class Calibration(Result):
     accuracy: float | None = None
     full_accuracy: float | None = None
     """Of the full network."""
+    miou: float | None = None
+    """Of a segmentation instead."""
+    full_miou: float | None = None
     agreement: float | None = None
     """With the full network, where images have no labels."""
     guarantee: Guarantee | None = None
@@ -137,7 +141,10 @@ def calibrate(
             f"the gates of {name_of(checkpoint)} were fitted on the validation images of {trained_on}, and a "
             "guarantee needs images that were not used before; give other data, or --split test"
         )
-    images = _without_labels(data, network)
+    task = task_of(network.config.task)
+    if objective == "latency":
+        task.must_support("a budget in time")
+    images = _without_labels(data, network) if task.works_unlabelled else None
     labelled = images is None
     if not labelled and (max_drop is not None or (risk is not None and risk_of != "disagreement")):
         raise ValueError(
@@ -171,24 +178,26 @@ def calibrate(
         _keep_times(network, measured)
         timed = replace(held_out, **costs)
         more["relative_time"] = measure(timed, policy).relative_cost
-        known_to["relative_time"] = intervals(timed, policy)["relative_cost"]
+        known_to["relative_time"] = task.intervals(timed, policy)["relative_cost"]
         more["timings"] = measured
         asked_for = f"budget {budget} in time"
     else:
         policy = policy_by_rule(fitted, cast(float, budget), rule)
         asked_for = f"budget {budget} in MACs"
     found = measure(held_out, policy)
-    known = intervals(held_out, policy)
-    right = "accuracy" if labelled else "agreement"
-    known_to = {right: known["accuracy"], "relative_cost": known["relative_cost"], **known_to}
+    known = dict(task.intervals(held_out, policy))
+    figure, full_figure = found.figures
+    if not labelled:
+        known = {"agreement": known.pop(figure), **known}
+    known_to = {**known, **known_to}
     half = f"one half of {f'the {split} split of ' * labelled}{data}"
     notes = doubts(fitted, policy, network.config, labelled=labelled)
     if labelled:
-        more |= {"accuracy": found.accuracy, "full_accuracy": found.full_accuracy}
-        quality = f"accuracy {found.accuracy:.2%} (full network {found.full_accuracy:.2%})"
+        more |= {figure: found.quality, full_figure: found.full_quality}
+        quality = f"{found.metric} {found.quality:.2%} (full network {found.full_quality:.2%})"
     else:
-        more["agreement"] = found.accuracy
-        quality = f"the full network's answer for {found.accuracy:.2%}"
+        more["agreement"] = found.quality
+        quality = f"the full network's answer for {found.quality:.2%}"
     today = datetime.now(UTC).date().isoformat()
     previous = None
     if name is None:
@@ -226,32 +235,26 @@ def calibrate(
     )
 
 
-def intervals(records: Records, policy: ExitPolicy) -> dict[str, tuple[float, float]]:
-    """95 % intervals of what a policy does, by bootstrap over the images."""
-    found = diagnose(records, policy).intervals
-    return {name: found[name] for name in ("accuracy", "relative_cost")}
-
-
 def told_intervals(found: Mapping[str, tuple[float, float]]) -> str:
     """In words."""
     told = []
     for name, (low, high) in found.items():
-        share = name in ("accuracy", "agreement")
+        share = not name.startswith("relative")
         ends = f"{low:.2%} to {high:.2%}" if share else f"{low:.3f} to {high:.3f}"
         told.append(f"{name.replace('_', ' ')} {ends}")
     return f"95 % intervals: {', '.join(told)}"
 
 
-def doubts(records: Records, policy: ExitPolicy, config: Config, *, labelled: bool = True) -> list[str]:
+def doubts(records: AnyRecords, policy: ExitPolicy, config: Config, *, labelled: bool = True) -> list[str]:
     """Why thresholds that were set on these images may do something else on others."""
     count, notes = len(records), []
-    low, high = intervals(records, policy)["relative_cost"]
+    low, high = task_of(records.task).intervals(records, policy)["relative_cost"]
     if (high - low) / 2 > WIDEST:
         notes.append(
             f"{counted(count, 'image')} are too few to tell the cost to ± {WIDEST}: its 95 % interval on "
             f"those that thresholds were set on is {low:.3f} to {high:.3f}"
         )
-    seen = set(records.labels_B.tolist()) if labelled else range(config.num_classes)
+    seen = records.classes_seen() if labelled else range(config.num_classes)
     if missing := [n for n in range(config.num_classes) if n not in seen]:
         names = [config.class_names[n] if config.class_names else str(n) for n in missing]
         told = textwrap.shorten(", ".join(names), 80, placeholder=" …")

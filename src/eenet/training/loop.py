@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from eenet.common import counted, say, training_progress
-from eenet.data import AUGMENTATIONS, Augmentation, Images, batches
-from eenet.evaluation import Evaluation, check_fit, collect, measure
+from eenet.data import AUGMENTATIONS, Augmentation, Images
+from eenet.evaluation import Measured, check_fit, collect, measure
 from eenet.networks import EENet
-from eenet.policies import (
-    ExitPolicy,
-    Records,
-    fit_ensemble,
-    policies_for_budgets,
-    policy_for_budget,
-    probabilities,
-)
+from eenet.policies import AnyRecords, ExitPolicy, policies_for_budgets, policy_for_budget
+from eenet.tasks import task_of
 from eenet.training.objectives import trains_confidence
 from eenet.training.planning.budgeting import cheapest, wanted_budget
 from eenet.training.planning.settings import TrainConfig
@@ -67,7 +61,7 @@ def fit(
         FloatingPointError: the loss became NaN or infinite.
         KeyboardInterrupt: stopped by a signal, the state saved.
     """
-    steps = _check(network, train, validation, config)
+    steps, task = _check(network, train, validation, config), task_of(network.config.task)
     if config.augmentation is not None:
         augmentation = AUGMENTATIONS[config.augmentation]
     augmentation = augmentation or AUGMENTATIONS["none"]
@@ -86,7 +80,7 @@ def fit(
             while run.epoch < config.epochs:
                 trainer.to_train_mode()
                 steps_before, began = run.step, time.perf_counter()
-                for batch in batches(
+                for batch in task.batches(
                     balanced(train, config.seed, run.epoch) if config.balanced else train,
                     config.batch_size,
                     augmentation,
@@ -128,25 +122,24 @@ def fit(
     return run.seconds
 
 
-def _as_if_fitted(network: EENet, records: Records, config: TrainConfig) -> Evaluation:
+def _as_if_fitted(network: EENet, records: AnyRecords, config: TrainConfig) -> Measured:
     """What the network would do now: as `eenet.policies.fit` has it, without the seconds that gates take."""
     if not network.num_exits or trains_confidence(config.objective):
         return measure(records, ExitPolicy("confidence", (0.5,) * network.num_exits))
-    own_KBN = [probabilities(logits_BN.astype(np.float64)) for logits_BN in records.logits_KBN]
-    records = replace(records, ensemble=fit_ensemble(own_KBN, records.labels_B))
+    records = records.joined()
     if (budget := wanted_budget(config)) is None:
         return measure(records, cheapest(records, policies_for_budgets(records), config.max_drop)[0])
     return measure(records, policy_for_budget(records, budget))
 
 
-def on_validation(found: Evaluation) -> str:
+def on_validation(found: Measured) -> str:
     """What a policy does on the validation images, in a line."""
-    text = f"validation: accuracy {100 * found.accuracy:.1f} %"
+    text = f"validation: {found.metric} {100 * found.quality:.1f} %"
     if len(found.costs) == 1:
         return text
     shares = "/".join(f"{100 * count / found.num_examples:.0f}" for count in found.exit_counts)
     return (
-        f"{text} (full network {100 * found.full_accuracy:.1f} %) at cost {found.relative_cost:.3f}, "
+        f"{text} (full network {100 * found.full_quality:.1f} %) at cost {found.relative_cost:.3f}, "
         f"exits {shares} %"
     )
 
@@ -171,9 +164,9 @@ def _check(network: EENet, train: Images, validation: Images, config: TrainConfi
 
 
 def class_weights(images: Images) -> Tensor:
-    """How much an image of each class counts if all classes are to count the same: [N], 1 on average."""
-    counts_N = np.bincount(np.asarray(images.labels_B), minlength=len(images.class_names))
-    return torch.tensor(len(images) / (len(counts_N) * np.maximum(counts_N, 1)), dtype=torch.float32)
+    """How much an image, or pixel, of each class counts if all are to count the same: [N], 1 on average."""
+    counts_N = images.class_counts()
+    return torch.tensor(counts_N.sum() / (len(counts_N) * np.maximum(counts_N, 1)), dtype=torch.float32)
 
 
 def balanced(images: Images, seed: int, epoch: int) -> Images:

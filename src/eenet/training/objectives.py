@@ -27,6 +27,8 @@ Objective = Callable[..., Tensor]
 """(outputs, targets_B, costs_K) and settings of its own as keywords → the loss."""
 OBJECTIVES: Registry[Objective] = Registry("objective", "objective")
 """By name. Those marked `trains_confidence` train the gates; the others leave it to held-out images."""
+IGNORED = -100
+"""The target of what counts for nothing, such as pixels without a class."""
 WEIGHTS = ("cost_weight", "early_weight", "distillation", "label_smoothing")
 """Settings of a run that an objective may take."""
 
@@ -53,10 +55,15 @@ def joint_cross_entropy(
     too, of which a share of `distillation` is replaced by imitating
     the final exit (`imitation`). The confidence branches get no gradient.
     """
+    targets_B = targets_B.flatten()
     truth = partial(
-        F.cross_entropy, target=targets_B, weight=class_weights_N, label_smoothing=label_smoothing
+        F.cross_entropy,
+        target=targets_B,
+        weight=class_weights_N,
+        label_smoothing=label_smoothing,
+        ignore_index=IGNORED,
     )
-    *early_KBN, final_BN = [logits.float() for logits in outputs.logits_KBN]
+    *early_KBN, final_BN = [_rows(logits).float() for logits in outputs.logits_KBN]
     losses = []
     for logits_BN in early_KBN:
         loss = (1 - distillation) * truth(logits_BN)
@@ -64,6 +71,11 @@ def joint_cross_entropy(
             loss = loss + distillation * imitation(logits_BN, final_BN)
         losses.append(early_weight * loss)
     return torch.stack([*losses, truth(final_BN)]).sum()
+
+
+def _rows(logits: Tensor) -> Tensor:
+    """Every pixel as an input of its own: [B, N, ...] → [B', N]."""
+    return logits if logits.ndim == 2 else logits.movedim(1, -1).flatten(0, -2)
 
 
 def imitation(student_BN: Tensor, teacher_BN: Tensor, *, temperature: float = 2.0) -> Tensor:

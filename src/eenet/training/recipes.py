@@ -76,6 +76,16 @@ _TINY = TrainConfig("tiny-imagenet", "resnet18", budget=0.6, epochs=60)
 _IMAGENET = replace(
     _TINY, data="imagenet", epochs=90, image_size=224, batch_size=256, weight_decay=1e-4, warmup_epochs=5
 )
+_MASKS = TrainConfig(
+    "camvid",
+    "resnet18",
+    task="segmentation",
+    batch_size=8,
+    optimizer="adamw",
+    learning_rate=1e-3,
+    weight_decay=0.05,
+    warmup_epochs=3,
+)
 
 RECIPES: dict[str, Recipe] = {
     "digits": Recipe(
@@ -140,6 +150,14 @@ RECIPES: dict[str, Recipe] = {
             augmentation="shift-flip-erase",
         ),
         "50 classes of Tiny-ImageNet, half of ResNet-18's channels; about 20 minutes on two cores",
+    ),
+    "camvid": Recipe(
+        replace(_MASKS, data="camvid", budget=0.75, image_size=240, epochs=60),
+        "street scenes in 11 classes, segmentation, ResNet-18 from scratch; not run here",
+    ),
+    "nuclei": Recipe(
+        replace(_MASKS, data="nuclei", budget=0.5, image_size=192, epochs=30, standardise=True),
+        "cell nuclei under the microscope, segmentation, ResNet-18 from scratch; not run here",
     ),
     **{
         f"imagenet-resnet{depth}": Recipe(

@@ -1,23 +1,23 @@
 """What training does from end to end: train → gates and thresholds → records → report → checkpoint."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from eenet.backbones import BACKBONES
-from eenet.common import Registry, counted, hardware, say, wrapped, write_atomically
+from eenet.common import Registry, Result, counted, hardware, say, wrapped, write_atomically
 from eenet.data import GIVEN_IMAGES, SPLITS, Images, describe_splits, source_of
-from eenet.evaluation import Evaluation, about_run, build_report, collect, measure, report_entry
+from eenet.evaluation import Measured, about_run, build_report, collect, measure, report_entry
 from eenet.networks import HEADS, Config, EENet
-from eenet.policies import RECORDS_FILE, ExitPolicy, Records, decide
-from eenet.training.calibrating import doubts, intervals, told_intervals
+from eenet.policies import RECORDS_FILE
+from eenet.tasks import task_of
+from eenet.training.calibrating import doubts, told_intervals
 from eenet.training.loop import fit, on_validation
 from eenet.training.objectives import OBJECTIVES, trains_confidence, unused
 from eenet.training.planning.budgeting import fit_for, wanted_budget
@@ -35,28 +35,41 @@ WORST = 10  # classes that a result names
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainResult(Evaluation):
-    """What a run wrote, and its evaluation on the test split."""
+class TrainResult(Result):
+    """What a run wrote, and its evaluation on the test split, whose fields are this one's as well."""
 
+    evaluation: Measured
     checkpoint: str
     """The directory."""
-    report: str
-    """The page."""
+    report: str | None
+    """The page, if the task has one."""
     train_seconds: float
     intervals: dict[str, tuple[float, float]]
     """95 %, of `accuracy` and `relative_cost`, by bootstrap over the test images."""
     notes: list[str]
     """What of the settings did nothing, and what of the result is uncertain."""
     class_accuracy: dict[str, float]
-    """Of the policy on the images of each class that has any."""
+    """Of the policy on the images of each class that has any; of a segmentation IoU."""
+
+    def __getattr__(self, name: str) -> Any:
+        """What was measured."""
+        if name.startswith("_") or name == "evaluation":  # as when it is unpickled
+            raise AttributeError(name)
+        return getattr(self.evaluation, name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that was measured, and where it is written."""
+        own = super().to_dict()
+        return {**own.pop("evaluation"), **own}
 
     def __str__(self) -> str:
         worst = sorted(self.class_accuracy.items(), key=lambda item: item[1])[:WORST]
         which = "classes" if len(worst) == len(self.class_accuracy) else f"the {WORST} worst classes"
-        classes = f"accuracy of {which}: {', '.join(f'{name} {right:.1%}' for name, right in worst)}"
+        metric = self.evaluation.class_metric
+        classes = f"{metric} of {which}: {', '.join(f'{name} {right:.1%}' for name, right in worst)}"
         told = [told_intervals(self.intervals), classes, *(f"note: {note}" for note in self.notes)]
-        where = f"checkpoint {self.checkpoint}\nreport     {self.report}"
-        return f"{super().__str__()}\n\n{chr(10).join(map(wrapped, told))}\n\n{where}"
+        where = f"checkpoint {self.checkpoint}" + (f"\nreport     {self.report}" if self.report else "")
+        return f"{self.evaluation}\n\n{chr(10).join(map(wrapped, told))}\n\n{where}"
 
 
 def train(
@@ -199,33 +212,24 @@ def _conclude(
     for split, records in (("validation", fitted.records), ("test", tested)):
         records.save(out / RECORDS_FILE.format(split=split))
     network.config.provenance = made
+    task = task_of(network.config.task)
     result = TrainResult(
+        evaluation=measure(tested, fitted.policy),
         checkpoint=str(out),
-        report=str(out / REPORT_FILE),
+        report=None if "report" in task.unsupported else str(out / REPORT_FILE),
         train_seconds=made["train_seconds"],
-        intervals=intervals(tested, fitted.policy),
+        intervals=task.intervals(tested, fitted.policy),
         notes=notes,
-        class_accuracy=class_accuracy(tested, fitted.policy, images["test"].class_names),
-        **vars(measure(tested, fitted.policy)),
+        class_accuracy=task.by_class(tested, fitted.policy, images["test"].class_names),
     )
     exits = f" with {counted(network.num_exits, 'early exit')}" if network.num_exits else ""
     title = f"{network.config.backbone or config.model}{exits} on {config.data}"
     network.save_pretrained(out, card=_card(network.config, title, result, how))
-    entry = report_entry(out.name, network.config, tested, fitted.policy)
-    page = build_report([entry], images["test"], title=title, data_name=config.data)
-    write_atomically(out / REPORT_FILE, page.encode())
+    if result.report is not None:
+        entry = report_entry(out.name, network.config, tested, fitted.policy)
+        page = build_report([entry], images["test"], title=title, data_name=config.data)
+        write_atomically(out / REPORT_FILE, page.encode())
     return result
-
-
-def class_accuracy(records: Records, policy: ExitPolicy, class_names: Sequence[str]) -> dict[str, float]:
-    """Accuracy of a policy on the recorded images of each class that has any, by its name."""
-    labels_B, exits_B = np.asarray(records.labels_B), np.asarray(decide(records, policy))
-    right_B = np.asarray(records.correct(policy.enabled))[exits_B, np.arange(len(records))]
-    return {
-        name: float(right_B[labels_B == n].mean())
-        for n, name in enumerate(class_names)
-        if (labels_B == n).any()
-    }
 
 
 def _used(
@@ -266,7 +270,7 @@ def _own_parts(config: TrainConfig, network: EENet) -> tuple[list[str], list[str
     """Modules of a user's own parts, and parts that the program which trains registers itself."""
     objective = OBJECTIVES.origin(config.objective)
     modules = {*network.config.plugins, objective or ""} - {""}
-    parts: list[tuple[Registry[Any], str]] = [(OBJECTIVES, config.objective), (HEADS, config.head)]
+    parts: list[tuple[Registry[Any], str]] = [(OBJECTIVES, config.objective), (HEADS, network.config.head)]
     parts += [(BACKBONES, config.model)]
     return sorted(modules), [
         f"the {registry.noun} {name}, which the program that trained registered itself"
@@ -277,9 +281,9 @@ def _own_parts(config: TrainConfig, network: EENet) -> tuple[list[str], list[str
 
 def _card(config: Config, title: str, measured: TrainResult, how: str) -> str:
     return (
-        f"---\nlibrary_name: eenet\ntags: [early-exit, image-classification]\n---\n\n"
+        f"---\nlibrary_name: eenet\ntags: [early-exit, image-{config.task}]\n---\n\n"
         f"# {title}\n\n{about_run(config)}\n\n"
-        f"## Measured on the test split\n\n{Evaluation.__str__(measured)}\n\n"
+        f"## Measured on the test split\n\n{measured.evaluation}\n\n"
         f"{told_intervals(measured.intervals)}.\n\n"
         f"Relative cost is MACs spent per image, exit heads included, divided by those of the plain "
         f"backbone.\n\n## How to reproduce\n\n{how}"

@@ -22,6 +22,7 @@ from eenet.data import Images
 from eenet.evaluation import EXIT_COLOURS, accuracy_cost_curve, measure
 from eenet.networks import HEADS, WEIGHTS_FILE
 from eenet.policies import RECORDS_FILE, Records, exits_for_budget, policy_for_budget
+from eenet.tasks import task_of
 from eenet.training.planning.budgeting import wanted_budget
 from eenet.training.planning.choosing import chosen_run, complete, default_directory
 from eenet.training.planning.making import backbone_for
@@ -104,6 +105,7 @@ def sweep(
         config = TrainConfig(**{"budget": "auto", **settings})
     else:
         config = configured(recipe, **settings)
+    task_of(config.task).must_support("sweep")
     if (budget := wanted_budget(config)) is None:
         raise ValueError("a sweep compares at one budget; give it as a number (--budget 0.6)")
     if recipe is None:

@@ -15,8 +15,9 @@ from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from eenet.data import Augmentation, Batch, augment, derived_seed, normalize
+from eenet.data import Augmentation, derived_seed, normalize
 from eenet.networks import EENet
+from eenet.tasks import task_of
 from eenet.training.objectives import get_objective
 from eenet.training.planning.settings import TrainConfig
 
@@ -84,7 +85,7 @@ class Trainer:
             label_smoothing=config.label_smoothing,
             class_weights_N=class_weights_N.to(accelerator.device) if class_weights_N is not None else None,
         )
-        self.costs_K = network.costs_K
+        self.costs_K, self.task = network.costs_K, task_of(network.config.task)
         self.mean, self.std = network.config.mean or [], network.config.std or []
 
     def parts(self) -> dict[str, Any]:
@@ -97,21 +98,20 @@ class Trainer:
         if self.config.freeze_backbone:
             self.network.stages.eval()
 
-    def step(self, whole: Batch, epoch: int, step: int) -> Tensor:
-        """One update; returns the loss."""
+    def step(self, whole: Any, epoch: int, step: int) -> Tensor:
+        """One update on a batch, a named tuple of tensors; returns the loss."""
         device, count = self.accelerator.device, self.config.accumulate
         rank, update = self.part[0], epoch * self.steps + step
         torch.manual_seed(derived_seed(self.config.seed, epoch, step, 1 + rank))  # dropout and the like
         losses = []
         for i, share in enumerate(zip(*(tensor.chunk(count) for tensor in whole), strict=True)):
-            batch = Batch(*share)
-            batch = batch._replace(pixels_BCHW=batch.pixels_BCHW.to(device, non_blocking=True))
-            labels_B = batch.labels_B.to(device, non_blocking=True)
-            images = normalize(augment(batch, self.augmentation), self.mean, self.std)
+            pixels_BCHW, truth = self.task.varied(type(whole)(*share), self.augmentation, device)
+            images = normalize(pixels_BCHW, self.mean, self.std)
             with nullcontext() if i + 1 == count else self.accelerator.no_sync(self.model):
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.use_bf16):
                     outputs = self.model(images.contiguous(memory_format=self.layout))
-                loss = self.objective(outputs, labels_B, self.costs_K) / count
+                targets = self.task.targets(truth, outputs.logits_KBN[-1])
+                loss = self.objective(outputs, targets, self.costs_K) / count
                 self.accelerator.backward(loss)
             losses.append(loss.detach())
         self.schedule.step_update(update)
@@ -168,11 +168,13 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 def layer_groups(network: EENet, factor: float, weight_decay: float) -> list[dict[str, Any]]:
     """Parameters with a learning rate that falls from the classifier to the image.
 
-    The backbone's are divided into `LAYER_GROUPS` of equal numbers, the last layer and the exit heads keep
-    the whole rate. Biases and norms don't decay. Clark et al. 2020, Bao et al. 2022.
+    The backbone's are divided into `LAYER_GROUPS` of equal numbers, the last layer, what is
+    `from_scratch` and the exit heads keep the whole rate. Biases and norms don't decay. Clark et al. 2020,
+    Bao et al. 2022.
     """
     last = [part for part in network.stages.modules() if isinstance(part, nn.Linear | nn.Conv2d)][-1]
-    own = {id(parameter) for parameter in last.parameters()}
+    new = [part for part in network.stages.modules() if getattr(part, "from_scratch", False)]
+    own = {id(parameter) for part in (last, *new) for parameter in part.parameters()}
     body = [parameter for parameter in network.stages.parameters() if id(parameter) not in own]
     scales = {
         id(parameter): factor ** (LAYER_GROUPS - i * LAYER_GROUPS // len(body))

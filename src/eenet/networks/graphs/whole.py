@@ -28,6 +28,7 @@ from eenet.networks.graphs.stored import (
 )
 from eenet.networks.network import EENet
 from eenet.policies import SCORES, graph_scores
+from eenet.tasks import task_of
 
 KEPT = 8  # graphs in the cache
 NOT_IN_THE_GRAPH = (
@@ -48,6 +49,7 @@ def network_graph(network: EENet) -> Any:
         ValueError: torch can't export the network.
     """
     network.check_format()
+    task_of(network.config.task).must_support("an ONNX graph")
     path = cache_directory() / f"{_fingerprint(network)}.onnx"
     if path.exists():
         os.utime(path)

@@ -68,6 +68,8 @@ class Backend(ABC):
 
         Large new arrays cost more than the copying: the system has to map and clear their pages.
         """
+        if isinstance(features, tuple):
+            return tuple(self.shrink(part, rows) for part in features)
         for to, row in enumerate(rows.tolist()):
             if to != row:
                 features[to] = features[row]
@@ -75,8 +77,12 @@ class Backend(ABC):
 
     def take(self, features: Any, rows: NDArray[np.intp]) -> Any:
         """Some of the inputs, copied, so that they stay."""
+        if isinstance(features, tuple):
+            return tuple(part[rows] for part in features)
         return features[rows]
 
     def join(self, parts: Sequence[Any]) -> Any:
         """Inputs of several batches as one."""
+        if isinstance(parts[0], tuple):
+            return tuple(map(np.concatenate, zip(*parts, strict=True)))
         return np.concatenate(parts)

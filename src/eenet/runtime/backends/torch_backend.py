@@ -1,7 +1,7 @@
 """PyTorch as a backend: eager, with BatchNorm folded."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,31 +34,42 @@ class TorchBackend(Backend):
         self._modules = folded_segments(network, segments, score)
 
     def run(self, index: int, features: Any) -> Outputs:
-        features = self._tensor(features).contiguous(memory_format=self._layout)
+        features = each(self._tensor(features), lambda part: part.contiguous(memory_format=self._layout))
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, self._bf16):
             features, probabilities_BN, score_B = self._call(index, features)
         if probabilities_BN is None:
             return Outputs(features, None, None)
         if score_B is None:
             return Outputs(None, probabilities_BN.cpu().numpy(), None)
+        if probabilities_BN.ndim > 2:
+            return Outputs(features, probabilities_BN.cpu().numpy(), score_B.cpu().numpy())
         # one transfer, so one wait for the device
         answers = torch.cat([probabilities_BN, score_B[:, None]], 1).cpu().numpy()
         return Outputs(features, answers[:, :-1], answers[:, -1])
 
-    def _call(self, index: int, features: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def _call(self, index: int, features: Any) -> tuple[Any, Tensor | None, Tensor | None]:
         return self._modules[index](features)
 
-    def shrink(self, features: Tensor, rows: NDArray[np.intp]) -> Tensor:
+    def shrink(self, features: Any, rows: NDArray[np.intp]) -> Any:
         return self.take(features, rows)
 
-    def take(self, features: Any, rows: NDArray[np.intp]) -> Tensor:
-        return self._tensor(features)[torch.from_numpy(rows).to(self._device)]
+    def take(self, features: Any, rows: NDArray[np.intp]) -> Any:
+        chosen = torch.from_numpy(rows).to(self._device)
+        return each(self._tensor(features), lambda part: part[chosen])
 
-    def join(self, parts: Sequence[Any]) -> Tensor:
-        return torch.cat([self._tensor(part) for part in parts])
+    def join(self, parts: Sequence[Any]) -> Any:
+        tensors = [self._tensor(part) for part in parts]
+        if isinstance(tensors[0], tuple):
+            return tuple(map(torch.cat, zip(*tensors, strict=True)))
+        return torch.cat(tensors)
 
-    def _tensor(self, features: Any) -> Tensor:
+    def _tensor(self, features: Any) -> Any:
         return torch.from_numpy(features).to(self._device) if isinstance(features, np.ndarray) else features
+
+
+def each(features: Any, work: Callable[[Tensor], Tensor]) -> Any:
+    """What is done to all that is carried from segment to segment: one tensor, or several."""
+    return tuple(map(work, features)) if isinstance(features, tuple) else work(features)
 
 
 class SegmentModule(nn.Module):
@@ -75,8 +86,8 @@ class SegmentModule(nn.Module):
         self.score = SCORES[score]
         self.eval()
 
-    def forward(self, features: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Features for the next segment, class probabilities [B, N], score [B], as far as there are any."""
+    def forward(self, features: Any) -> tuple[Any, Tensor | None, Tensor | None]:
+        """What the next segment is given, class probabilities [B, N], score [B], as far as there are any."""
         features = self.stages(features)
         if self.final:
             return None, features.float().softmax(1), None
@@ -96,32 +107,40 @@ def folded_segments(network: EENet, segments: Sequence[Segment], score: str) -> 
     ]
 
 
-def examples(network: EENet, segments: Sequence[Segment], batch_size: int = 2) -> list[Tensor]:
+def examples(network: EENet, segments: Sequence[Segment], batch_size: int = 2) -> list[Any]:
     """Something for each segment to run on: random pixels, and the features they give."""
-    found: list[Tensor] = []
+    found: list[Any] = []
     with torch.no_grad(), seeded(network):
         size = (batch_size, *network.config.input_size)
         pixels = torch.randint(256, size, dtype=torch.uint8, device=next(network.parameters()).device)
         for segment in segments:
             before = SegmentModule(network, Segment(0, segment.first - 1, None), "max_softmax")
-            found.append(before(pixels)[0].clone() if segment.first else pixels)
+            found.append(each(before(pixels)[0], torch.clone) if segment.first else pixels)
     return found
 
 
-def _with_folded_norms(module: SegmentModule, example: Tensor) -> SegmentModule:
-    """The segment's stages and its head's trunk folded; what lies behind may be hard to trace."""
+def _with_folded_norms(module: SegmentModule, example: Any) -> SegmentModule:
+    """The segment's stages and the foldable part of its head; what lies behind may be hard to trace."""
     with torch.no_grad():  # inference tensors as weights couldn't be exported
-        features = module.stages(example.clone())
+        features = module.stages(each(example, torch.clone))
         module.stages = _folded(module.stages, example)
         if module.head is not None:
-            head = copy.copy(module.head)  # the network's own stays as it is
-            head._modules = {**head._modules, "trunk": _folded(head.get_submodule("trunk"), features)}
+            head: Any = copy.copy(module.head)  # the network's own stays as it is
+            part = head.foldable
+            head._modules = {**head._modules, part: _folded(head.get_submodule(part), head.seen(features))}
             module.head = head
     return module
 
 
-def _folded(module: nn.Module, example: Tensor) -> nn.Module:
+def _folded(module: nn.Module, example: Any) -> nn.Module:
     """With BatchNorm folded into convolutions; as it is, where it can't be traced through."""
+    if isinstance(module, nn.Sequential) and any(hasattr(part, "folded") for part in module):
+        found: list[Any] = list(module)
+        for i, part in enumerate(module):
+            if hasattr(part, "folded"):
+                found[i] = found[i].folded(_folded, example)
+            example = part(each(example, torch.clone))
+        return nn.Sequential(*found)
     wanted = module(example.clone())
     try:
         fast = fuse(module)

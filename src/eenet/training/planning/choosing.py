@@ -13,6 +13,7 @@ from eenet.backbones import place, trace
 from eenet.common import say, wrapped
 from eenet.data import SOURCES, SPLITS, Images
 from eenet.networks import EENet
+from eenet.tasks import task_of
 from eenet.training.planning.making import backbone_for, check_start
 from eenet.training.planning.settings import TrainConfig, check_known
 from eenet.training.planning.starting import Start, load_for, start_of
@@ -41,16 +42,21 @@ def choose(start: Start, images: Images, asked: Mapping[str, Any]) -> Chosen:
         asked: settings that the user has given; they count before those chosen here.
     """
     mode, why = _mode(start, images, asked)
+    task = task_of(asked.get("task", images.task))
     count = len(images)
     fewest, most = EPOCHS[mode]
     epochs = asked.get("epochs", min(max(round(SEEN[mode] / count), fewest), most))
-    batch = next((size for size in (64, 32, 16, 8) if count >= 8 * size), 4)
+    batch = next((size for size in task.batch_sizes if count >= 8 * size), 4)
     found: dict[str, Any] = {"epochs": epochs, "batch_size": batch, "budget": "auto"}
-    if images.image_size[1] >= SMALL:
+    if images.image_size[1] >= SMALL or not task.keeps_classifier:
         found["augmentation"] = "crop-flip"
     elif asked.get("data") not in SOURCES:
         found["augmentation"] = "shift-flip"
-    if mode == "retrofit":
+    if not task.keeps_classifier:
+        found |= {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.05}
+        found |= {"layer_decay": 0.8} if mode == "finetune" else {}
+        found |= {"warmup_epochs": max(1, round(epochs / 20)), "budget": "auto"}
+    elif mode == "retrofit":
         found |= {"freeze_backbone": True, "num_exits": 2, "placement": [0.4, 0.7], "distillation": 0.9}
         found |= {"warmup_epochs": 0.25, "learning_rate": 0.1 * batch / 64}
     elif mode == "finetune":
@@ -70,6 +76,8 @@ def choose(start: Start, images: Images, asked: Mapping[str, Any]) -> Chosen:
 
 def _mode(start: Start, images: Images, asked: Mapping[str, Any]) -> tuple[Mode, str]:
     classes = len(images.class_names)
+    if start.trained and not task_of(asked.get("task", images.task)).keeps_classifier:
+        return "finetune", f"{start.given} is trained on, with a decoder and exits"
     if not start.trained:
         return "scratch", f"{start.given} starts from random weights, which take long to train"
     known = start.num_classes == classes and not asked.get("new_classifier")

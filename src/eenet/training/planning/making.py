@@ -9,6 +9,7 @@ from torch import nn
 from eenet.backbones import classifier_name, create_backbone, preprocessing_of, recognised, replace_classifier
 from eenet.data import Images
 from eenet.networks import EENet, convert, name_backbone, per_channel, without_exits
+from eenet.tasks import task_of
 from eenet.training.objectives import trains_confidence
 from eenet.training.planning.settings import TrainConfig
 from eenet.training.planning.starting import Start, start_of
@@ -33,12 +34,15 @@ def build(config: TrainConfig, images: Images, start: Start | None = None) -> EE
     exits: dict[str, Any] = {"num_exits": config.num_exits, "placement": config.placement}
     kinds: dict[str, Any] = {
         "head": config.head,
-        "gate": "features" if trains_confidence(config.objective) else "answer",
+        "gate": "features" if trains_confidence(config.objective) else None,
     }
+    settings = {"standardise": True} if config.standardise else None
+    answers: dict[str, Any] = {"task": config.task, "num_classes": len(images.class_names)}
+    answers["task_settings"] = settings
     if config.num_exits:
-        network = convert(backbone, images.image_size, **exits, **kinds, recognise=False)
+        network = convert(backbone, images.image_size, **exits, **kinds, **answers, recognise=False)
     else:
-        network = without_exits(backbone, images.image_size)
+        network = without_exits(backbone, images.image_size, **answers)
     if start.name is not None:
         name_backbone(network, start.name, args)
     elif found := recognised(backbone, images.image_size):
@@ -80,6 +84,11 @@ def backbone_for(
     start = start or start_of(config)
     classes, channels = len(images.class_names), images.image_size[0]
     check_start(config, start, images)
+    if not task_of(config.task).keeps_classifier:
+        if start.module is not None:
+            return start.module, start.args if start.name else {}
+        made_for = {**start.args, "in_chans": channels}
+        return create_backbone(start.name or "", made_for, pretrained=config.pretrained), made_for
     if start.weights is None:
         made_for = {**start.args, "num_classes": classes, "in_chans": channels}
         module = create_backbone(start.name or "", made_for, pretrained=config.pretrained)
@@ -100,6 +109,15 @@ def backbone_for(
 def check_start(config: TrainConfig, start: Start, images: Images) -> None:
     """Whether trained weights and images belong together."""
     classes, size = len(images.class_names), images.image_size
+    if not task_of(config.task).keeps_classifier:
+        if start.channels not in (None, size[0]):
+            raise _other_channels(start, size[0])
+        if config.freeze_backbone or config.new_classifier:
+            raise ValueError(
+                f"{config.task} trains the whole network and has no classifier to keep or replace; leave out "
+                "freeze_backbone and new_classifier"
+            )
+        return
     other = start.num_classes is not None and start.num_classes != classes and not config.new_classifier
     if start.fixed_size and start.input_size is not None and (size != start.input_size or other):
         raise ValueError(
@@ -124,9 +142,11 @@ def check_start(config: TrainConfig, start: Start, images: Images) -> None:
             f"{_names(images.class_names)}{NEW}"
         )
     if start.channels not in (None, size[0]):
-        raise ValueError(
-            f"{start.given} takes images of {start.channels} channels, the data set has {size[0]}"
-        )
+        raise _other_channels(start, size[0])
+
+
+def _other_channels(start: Start, channels: int) -> ValueError:
+    return ValueError(f"{start.given} takes images of {start.channels} channels, the data set has {channels}")
 
 
 def _names(class_names: list[str]) -> str:

@@ -26,26 +26,28 @@ class SeedsResult(Result):
     seeds: list[int]
     checkpoints: list[str]
     mean: dict[str, float]
-    """Of `accuracy`, `relative_cost` and `full_accuracy`."""
+    """Of `accuracy`, `relative_cost` and `full_accuracy`, or what a task has instead of accuracy."""
     standard_error: dict[str, float]
     """Of each mean, by the spread between seeds."""
     runs: list[TrainResult]
-    report: str
-    """The page that compares them."""
+    report: str | None
+    """The page that compares them, if the task has one."""
 
     def __str__(self) -> str:
+        measured = [run.evaluation for run in self.runs]
         rows = [
-            [str(seed), f"{run.accuracy:.2%}", f"{run.relative_cost:.3f}", f"{run.full_accuracy:.2%}"]
-            for seed, run in zip(self.seeds, self.runs, strict=True)
+            [str(seed), f"{each.quality:.2%}", f"{each.relative_cost:.3f}", f"{each.full_quality:.2%}"]
+            for seed, each in zip(self.seeds, measured, strict=True)
         ]
         told = []
-        for name in MEASURED:
+        for name in self.mean:
             mean, error = self.mean[name], self.standard_error[name]
             cost = name == "relative_cost"
             told.append(f"{mean:.3f} ± {error:.3f}" if cost else f"{mean:.2%} ± {100 * error:.2f}")
         rows.append(["mean ± standard error", *told])
-        header = ["seed", "accuracy", "relative cost", "without leaving early"]
-        return f"{format_table(header, rows)}\n\nreport {self.report}"
+        header = ["seed", measured[0].metric, "relative cost", "without leaving early"]
+        where = f"\n\nreport {self.report}" if self.report else ""
+        return f"{format_table(header, rows)}{where}"
 
 
 def train_seeds(
@@ -79,12 +81,20 @@ def train_seeds(
         runs.append(_one(place, recipe, seed, settings))
     places = [str(out / f"seed{seed}") for seed in chosen]
     page = out / REPORT_FILE
-    if process_state().is_main_process:
+    shown = all(run.report for run in runs)
+    if process_state().is_main_process and shown:
         data = read_config(Path(places[0])).provenance["train_config"]["data"]
         report(places, page, data=data)
-    mean, error = aggregated([vars(run) for run in runs])
+    figure, full_figure = runs[0].evaluation.figures
+    names = (figure, "relative_cost", full_figure)
+    mean, error = aggregated([run.to_dict() for run in runs], names)
     return SeedsResult(
-        seeds=chosen, checkpoints=places, mean=mean, standard_error=error, runs=runs, report=str(page)
+        seeds=chosen,
+        checkpoints=places,
+        mean=mean,
+        standard_error=error,
+        runs=runs,
+        report=str(page) if shown else None,
     )
 
 
@@ -95,9 +105,11 @@ def _one(
     return train(recipe, place, seed=seed, resume=(place / STATE_FILE).exists(), **settings)
 
 
-def aggregated(runs: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], dict[str, float]]:
+def aggregated(
+    runs: Sequence[Mapping[str, Any]], names: Sequence[str] = MEASURED
+) -> tuple[dict[str, float], dict[str, float]]:
     """Mean and standard error over runs of what each measured."""
-    found = {name: np.array([run[name] for run in runs], float) for name in MEASURED}
+    found = {name: np.array([run[name] for run in runs], float) for name in names}
     mean = {name: float(values.mean()) for name, values in found.items()}
     error = {name: float(values.std(ddof=1) / len(values) ** 0.5) for name, values in found.items()}
     return mean, error

@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from eenet.backbones import Placement
 from eenet.common import write_atomically
 from eenet.data import AUGMENTATIONS
+from eenet.tasks import task_of
 
 RUN_FILE = "run.toml"
 _CHOICES = {
@@ -42,8 +43,8 @@ class TrainConfig:
     """Number of early exits; 0 trains the plain backbone, for comparison."""
     placement: Placement = "linear"
     """Where the exits go, see `eenet.create_model`."""
-    head: str = "deep"
-    """Kind of exit head."""
+    head: str = ""
+    """Kind of exit head. Default: as suits the task, `deep` for classification."""
     budget: float | Literal["auto"] = 0.6
     """Wanted mean relative cost; sets the exit threshold, on the validation split. `auto`: the cheapest that
     loses no accuracy beyond noise. Not used by objectives that train confidences, which are compared with
@@ -110,10 +111,22 @@ class TrainConfig:
     """Processes that decode images ahead, see `eenet.data.batches`."""
     track: Literal["tensorboard", "trackio"] | None = None
     """Where else the figures of `metrics.jsonl` go."""
+    task: str = "classification"
+    """What the exits answer, see `eenet.tasks`."""
+    standardise: bool = False
+    """Bring every image to the same mean and spread first, where they differ a lot, as of microscopes."""
     model_args: dict[str, Any] = field(default_factory=dict)
     """Passed on to what makes the backbone."""
 
     def __post_init__(self) -> None:
+        task = task_of(self.task)
+        if not self.head:
+            object.__setattr__(self, "head", task.head)
+        if task.objectives is not None and self.objective not in task.objectives:
+            known = ", ".join(task.objectives)
+            raise ValueError(f"objective is {self.objective!r}; for {self.task} choose from {known}")
+        if self.balanced and not task.keeps_classifier:
+            raise ValueError(f"balanced draws images by class, which {self.task} hasn't; use class_weights")
         for name in ("epochs", "batch_size", "learning_rate", "accumulate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
@@ -162,6 +175,7 @@ def changed(config: TrainConfig) -> dict[str, Any]:
     found = {}
     for each in fields(config):
         default = each.default if each.default_factory is MISSING else each.default_factory()
+        default = task_of(config.task).head if each.name == "head" else default
         if (value := getattr(config, each.name)) != default:
             found[each.name] = value
     return found

@@ -20,7 +20,7 @@ from eenet.backbones import (
     trusted_name,
 )
 from eenet.common import counted, say
-from eenet.data import SPLITS, Images, data_options, load
+from eenet.data import SPLITS, Images, data_options
 from eenet.evaluation import collect
 from eenet.networks import (
     EENet,
@@ -29,6 +29,7 @@ from eenet.networks import (
     trained_backbone,
 )
 from eenet.networks import checkpoint_directory as directory_of
+from eenet.tasks import task_of
 from eenet.training.planning.settings import TrainConfig
 
 IMAGENET = Preprocessing((3, 224, 224), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -196,12 +197,13 @@ def load_images(config: TrainConfig, size: tuple[int, ...] | None = None) -> dic
         config: its `data`, `image_size` and `skip_damaged` count, and its `model` if that is a checkpoint.
         size: (height, width) or (channels, height, width) where nothing else is said. Default: their own.
     """
-    if is_checkpoint(config.model):
+    task = task_of(config.task)
+    if is_checkpoint(config.model) and not task.any_size:
         size = read_config(directory_of(config.model)).input_size
     if config.image_size:
         size = (*(size or ())[:-2], config.image_size, config.image_size)
     options: dict[str, Any] = {**data_options(asdict(config)), "size": size}
-    return {split: load(config.data, split, **options) for split in SPLITS}
+    return {split: task.load(config.data, split, **options) for split in SPLITS}
 
 
 def load_for(config: TrainConfig, start: Start) -> tuple[dict[str, Images], list[str]]:
@@ -210,6 +212,8 @@ def load_for(config: TrainConfig, start: Start) -> tuple[dict[str, Images], list
     Pretrained networks get the size that they were trained on; others that of the images if all have the
     same, else the usual one. Trained networks get as many channels as they take.
     """
+    if task_of(config.task).any_size:
+        return load_images(config), []
     height, width = (start.input_size or IMAGENET.input_size)[1:]
     usual = (height, width) if start.channels is None else (start.channels, height, width)
     if config.image_size or start.fixed_size or config.pretrained:
@@ -239,6 +243,8 @@ def told_at_start(
     done = [f"{start.given}: {note}" for note in start.weights.notes] if start.weights else []
     for note in [*done, *notes] if shown else ():
         say(note)
+    if not task_of(config.task).keeps_classifier:
+        return notes
     if start.weights is None or start.num_classes != network.config.num_classes or config.new_classifier:
         return notes
     right_B = np.asarray(collect(network, validation).correct()[-1])

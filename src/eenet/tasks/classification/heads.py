@@ -31,6 +31,13 @@ class ExitHead(nn.Module):
         self.classifier = nn.Linear(width, num_classes)
         self.confidence = create_gate(gate, width, num_classes)
 
+    foldable = "trunk"
+    """The part whose norms can be folded into convolutions, for speed."""
+
+    def seen(self, features: Tensor) -> Tensor:
+        """What that part is given."""
+        return features
+
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         shared = self.trunk(features)
         logits = self.classifier(shared)

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eenet.common import Result, format_table, wrapped
-from eenet.evaluation.metrics import Evaluation, accuracy_cost_curve
 from eenet.policies import ExitPolicy, Records, decide, probabilities, recorded_scores
+from eenet.tasks.classification.metrics import Evaluation, accuracy_cost_curve
 
 BINS = 15
 DRAWS = 1000

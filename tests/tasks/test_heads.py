@@ -7,9 +7,9 @@ import torch
 
 from eenet.backbones.cost import count_macs
 from eenet.networks.building import create_model
-from eenet.networks.heads import HEADS, create_head
 from eenet.networks.network import EENet
 from eenet.policies.gates import GATES, FeatureGate
+from eenet.tasks.classification.heads import HEADS, create_head
 
 C, H, W, N = 6, 5, 4, 3
 TRUNKS = {  # MACs and width

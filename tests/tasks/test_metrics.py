@@ -5,9 +5,9 @@ import pytest
 from record_cases import make_records
 from scipy.special import softmax
 
-from eenet.evaluation.metrics import accuracy_cost_curve, measure
 from eenet.policies.budget import policy_for_budget
 from eenet.policies.policy import ExitPolicy
+from eenet.tasks.classification.metrics import accuracy_cost_curve, measure
 
 
 def test_evaluate_against_counting() -> None:

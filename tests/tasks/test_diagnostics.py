@@ -13,10 +13,15 @@ from record_cases import make_records, one_hot
 from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
-from eenet.evaluation.diagnostics import auroc, bootstrap_interval, diagnose, expected_calibration_error
 from eenet.evaluation.evaluating import evaluate
-from eenet.evaluation.metrics import measure
 from eenet.policies.policy import ExitPolicy
+from eenet.tasks.classification.diagnostics import (
+    auroc,
+    bootstrap_interval,
+    diagnose,
+    expected_calibration_error,
+)
+from eenet.tasks.classification.metrics import measure
 
 POLICY = ExitPolicy("max_softmax", (0.8, 0.7, 0.6))
 

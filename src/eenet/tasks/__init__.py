@@ -1,0 +1,25 @@
+"""What an exit answers and how good that is: head, loss, records, metric, answers as labels or masks."""
+
+from typing import TYPE_CHECKING
+
+from eenet.common.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from eenet.tasks.classification.diagnostics import (
+        DiagnosedEvaluation,
+        Diagnosis,
+        diagnose,
+        expected_calibration_error,
+        reliability,
+    )
+    from eenet.tasks.classification.heads import HEADS
+    from eenet.tasks.classification.metrics import Evaluation, accuracy_cost_curve
+    from eenet.tasks.classification.prediction import Prediction
+    from eenet.tasks.known import TASKS, measure, task_of
+    from eenet.tasks.measured import Loss, Measured, named_exits
+    from eenet.tasks.segmentation.metrics import SegmentationEvaluation, bootstrap
+    from eenet.tasks.segmentation.prediction import MaskPrediction
+    from eenet.tasks.segmentation.records import SegmentationRecords
+    from eenet.tasks.task import AnyPrediction, Parts, Seen, Task
+
+__getattr__, __dir__ = lazy_names(__name__)

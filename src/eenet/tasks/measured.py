@@ -1,0 +1,73 @@
+"""What results of every task have in common: exits, costs, and one number that is to be high."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from eenet.common import Result
+
+
+class Measured(Result):
+    """What a policy does on images. Each task adds its own figures as a dataclass."""
+
+    metric: ClassVar[str]
+    """As messages call it, such as `accuracy`."""
+    class_metric: ClassVar[str]
+    """The same of a single class."""
+    figures: ClassVar[tuple[str, str]]
+    """The names of its fields: of the policy, and without leaving early."""
+    num_examples: int
+    relative_cost: float
+    """Mean MACs spent, exit heads included, divided by those of the plain network."""
+    exit_counts: list[int]
+    """Images that leave at each exit."""
+    dead_exits: list[int]
+    """Early exits, switched on, that serve nobody or answer no better than chance."""
+    switched_off: list[int]
+    """Early exits that the policy doesn't run."""
+    costs: list[float]
+    """Relative cost of leaving at each exit."""
+
+    @property
+    def quality(self) -> float:
+        """The metric under the policy, from 0 to 1."""
+        return getattr(self, self.figures[0])
+
+    @property
+    def full_quality(self) -> float:
+        """The same without leaving early."""
+        return getattr(self, self.figures[1])
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a policy loses of the metric against the full network, on the same images; in points."""
+
+    points: float
+    error: float
+    """Its standard error."""
+    interval: tuple[float, float]
+    """95 %."""
+    expected: float | None = None
+    """By the full network's probabilities, without labels: far less noisy, and as good as they are."""
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether it is at most one standard error."""
+        return self.at_most(self.error)
+
+    def at_most(self, points: float) -> bool:
+        """By the labels and by what is expected: of few images the labels alone let much pass by luck."""
+        return max(self.points, self.expected or 0.0) <= points + 1e-9
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        told = f"{self.points:.2f} points lost (95 % interval {low:.2f} to {high:.2f})"
+        if self.expected is None:
+            return told
+        return f"{told}, {self.expected:.2f} expected by the full network's probabilities"
+
+
+def named_exits(exits: Sequence[int]) -> str:
+    """Such as `exit 0, exit 2`: numbers alone read like a count."""
+    return ", ".join(f"exit {k}" for k in exits) or "none"

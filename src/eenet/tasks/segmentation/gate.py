@@ -1,0 +1,62 @@
+"""The confidence of an exit that answers for pixels: what going on is expected to gain, and its fit."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from eenet.policies import SCORES
+from eenet.tasks.segmentation.records import STATISTICS
+
+PENALTY = 0.03  # on squared weights of standardised statistics, for each image
+NARROWEST = 1e-3  # standard deviation of a statistic: what hardly varied is not to count for much
+
+
+class GainGate(nn.Module):
+    """One linear layer on `STATISTICS` of an exit's answer: minus the gain expected of going on.
+
+    Until it is fitted, the confidence rises with the mean of the largest class probability.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Linear(len(STATISTICS), 1)
+        with torch.no_grad():
+            weights = [10.0 * (name == "max_softmax") for name in STATISTICS]
+            self.gain.weight.copy_(torch.tensor([weights]))
+            self.gain.bias.fill_(-5.0)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Confidence logits [B] of answers [B, N, h, w]."""
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = logits.to(self.gain.weight.dtype)
+            seen = [SCORES[name]([logits], [logits]) for name in STATISTICS]
+            return self.gain(torch.stack(seen, 1)).squeeze(1)
+
+
+def fit_gates(
+    statistics_KBS: NDArray[np.floating], gains_KB: NDArray[np.floating]
+) -> tuple[list[GainGate], NDArray[np.float32]]:
+    """Gates fitted by least squares with a penalty, and the confidence logits [K - 1, B] that they give.
+
+    Predicted gains of all exits are divided by one number, so that one threshold asks the same of each.
+
+    Args:
+        statistics_KBS: of every early exit, on held-out images.
+        gains_KB: by how much the final answer is worth more than that of the exit.
+    """
+    gates, confidences, unit = [], [], max(float(gains_KB.std()), 1e-9)
+    for statistics_BS, gains_B in zip(statistics_KBS.astype(np.float64), gains_KB, strict=True):
+        mean_S, std_S = statistics_BS.mean(0), np.maximum(statistics_BS.std(0), NARROWEST)
+        seen_BS = (statistics_BS - mean_S) / std_S
+        normal_SS = seen_BS.T @ seen_BS + PENALTY * len(seen_BS) * np.eye(len(std_S))
+        weights_S = np.linalg.solve(normal_SS, seen_BS.T @ (gains_B - gains_B.mean())) / std_S
+        bias = gains_B.mean() - mean_S @ weights_S
+        gate = GainGate()
+        with torch.no_grad():
+            gate.gain.weight.copy_(torch.from_numpy(-weights_S / unit)[None])
+            gate.gain.bias.fill_(float(-bias / unit))
+            seen = torch.from_numpy(statistics_BS).float()
+            confidences.append(gate.gain(seen).squeeze(1).numpy())
+        gates.append(gate)
+    return gates, np.stack(confidences)

@@ -1,0 +1,177 @@
+"""Records of masks: a confusion matrix for each image and exit, and the cheap scores of each answer.
+
+The metric is the mean intersection over union (mIoU) of matrices summed over images, so it is no mean over
+images. Near a policy it changes as its linear part does, which is one: see `SegmentationRecords.worth`.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eenet.common import require, write_atomically
+from eenet.policies import AnyRecords, Ensemble, ExitPolicy, decide, sigmoid
+
+if TYPE_CHECKING:
+    from torch import nn
+
+STATISTICS = ("sure_share", "low_quantile", "entropy", "max_softmax")
+"""Scores that a gate sees, of its own exit's answer."""
+RECORDED = (*STATISTICS, "margin")
+_TENSORS = ("confusion_KBNN", "scores_SKB", "agreement_KKB", "confidence_logits_KB")
+_ABOUT = ("stage_macs", "head_macs", "backbone_macs", "class_names")
+
+
+@dataclass(frozen=True)
+class SegmentationRecords(AnyRecords):
+    """What K exits said about the pixels of B images, and what each exit costs."""
+
+    task: ClassVar[str] = "segmentation"
+    confusion_KBNN: NDArray[np.uint32]
+    """Pixels by true class (rows) and answered class; those without a class aren't counted."""
+    scores_SKB: NDArray[np.float32]
+    """`RECORDED`, of the K - 1 early exits."""
+    agreement_KKB: NDArray[np.float32]
+    """Part of the pixels that early exit k gives the same class as an earlier one j."""
+    confidence_logits_KB: NDArray[np.float32]
+    stage_macs: list[int]
+    head_macs: list[int]
+    backbone_macs: int
+    class_names: list[str]
+    ensemble: Ensemble | None = None
+    """None: a state already joins what exits know."""
+    totals_NN: NDArray[np.float64] | None = None
+    """Where the metric is taken as linear: a matrix summed over images. None: that of the final exit."""
+
+    def __len__(self) -> int:
+        return self.confusion_KBNN.shape[1]
+
+    @property
+    def num_classes(self) -> int:
+        """That are answered."""
+        return self.confusion_KBNN.shape[2]
+
+    def subset(self, rows: NDArray[Any]) -> "SegmentationRecords":
+        """Those of some images, by index."""
+        return replace(
+            self,
+            confusion_KBNN=self.confusion_KBNN[:, rows],
+            scores_SKB=self.scores_SKB[:, :, rows],
+            agreement_KKB=self.agreement_KKB[:, :, rows],
+            confidence_logits_KB=self.confidence_logits_KB[:, rows],
+            totals_NN=None,
+        )
+
+    def scores(self, score: str, enabled: Sequence[bool]) -> NDArray[np.float32]:
+        """See `eenet.policies.recorded_scores`.
+
+        Raises:
+            ValueError: a score that isn't recorded.
+        """
+        if score == "confidence":
+            return sigmoid(self.confidence_logits_KB)
+        if score in RECORDED:
+            return self.scores_SKB[RECORDED.index(score)].copy()
+        if score != "agreement":
+            known = ", ".join(["confidence", "agreement", *RECORDED])
+            raise ValueError(f"score {score!r} is not recorded of masks; choose from {known}")
+        found = np.zeros_like(self.confidence_logits_KB)
+        for k in range(len(found)):
+            before = [j for j in range(k) if enabled[j]]
+            if before:
+                found[k] = self.agreement_KKB[k, before[-1]]
+        return found
+
+    def worth(self, enabled: Sequence[bool] | None = None) -> NDArray[np.float64]:  # noqa: ARG002
+        """What an answer adds to mIoU taken as linear: [K, B]; the mean of a policy's answers is its mIoU.
+
+        By how much mIoU changes with an image's pixels in the intersection and the union of each class.
+        """
+        totals_NN = self.totals_NN
+        if totals_NN is None:
+            totals_NN = self.confusion_KBNN[-1].sum(0, dtype=np.float64)
+        _, either_N = parts(totals_NN)
+        some_N = either_N > 0
+        scale_N = np.divide(1.0, either_N, out=np.zeros_like(either_N), where=some_N) / max(some_N.sum(), 1)
+        both_KBN, either_KBN = parts(self.confusion_KBNN)
+        change_KB = both_KBN @ scale_N - either_KBN @ (scale_N * iou(totals_NN, absent=0.0))
+        return miou(totals_NN) + len(self) * change_KB
+
+    def around(self, policy: ExitPolicy) -> "SegmentationRecords":
+        """With mIoU taken as linear near a policy."""
+        return replace(self, totals_NN=self.totals(policy))
+
+    def totals(self, policy: ExitPolicy) -> NDArray[np.float64]:
+        """The confusion matrix of a policy's answers, summed over images: [N, N]."""
+        return self.confusion_KBNN[decide(self, policy), np.arange(len(self))].sum(0, dtype=np.float64)
+
+    def joined(self) -> "SegmentationRecords":
+        """With fitted gates: a state already joins what exits know."""
+        return self.gated()[1] if self.head_macs else self
+
+    def gated(self) -> "tuple[list[nn.Module], SegmentationRecords]":
+        """Gates fitted to what going on to the final exit gains, and the confidences that they give."""
+        from eenet.tasks.segmentation.gate import fit_gates
+
+        worth_KB = self.worth()
+        statistics_KBS = self.scores_SKB[: len(STATISTICS)].transpose(1, 2, 0)
+        gates, confidence_logits_KB = fit_gates(statistics_KBS, worth_KB[-1] - worth_KB[:-1])
+        return [*gates], replace(self, confidence_logits_KB=confidence_logits_KB)
+
+    def classes_seen(self) -> set[int]:
+        """The classes that occur."""
+        return set(np.flatnonzero(self.confusion_KBNN[-1].sum((0, 2))).tolist())
+
+    def save(self, path: str | Path) -> None:
+        """Write them as one safetensors file."""
+        save = require("safetensors.numpy", "saving records").save
+        tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in _TENSORS}
+        about = {name: getattr(self, name) for name in _ABOUT}
+        write_atomically(Path(path), save(tensors, {"task": self.task, "about": json.dumps(about)}))
+
+    @staticmethod
+    def load(path: str | Path) -> "SegmentationRecords":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a file of records of masks.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no records file {path}")
+        safetensors: Any = require("safetensors", "reading records")
+        try:
+            with safetensors.safe_open(path, "np") as file:
+                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+                return SegmentationRecords(**tensors, **json.loads(file.metadata()["about"]))
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a file of records of masks: {error}") from error
+
+
+def parts(confusion_NN: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Pixels in the intersection and in the union of truth and answer, by class: both [..., N]."""
+    both = np.diagonal(confusion_NN, axis1=-2, axis2=-1).astype(np.float64)
+    return both, confusion_NN.sum(-1, dtype=np.float64) + confusion_NN.sum(-2, dtype=np.float64) - both
+
+
+def iou(totals_NN: NDArray[Any], *, absent: float = np.nan) -> NDArray[np.float64]:
+    """Intersection over union of each class: [N]; `absent` for a class that is neither there nor answered."""
+    both_N, either_N = parts(totals_NN)
+    return np.divide(both_N, either_N, out=np.full_like(both_N, absent), where=either_N > 0)
+
+
+def miou(totals_NN: NDArray[Any]) -> float:
+    """Their mean over the classes that are there or answered."""
+    found_N = iou(totals_NN)
+    return float(found_N[~np.isnan(found_N)].mean()) if not np.isnan(found_N).all() else 0.0
+
+
+def confusion(truth_HW: NDArray[np.uint8], answer_HW: NDArray[np.uint8], classes: int) -> NDArray[np.uint32]:
+    """Pixels by true and answered class: [N, N]; truths that are no class, such as 255, don't count."""
+    counted = truth_HW < classes
+    pairs = truth_HW[counted].astype(np.int64) * classes + answer_HW[counted]
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes).astype(np.uint32)

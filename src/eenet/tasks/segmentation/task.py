@@ -1,0 +1,210 @@
+"""Semantic segmentation as a task: a class for every pixel."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eenet.policies import ExitPolicy, score_of
+from eenet.tasks.measured import Loss
+from eenet.tasks.segmentation.maps import class_map
+from eenet.tasks.segmentation.metrics import (
+    SegmentationEvaluation,
+    bootstrap,
+    iou_by_class,
+    loss_of_masks,
+    measure_masks,
+)
+from eenet.tasks.segmentation.prediction import MaskPrediction
+from eenet.tasks.segmentation.records import RECORDED, SegmentationRecords, confusion
+from eenet.tasks.task import Parts, Seen, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from eenet.backbones import TracedBackbone
+
+WIDTH = 64  # channels of the decoder's state
+IGNORED = -100  # the target of pixels without a class
+ROWS_FILE = "predictions.csv"
+ROW_SUFFIXES = (".csv", ".jsonl", ".parquet")
+TOGETHER = 16  # images at most, whose logits are held at a time
+
+
+class Segmentation(Task):
+    """The backbone's classifier gives way to a decoder; a record keeps a confusion matrix of every exit."""
+
+    name: ClassVar[str] = "segmentation"
+    metric: ClassVar[str] = SegmentationEvaluation.metric
+    head: ClassVar[str] = "separable"
+    gate: ClassVar[str] = "gain"
+    keeps_classifier: ClassVar[bool] = False
+    works_unlabelled: ClassVar[bool] = False
+    any_size: ClassVar[bool] = True
+    has_graph: ClassVar[bool] = False
+    batch_sizes: ClassVar[Sequence[int]] = (8,)
+    objectives: ClassVar[Sequence[str] | None] = ("joint",)
+    unsupported: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        (
+            "--top-k",
+            "bench",
+            "export",
+            "serve",
+            "sweep",
+            "report",
+            "a budget in time",
+            "measuring damaged images",
+            "an ONNX graph",
+            "starting from a trained checkpoint",
+        ),
+        "",
+    )
+
+    def load(self, name: str, split: str, **options: Any) -> Any:
+        from eenet.data import load_masks
+
+        if columns := [key for key in ("label_column", "file_column") if options.pop(key, None)]:
+            raise ValueError(
+                f"{columns[0]} is for tables of labels; masks lie in the column mask, or in a folder"
+            )
+        return load_masks(name, split, **options)
+
+    def batches(self, images: Any, batch_size: int, augmentation: Any, **which: Any) -> Iterator[Any]:
+        from eenet.data import mask_batches
+
+        return mask_batches(images, batch_size, augmentation, **which)
+
+    def varied(self, batch: Any, augmentation: Any, device: Any) -> "tuple[Tensor, Tensor]":  # noqa: ARG002
+        pixels_BCHW, masks_BHW = (part.to(device, non_blocking=True) for part in batch)
+        return pixels_BCHW, masks_BHW
+
+    def parts(
+        self,
+        traced: "TracedBackbone",
+        chosen: Sequence[int],
+        *,
+        num_classes: int | None,
+        head: str,
+        gate: str,
+        settings: dict[str, Any],
+        prove: bool,
+    ) -> Parts:
+        from eenet.tasks.segmentation.decoder import dense_parts
+
+        if num_classes is None:
+            raise ValueError("give num_classes: how many classes a pixel may have, background included")
+        if num_classes < 2:
+            raise ValueError(f"num_classes is {num_classes}; masks have at least 2, background included")
+        for kind, given, own in (("exit head", head, self.head), ("gate", gate, self.gate)):
+            if given != own:
+                raise ValueError(f"unknown {kind} {given!r} for {self.name}; choose from {own}")
+        width = settings.setdefault("width", WIDTH)
+        if type(width) is not int or width < 1:
+            raise ValueError(f"width is {width!r}; the decoder's channels are a whole number above 0")
+        return dense_parts(traced, chosen, num_classes=num_classes, width=width, prove=prove)
+
+    def targets(self, truth: "Tensor", logits: "Tensor") -> "Tensor":
+        from torch.nn.functional import interpolate
+
+        from eenet.data import NO_CLASS
+
+        size = tuple(logits.shape[-2:])
+        small = interpolate(truth[:, None].float(), size, mode="nearest-exact")[:, 0].long()
+        return small.masked_fill(small == NO_CLASS, IGNORED)
+
+    def read(self, image: Any, config: Any) -> Seen:
+        from eenet.data import scaled_to, size_for, standardised, whole_pixels
+
+        channels, *sides = config.input_size
+        pixels_CHW = whole_pixels(image, channels)
+        _, height, width = pixels_CHW.shape
+        if config.task_settings.get("standardise"):
+            pixels_CHW = standardised(pixels_CHW)
+        return Seen(scaled_to(pixels_CHW, size_for((height, width), min(sides))), (height, width))
+
+    def prediction(
+        self,
+        probabilities: NDArray[np.float32],
+        exit_index: int,
+        cost: float,
+        size: tuple[int, int],
+        config: Any,
+    ) -> MaskPrediction:
+        names = config.class_names or [str(n) for n in range(config.num_classes)]
+        return MaskPrediction(exit_index, cost, size, probabilities, names)
+
+    def places(self, out: Path | None) -> tuple[Path | None, Path | None]:
+        """A file of rows, or a directory of pictures with such a file in it."""
+        if out is None or out.suffix in ROW_SUFFIXES:
+            return out, None
+        out.mkdir(parents=True, exist_ok=True)
+        return out / ROWS_FILE, out
+
+    def row(self, found: MaskPrediction, likeliest: int) -> dict[str, Any]:  # noqa: ARG002
+        return {"exit": found.exit, "relative_cost": found.relative_cost, "shares": found.shares}
+
+    def draw(self, found: MaskPrediction, image: Path, target: Path) -> dict[str, Any]:
+        mask, shown = (target.with_name(target.name + ending) for ending in (".png", "-overlay.jpg"))
+        found.picture().save(mask)
+        found.overlay(image).save(shown, quality=90)
+        return {"mask": str(mask), "overlay": str(shown)}
+
+    def columns(self, likeliest: int) -> list[str]:  # noqa: ARG002
+        return ["file", "exit", "relative_cost", "mask", "overlay", "error"]
+
+    def same(self, row: Mapping[str, Any], found: MaskPrediction) -> str | None:
+        return None if int(row["exit"]) == found.exit else f"exit {row['exit']}, now it is exit {found.exit}"
+
+    def collect(
+        self, network: Any, images: Any, batch_size: int, advance: Callable[[int], Any]
+    ) -> SegmentationRecords:
+        config, exits = network.config, network.num_exits
+        classes, count = config.num_classes, len(images)
+        confusion_KBNN = np.zeros((exits + 1, count, classes, classes), np.uint32)
+        scores_SKB = np.zeros((len(RECORDED), exits, count), np.float32)
+        agreement_KKB = np.zeros((exits, exits, count), np.float32)
+        confidence_logits_KB = np.zeros((exits, count), np.float32)
+        for rows, pixels_BCHW, masks in images.buckets(min(batch_size, TOGETHER)):
+            logits_KBNhw, said_KB = network.answers(pixels_BCHW)
+            confidence_logits_KB[:, rows] = said_KB
+            for k in range(exits):
+                for s, score in enumerate(RECORDED):
+                    scores_SKB[s, k, rows] = score_of(score, logits_KBNhw[k : k + 1], said_KB[k : k + 1])
+                for j in range(k):
+                    seen = [j, k]
+                    agreement_KKB[k, j, rows] = score_of("agreement", [*logits_KBNhw[seen]], [*said_KB[seen]])
+            for i, (row, mask_HW) in enumerate(zip(rows, masks, strict=True)):
+                for k, logits_BNhw in enumerate(logits_KBNhw):
+                    answer_HW = class_map(logits_BNhw[i], mask_HW.shape)
+                    confusion_KBNN[k, row] = confusion(mask_HW, answer_HW, classes)
+            advance(len(rows))
+        return SegmentationRecords(
+            confusion_KBNN,
+            scores_SKB,
+            agreement_KKB,
+            confidence_logits_KB,
+            config.stage_macs,
+            config.head_macs,
+            config.backbone_macs,
+            config.class_names or images.class_names,
+        )
+
+    def measure(self, records: SegmentationRecords, policy: ExitPolicy) -> SegmentationEvaluation:
+        return measure_masks(records, policy)
+
+    def evaluate(self, records: SegmentationRecords, policy: ExitPolicy) -> SegmentationEvaluation:
+        return measure_masks(records, policy, sure=True)
+
+    def intervals(self, records: SegmentationRecords, policy: ExitPolicy) -> dict[str, tuple[float, float]]:
+        found = bootstrap(records, policy)
+        return {name: found[name] for name in ("miou", "relative_cost")}
+
+    def loss(self, records: SegmentationRecords, policy: ExitPolicy) -> Loss:
+        return loss_of_masks(records, policy)
+
+    def by_class(
+        self, records: SegmentationRecords, policy: ExitPolicy, class_names: Sequence[str]
+    ) -> dict[str, float]:
+        return iou_by_class(records, policy, class_names)

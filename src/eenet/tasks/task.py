@@ -1,0 +1,210 @@
+"""The one seam between where a network is cut and when an image leaves, and what an exit answers.
+
+Where and when are the same for every task. A task says what a head gives and how it is trained, what a
+record keeps of an answer, and how good that is. Nothing outside this package asks for a task's name.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eenet.policies import ExitPolicy
+from eenet.tasks.measured import Loss, Measured
+
+Pixels = NDArray[np.uint8]
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from eenet.backbones import TracedBackbone
+
+
+class Parts(NamedTuple):
+    """What an early-exit network is assembled from."""
+
+    stages: "Sequence[nn.Module]"
+    """K; each maps what is carried along to the next, the last one to logits."""
+    heads: "Sequence[nn.Module]"
+    """K - 1; each maps what is carried along to logits and the confidence logit [B]."""
+    stage_macs: list[int]
+    """Of an image, by stage."""
+    head_macs: list[int]
+    plain_macs: int
+    """Of the network without exits."""
+    copies: list[bool]
+    """Whether the stage after each exit writes into what it is given."""
+
+
+class Seen(NamedTuple):
+    """An image as a network takes it."""
+
+    pixels_CHW: Pixels
+    size: tuple[int, int]
+    """(height, width) of the image as it was."""
+
+
+class AnyPrediction(Protocol):
+    """The answer for one image, whatever the task."""
+
+    @property
+    def exit(self) -> int: ...
+
+    @property
+    def relative_cost(self) -> float: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+class Task(ABC):
+    """What a kind of networks answers, and how good that is."""
+
+    name: ClassVar[str]
+    metric: ClassVar[str]
+    """As messages call it."""
+    head: ClassVar[str]
+    """The kind of exit head unless another is asked for."""
+    gate: ClassVar[str]
+    """What the confidence is computed from, likewise."""
+    keeps_classifier: ClassVar[bool]
+    """Whether the final exit is the backbone's own classifier, so that its classes count."""
+    works_unlabelled: ClassVar[bool]
+    """Whether thresholds can be set on images alone."""
+    any_size: ClassVar[bool]
+    """Whether a network takes images of other sizes than the one it was made for."""
+    batch_sizes: ClassVar[Sequence[int]] = (64, 32, 16, 8)
+    """Images per step of a run without a recipe: the first of which there are eight batches."""
+    objectives: ClassVar[Sequence[str] | None] = None
+    """Names of those it can be trained by. None: all."""
+    has_graph: ClassVar[bool] = True
+    """Whether a network can be kept as an ONNX graph, which runs without torch."""
+    unsupported: ClassVar[Mapping[str, str]] = {}
+    """Verbs that can't be had yet, and what to do instead."""
+
+    def must_support(self, verb: str) -> None:
+        """Refuse a verb that this task has none of.
+
+        Raises:
+            ValueError: it hasn't.
+        """
+        if verb in self.unsupported:
+            way_out = self.unsupported[verb]
+            raise ValueError(f"{verb} doesn't work for {self.name} yet{'; ' * bool(way_out)}{way_out}")
+
+    # Data -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def load(self, name: str, split: str, **options: Any) -> Any:
+        """A split of a data set; arguments and errors as of `eenet.data.load`."""
+
+    @abstractmethod
+    def batches(self, images: Any, batch_size: int, augmentation: Any, **which: Any) -> Iterator[Any]:
+        """Shuffled batches of training images, named tuples of tensors; see `eenet.data.batches`."""
+
+    @abstractmethod
+    def varied(self, batch: Any, augmentation: Any, device: Any) -> "tuple[Tensor, Tensor]":
+        """Pixels uint8 [B, C, H, W] of a batch as the augmentation says, and the truth, on a device."""
+
+    # Networks ---------------------------------------------------------------------------
+
+    @abstractmethod
+    def parts(
+        self,
+        traced: "TracedBackbone",
+        chosen: Sequence[int],
+        *,
+        num_classes: int | None,
+        head: str,
+        gate: str,
+        settings: dict[str, Any],
+        prove: bool,
+    ) -> Parts:
+        """Stages and heads for exits behind the chosen cuts.
+
+        Args:
+            traced: see `eenet.backbones.trace`.
+            chosen: increasing indices into its cuts.
+            num_classes: that are answered. None: those of the backbone.
+            head, gate: kinds of these.
+            settings: of the task, as `config.json` keeps them; what is missing is filled in.
+            prove: that the division is exact.
+
+        Raises:
+            ValueError: unknown kinds, or a backbone that doesn't suit the task.
+        """
+
+    @abstractmethod
+    def targets(self, truth: "Tensor", logits: "Tensor") -> "Tensor":
+        """What logits of this shape are compared with by the losses; negative where nothing counts."""
+
+    # Answers ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def read(self, image: Any, config: Any) -> Seen:
+        """Any image that `eenet.data.to_pixels` takes, as a network of this configuration sees it.
+
+        Raises:
+            FileNotFoundError, ValueError: it can't be read.
+        """
+
+    @abstractmethod
+    def prediction(
+        self,
+        probabilities: NDArray[np.float32],
+        exit_index: int,
+        cost: float,
+        size: tuple[int, int],
+        config: Any,
+    ) -> Any:
+        """The answer of the exit that an image left at, for an image of this (height, width)."""
+
+    # Rows of answers --------------------------------------------------------------------
+
+    @abstractmethod
+    def places(self, out: Path | None) -> tuple[Path | None, Path | None]:
+        """Where rows of answers go, and where pictures of answers do; none: nowhere."""
+
+    @abstractmethod
+    def row(self, found: Any, likeliest: int) -> dict[str, Any]:
+        """What a row says of an answer, by the fields of `FilePrediction`."""
+
+    @abstractmethod
+    def draw(self, found: Any, image: Path, target: Path) -> dict[str, Any]:
+        """Write an answer as pictures that begin with a name; the fields of a row that tell where."""
+
+    @abstractmethod
+    def columns(self, likeliest: int) -> list[str]:
+        """Of a file of rows."""
+
+    @abstractmethod
+    def same(self, row: Mapping[str, Any], found: Any) -> str | None:
+        """None if a row of a file tells the same as an answer, else both in words."""
+
+    # Records and figures ----------------------------------------------------------------
+
+    @abstractmethod
+    def collect(self, network: Any, images: Any, batch_size: int, advance: Callable[[int], Any]) -> Any:
+        """Records of all exits on all images."""
+
+    @abstractmethod
+    def measure(self, records: Any, policy: ExitPolicy) -> Measured:
+        """What a policy does on recorded inputs."""
+
+    @abstractmethod
+    def evaluate(self, records: Any, policy: ExitPolicy) -> Measured:
+        """The same with all that takes longer, such as intervals."""
+
+    @abstractmethod
+    def intervals(self, records: Any, policy: ExitPolicy) -> dict[str, tuple[float, float]]:
+        """95 % intervals of the metric and of `relative_cost`, by bootstrap over images."""
+
+    @abstractmethod
+    def loss(self, records: Any, policy: ExitPolicy) -> Loss:
+        """What a policy loses against the full network on the same images."""
+
+    @abstractmethod
+    def by_class(self, records: Any, policy: ExitPolicy, class_names: Sequence[str]) -> dict[str, float]:
+        """The metric of each class that occurs, by its name."""

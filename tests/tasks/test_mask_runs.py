@@ -1,0 +1,117 @@
+"""A data set of masks from the command line to a checkpoint: trained, measured, calibrated."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mask_cases import NAMES, write_folders
+
+import eenet
+from eenet.cli import main
+from eenet.data import load_masks
+from eenet.tasks import SegmentationRecords
+
+WORDS = ("--model", "resnet8_w4_cifar", "--task", "segmentation", "--num-exits", "2", "--epochs", "15")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folders(tmp_path_factory.mktemp("masks") / "my")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("masks") / "run"
+    assert main(["train", "--data", str(data), *WORDS, "--out", str(out)]) == 0
+    return out
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main([*words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_what_a_run_leaves(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = said(capsys, "eval", str(checkpoint), "--data", str(data))
+    assert {"miou", "full_miou", "class_iou", "relative_cost", "exit_counts", "dead_exits"} <= found.keys()
+    assert [*found["class_iou"]] == NAMES
+    assert found["full_miou"] > 0.4  # to call all pixels ground gives less than 0.3
+    assert sum(found["exit_counts"]) == found["num_examples"] == 12
+    low, high = found["intervals"]["miou"]
+    assert low <= found["miou"] <= high
+    network = eenet.EENet.from_pretrained(checkpoint)
+    assert network.config.task == "segmentation"
+    assert network.config.input_size == (3, 32, 32)
+    kept = SegmentationRecords.load(checkpoint / "records-test.safetensors")
+    fresh = eenet.collect(network, load_masks(str(data), "test", size=(3, 32, 32)))
+    assert (kept.confusion_KBNN == fresh.confusion_KBNN).all()
+    assert "mIoU" in (checkpoint / "README.md").read_text()
+    assert "image-segmentation" in (checkpoint / "README.md").read_text()
+
+
+def test_every_budget_is_kept_where_it_was_set(checkpoint: Path, data: Path) -> None:
+    network = eenet.EENet.from_pretrained(checkpoint)
+    records = eenet.collect(network, load_masks(str(data), "validation", size=(3, 32, 32)))
+    assert network.config.budgets
+    for budget in network.config.budgets:
+        found = eenet.evaluate(records, network.config.exit_policy(float(budget)))
+        assert found.relative_cost <= float(budget) + 1e-6
+
+
+def test_calibrate(checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("calibrate", str(checkpoint), "--data", str(data), "--out")
+    dropped = said(capsys, *words, str(tmp_path / "drop"), "--max-drop", "100")
+    assert dropped["relative_cost"] == pytest.approx(eenet.info(checkpoint).costs[0])  # type: ignore[union-attr]
+    assert {"miou", "full_miou"} <= dropped.keys()
+    assert "accuracy" not in dropped
+    budget = said(capsys, *words, str(tmp_path / "budget"), "--budget", "1", "--rule", "sure_share")
+    assert budget["relative_cost"] <= 1.3
+    for extra, message in (
+        (("--budget", "1", "--objective", "latency"), "a budget in time doesn't work for segmentation yet"),
+        (("--risk", "0.1", "--split", "test"), "a guaranteed risk doesn't work for segmentation yet"),
+        (("--budget", "1", "--rule", "patience"), "'patience' is not recorded of masks"),
+    ):
+        assert main([*words, str(tmp_path / "x"), *extra]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_data_of_another_task(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(checkpoint), "--data", "digits"]) == 2
+    assert "no folder digits with images and masks" in capsys.readouterr().err
+    images = load_masks(str(data), "test")
+    with pytest.raises(ValueError, match="the network is for classification, the data set for segmentation"):
+        eenet.evaluate("digits-eenet8", data=images)  # type: ignore[arg-type]
+    assert main(["train", str(checkpoint), "--data", str(data)]) == 2
+
+
+def test_the_same_network_without_exits(data: Path, tmp_path: Path) -> None:
+    words = ["--model", "resnet8_w4_cifar", "--task", "segmentation", "--epochs", "1", "--plain"]
+    assert main(["train", "--data", str(data), *words, "--out", str(tmp_path / "plain")]) == 0
+    network = eenet.EENet.from_pretrained(tmp_path / "plain")
+    assert network.costs_K == [1.0]
+
+
+def test_a_trained_classifier_lends_its_backbone(data: Path, tmp_path: Path) -> None:
+    classifier = eenet.create_model("resnet8_w4_cifar", num_classes=7, input_size=(3, 16, 16), num_exits=1)
+    classifier.config.mean, classifier.config.std = [0.5] * 3, [0.25] * 3
+    classifier.save_pretrained(tmp_path / "classifier", graph=False)
+    done = eenet.train(
+        out=tmp_path / "run",
+        data=str(data),
+        model=str(tmp_path / "classifier"),
+        task="segmentation",
+        epochs=1,
+    )
+    assert done.num_examples == 12
+    assert done.to_dict()["full_miou"] == done.full_miou
+
+
+@pytest.mark.parametrize("name", ["camvid", "nuclei"])
+def test_recipes(name: str) -> None:
+    config = eenet.get_recipe(name)
+    assert config.task == "segmentation"
+    assert config.data == name
