@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import eenet
+from eenet import EENet
 from eenet.cli import main
 from eenet.data import Images, from_dataset
 from eenet.networks.building import create_model
@@ -236,6 +237,19 @@ BAD = {
     "predict digits-eenet8 x.png --model NAME": "it names the function",
     "train --data digits --model NAME --track nowhere": "tensorboard",
 }  # fmt: skip
+
+
+def test_a_checkpoint_is_finetuned_to_other_classes_and_another_size(tmp_path: Path) -> None:
+    for i in range(48):
+        place = tmp_path / "three" / ("train" if i % 4 else "test") / "abc"[i // 4 % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (16, 16), 5 * i).save(place / f"{i}.png")
+    asked: dict[str, Any] = {"data": str(tmp_path / "three"), "model": "digits-eenet8", "epochs": 1}
+    with pytest.raises(ValueError, match=r"takes images of size \(1, 8, 8\)"):
+        eenet.train(out=tmp_path / "a", image_size=16, **asked)
+    eenet.train(out=tmp_path / "b", image_size=16, new_classifier=True, **asked)
+    config = EENet.from_pretrained(tmp_path / "b").config
+    assert (config.input_size, config.num_classes) == ((1, 16, 16), 3)
 
 
 @pytest.mark.parametrize("command", BAD)

@@ -71,7 +71,7 @@ def low_quantile(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Fl
     """The largest class probability of the pixel than which 5 % are less sure."""
     of = _library(logits_KBN)
     top = of.amax(of.softmax(logits_KBN[-1], 1), 1)
-    top = top.reshape(top.shape[0], -1)
+    top = top.reshape(top.shape[0], math.prod(top.shape[1:]))
     least, _ = of.topk(1 - top, math.ceil(LOW * top.shape[1]), 1)
     return 1 - least[:, -1]
 

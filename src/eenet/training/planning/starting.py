@@ -137,7 +137,7 @@ def _of_checkpoint(config: TrainConfig) -> Start:
         module=backbone,
         num_classes=before.num_classes,
         input_size=before.input_size,
-        fixed_size=True,
+        fixed_size=not config.new_classifier,  # finetuned, it may be used at another size
         channels=before.input_size[0],
         mean=before.mean,
         std=before.std,
