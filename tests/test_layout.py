@@ -13,8 +13,8 @@ import eenet
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/eenet"
 ORDER = [
-    "common", "data", "backbones", "policies", "networks", "runtime", "evaluation", "exporting", "training",
-    "serving", "cli",
+    "common", "data", "backbones", "policies", "networks", "runtime", "evaluation", "exporting", "compress",
+    "training", "serving", "cli",
 ]  # fmt: skip
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.name not in ("__init__.py", "__main__.py"))
 LONGEST, MOST_FILES = 350, 8

@@ -26,6 +26,7 @@ from eenet.common.lazy import lazy_names
 if TYPE_CHECKING:  # imported on first use: torch and timm take seconds, and `eenet --help` needs neither
     from eenet.backbones import Cut, check_backbone
     from eenet.common import register
+    from eenet.compress import prune
     from eenet.data import DataInfo, Images, from_dataset
     from eenet.evaluation import (
         Bench,
@@ -96,6 +97,7 @@ __all__ = [
     "check_backbone",
     "convert",
     "create_model",
+    "prune",
     # data and runs
     "Images",
     "TrainConfig",

@@ -31,6 +31,8 @@ class TrainSettings(Settings):
 
     weights: str | None = None
     """File with the backbone's trained weights: safetensors, or a state dict saved by torch."""
+    prune: float | None = None
+    """Prune trained weights to this share of the MACs, such as 0.5, before training on."""
     max_drop: float | None = None
     """Instead of a budget: the cheapest that loses at most so many points of accuracy, such as 0.5."""
     num_exits: int | None = None

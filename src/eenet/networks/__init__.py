@@ -56,7 +56,7 @@ if TYPE_CHECKING:
         score_name,
     )
     from eenet.networks.graphs.whole import network_graph, normalization
-    from eenet.networks.heads import HEADS
+    from eenet.networks.heads import HEADS, create_head
     from eenet.networks.network import EENet, ExitOutputs
 
 __getattr__, __dir__ = lazy_names(__name__)

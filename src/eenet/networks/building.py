@@ -10,6 +10,7 @@ from eenet.backbones import (
     BACKBONES,
     Placement,
     TracedBackbone,
+    Widths,
     count_macs,
     create_backbone,
     default_input_size,
@@ -17,9 +18,11 @@ from eenet.backbones import (
     example_tensor,
     full_name,
     mutates_input,
+    noted_widths,
     place,
     preprocessing_of,
     recognised,
+    set_widths,
     trace,
     trusted_name,
 )
@@ -27,6 +30,9 @@ from eenet.networks.config import Config, versions
 from eenet.networks.heads import HEADS, create_head
 from eenet.networks.network import EENet
 from eenet.policies import GATES
+
+HEAD_WIDER = 16
+"""So many times as wide a pruned head may be as one that is made for the pruned features before it."""
 
 
 def create_model(
@@ -124,8 +130,10 @@ def convert(
         ValueError: the network can't be cut, with the reason and a way out.
     """
     traced = trace(backbone, input_size, _names(placement))
-    network = assemble(traced, choose_cuts(traced, num_exits, placement), head, gate)
-    if recognise and (found := recognised(traced.backbone, traced.input_size)):
+    chosen = choose_cuts(traced, num_exits, placement)
+    found = recognised(traced.backbone, traced.input_size) if recognise else None
+    network = assemble(traced, chosen, head, gate)
+    if found:
         name_backbone(network, *found)
     return network
 
@@ -144,7 +152,13 @@ def without_exits(backbone: nn.Module, input_size: Sequence[int]) -> EENet:
 
 
 def assemble(
-    traced: TracedBackbone, chosen: Sequence[int], head: str, gate: str, *, prove: bool = True
+    traced: TracedBackbone,
+    chosen: Sequence[int],
+    head: str,
+    gate: str,
+    *,
+    head_widths: Widths | None = None,
+    prove: bool = True,
 ) -> EENet:
     """A network from a traced backbone, exits behind the chosen cuts.
 
@@ -153,12 +167,14 @@ def assemble(
         chosen: increasing indices into its cuts.
         head: name of the kind of exit head.
         gate: name of the kind of gate.
+        head_widths: of heads that were pruned.
         prove: that the division is exact. Left out where that is known.
     """
     stages = divide(traced, chosen, prove=prove)
     sizes = [traced.cuts[i].feature_size for i in chosen]
     example = example_tensor(traced.backbone)
-    heads = [create_head(head, size, traced.num_classes, gate).to(example) for size in sizes]
+    heads = nn.ModuleList(create_head(head, size, traced.num_classes, gate).to(example) for size in sizes)
+    set_widths(heads, head_widths or {}, wider=HEAD_WIDER)
     copies = [
         mutates_input(stage, torch.zeros(2, *size).to(example))
         for stage, size in zip(stages[1:], sizes, strict=True)
@@ -174,14 +190,23 @@ def assemble(
         input_size=traced.input_size,
         backbone_macs=traced.macs,
         stage_macs=[end - start for start, end in zip([0, *ends], ends, strict=False)],
-        head_macs=[count_macs(h, (1, *size)) for h, size in zip(heads, sizes, strict=True)],
+        head_macs=[_head_macs(head, size) for head, size in zip(heads, sizes, strict=True)],
+        backbone_widths=noted_widths(traced.backbone),
+        head_widths=head_widths or {},
         proved_with=versions(),
         plugins=sorted({module for module in (HEADS.origin(head), GATES.origin(gate)) if module}),
     )
-    network = EENet(stages, heads, config, copies=copies)
+    network = EENet(stages, list(heads), config, copies=copies)
     network.training = network.stages.training = traced.backbone.training
     network.heads.train(network.training)
     return network
+
+
+def _head_macs(head: nn.Module, size: Sequence[int]) -> int:
+    try:
+        return count_macs(head, (1, *size))
+    except Exception as error:  # with widths that don't fit each other
+        raise ValueError(f"an exit head doesn't run on features of size {tuple(size)}: {error}") from error
 
 
 def _names(placement: Placement) -> list[object]:

@@ -11,7 +11,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from eenet.backbones import FACTORY, create_backbone, trace, trusted_name
+from eenet.backbones import FACTORY, as_module, create_backbone, set_widths, trace, trusted_name
 from eenet.common import blaming, cache_directory
 from eenet.networks.building import assemble, choose_cuts
 from eenet.networks.config import Config, asking_for, read_config, versions
@@ -92,13 +92,20 @@ def load_checkpoint(
     with blaming(directory / CONFIG_FILE, "'backbone' and 'backbone_args'"), asking_for(config.plugins):
         if backbone is None:
             backbone = create_backbone(made_by, config.backbone_args)
-    with blaming(directory / CONFIG_FILE, "'input_size'"):
+    if config.backbone_widths:
+        with blaming(directory / CONFIG_FILE, "'backbone_widths'"):
+            backbone = set_widths(as_module(backbone), config.backbone_widths)
+    pruned = " or 'backbone_widths'" if config.backbone_widths else ""
+    with blaming(directory / CONFIG_FILE, f"'input_size'{pruned}"):
         traced = trace(backbone, config.input_size, config.exits)
     with blaming(directory / CONFIG_FILE, "'exits'"):
         chosen = choose_cuts(traced, None, config.exits) if config.exits else []
-    with blaming(directory / CONFIG_FILE, "'head' and 'gate'"), asking_for(config.plugins):
+    pruned = " and 'head_widths'" if config.head_widths else ""
+    with blaming(directory / CONFIG_FILE, f"'head' and 'gate'{pruned}"), asking_for(config.plugins):
         known = proof is not None and (config.proved_with == versions() or proof.exists())
-        network = assemble(traced, chosen, config.head, config.gate, prove=not known)
+        network = assemble(
+            traced, chosen, config.head, config.gate, head_widths=config.head_widths, prove=not known
+        )
     if proof is not None and not known:
         with suppress(OSError):  # a read-only home costs seconds, no answers
             proof.parent.mkdir(parents=True, exist_ok=True)
@@ -118,6 +125,7 @@ def load_checkpoint(
 def _proof(config: Config) -> Path:
     """A file that is there if this division was proved exact with the versions that are installed."""
     division = [config.backbone, config.backbone_args, config.exits, config.input_size, versions()]
+    division += [config.backbone_widths] if config.backbone_widths else []
     digest = hashlib.sha256(json.dumps(division, sort_keys=True).encode()).hexdigest()
     return cache_directory() / "proofs" / digest
 
@@ -131,7 +139,7 @@ def trained_backbone(name: str | Path) -> tuple[nn.Module, Config]:
     network = load_checkpoint(name)
     config = network.config
     assert config.backbone is not None
-    backbone = create_backbone(config.backbone, config.backbone_args)
+    backbone = set_widths(create_backbone(config.backbone, config.backbone_args), config.backbone_widths)
     prefix = re.compile(r"stages\.\d+\.")
     stages = {key: value for key, value in network.state_dict().items() if prefix.match(key)}
     backbone.load_state_dict({prefix.sub("", key, count=1): value for key, value in stages.items()})
