@@ -9,8 +9,8 @@
 
 Every verb of the command line is a function here, with the same name and the same inputs. Where a verb takes
 a checkpoint, the function also takes a network in memory: `train` (`train_seeds`), `evaluate` (`eenet eval`),
-`predict`, `calibrate`, `bench`, `export`, `report`, `sweep`, `serve`, `info`, `list_names` (`eenet list`).
-What they return prints as a table, and has `to_dict`, which is what `--json` prints.
+`predict`, `calibrate`, `bench`, `export`, `report`, `sweep`, `optimize`, `serve`, `info`, `list_names`
+(`eenet list`). What they return prints as a table, and has `to_dict`, which is what `--json` prints.
 
 Records are what every exit said about every image: `collect` a network's, then `evaluate(records, policy)`
 as often as you like, `records.to_numpy()`, `records.to_pandas()`, `policies.fit(records, budget)`. Parts of
@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # imported on first use: torch and timm take seconds, and `ee
     )
     from eenet.exporting import Export, export
     from eenet.networks import BackboneInfo, CheckpointInfo, EENet, ExitOutputs, convert, create_model, info
+    from eenet.optimizing import Optimized, OptimizedRow, optimize
     from eenet.policies import (
         ExitPolicy,
         Fitted,
@@ -82,6 +83,7 @@ __all__ = [
     "export",
     "info",
     "list_names",
+    "optimize",
     "predict",
     "predict_each",
     "report",
@@ -130,6 +132,8 @@ __all__ = [
     "Export",
     "FilePrediction",
     "Names",
+    "Optimized",
+    "OptimizedRow",
     "Prediction",
     "Report",
     "SeedsResult",

@@ -18,6 +18,7 @@ import tyro
 
 from eenet.cli.groups import readable
 from eenet.cli.measuring import bench, evaluate, report
+from eenet.cli.optimizing import optimize
 from eenet.cli.training import calibrate, sweep, train
 from eenet.cli.using import export, info, list_names, predict, serve
 from eenet.common import import_plugin
@@ -27,7 +28,7 @@ ABOUT = (
     "the heads, scores, objectives, policies and backbones that a module of your own registers; with --model "
     "PACKAGE.MODULE:FUNCTION or --trust-model-code, checkpoints of networks that a function of yours makes."
 )
-TAKE_MODELS = ("train", "sweep")
+TAKE_MODELS = ("train", "sweep", "optimize")
 VERBS = {
     "train": train,
     "eval": evaluate,
@@ -36,6 +37,7 @@ VERBS = {
     "bench": bench,
     "export": export,
     "sweep": sweep,
+    "optimize": optimize,
     "report": report,
     "serve": serve,
     "info": info,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eenet import policies
 from eenet.policies import ExitPolicy, Fitted, Records, decide
@@ -34,14 +35,23 @@ class Loss:
 
 
 def loss_of(records: Records, policy: ExitPolicy) -> Loss:
-    """What a policy loses on recorded images, by those on which it and the full network differ.
+    """What a policy loses on recorded images, against the full network."""
+    right_KB = np.asarray(records.correct(policy.enabled))
+    exits_B, count = np.asarray(decide(records, policy)), len(records)
+    return paired_loss(right_KB[exits_B, np.arange(count)], np.asarray(records.correct())[-1])
+
+
+def paired_loss(ours_B: NDArray[np.bool_], full_B: NDArray[np.bool_]) -> Loss:
+    """What is lost on the same images, by those on which two differ.
 
     Half an image more in each cell of the table of both being right or wrong makes error and interval honest
     where few differ: Agresti & Min 2005.
+
+    Args:
+        ours_B: which images are answered rightly.
+        full_B: the same, by what it is compared with.
     """
-    right_KB = np.asarray(records.correct(policy.enabled))
-    exits_B, count = np.asarray(decide(records, policy)), len(records)
-    ours_B, full_B = right_KB[exits_B, np.arange(count)], np.asarray(records.correct())[-1]
+    count = len(full_B)
     lost, won = int((full_B & ~ours_B).sum()), int((ours_B & ~full_B).sum())
     points, middle = 100 * (lost - won) / count, 100 * (lost - won) / (count + 2)
     error = 100 * (lost + won + 1 - (lost - won) ** 2 / (count + 2)) ** 0.5 / (count + 2)
