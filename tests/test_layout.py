@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/eenet"
 ORDER = [
     "common", "data", "backbones", "policies", "tasks", "networks", "runtime", "evaluation", "exporting",
-    "training", "serving", "scale", "cli",
+    "compress", "training", "optimizing", "serving", "scale", "cli",
 ]  # fmt: skip
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.name not in ("__init__.py", "__main__.py"))
 LONGEST, MOST_FILES = 350, 8
@@ -117,7 +117,7 @@ def test_the_public_page_is_complete() -> None:
     for name in eenet.__all__:
         assert getattr(eenet, name).__doc__
     verbs = ["train", "evaluate", "predict", "calibrate", "bench", "export", "report", "sweep"]
-    verbs += ["serve", "info", "batch"]
+    verbs += ["optimize", "serve", "info", "batch"]
     assert set(verbs) <= set(eenet.__all__)
     assert eenet.__doc__
     assert all(verb in eenet.__doc__ for verb in verbs)

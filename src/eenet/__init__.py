@@ -9,8 +9,8 @@
 
 Every verb of the command line is a function here, with the same name and the same inputs. Where a verb takes
 a checkpoint, the function also takes a network in memory: `train` (`train_seeds`), `evaluate` (`eenet eval`),
-`predict`, `batch`, `calibrate`, `bench`, `export`, `report`, `sweep`, `serve`, `info`, `list_names`
-(`eenet list`). What they return prints as a table, and has `to_dict`, which is what `--json` prints.
+`predict`, `batch`, `calibrate`, `bench`, `export`, `report`, `sweep`, `optimize`, `serve`, `info`,
+`list_names` (`eenet list`). What they return prints as a table, and has `to_dict`, which is what `--json` prints.
 
 Records are what every exit said about every image: `collect` a network's, then `evaluate(records, policy)`
 as often as you like, `records.to_numpy()`, `records.to_pandas()`, `policies.fit(records, budget)`. Parts of
@@ -26,6 +26,7 @@ from eenet.common.lazy import lazy_names
 if TYPE_CHECKING:  # imported on first use: torch and timm take seconds, and `eenet --help` needs neither
     from eenet.backbones import Cut, check_backbone
     from eenet.common import register
+    from eenet.compress import prune
     from eenet.data import DataInfo, Images, from_dataset
     from eenet.evaluation import (
         Bench,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:  # imported on first use: torch and timm take seconds, and `ee
     )
     from eenet.exporting import Export, export
     from eenet.networks import BackboneInfo, CheckpointInfo, EENet, ExitOutputs, convert, create_model, info
+    from eenet.optimizing import Optimized, OptimizedRow, optimize
     from eenet.policies import (
         ExitPolicy,
         Fitted,
@@ -84,6 +86,7 @@ __all__ = [
     "export",
     "info",
     "list_names",
+    "optimize",
     "predict",
     "predict_each",
     "report",
@@ -99,6 +102,7 @@ __all__ = [
     "check_backbone",
     "convert",
     "create_model",
+    "prune",
     # data and runs
     "Images",
     "TrainConfig",
@@ -133,6 +137,8 @@ __all__ = [
     "FilePrediction",
     "MaskPrediction",
     "Names",
+    "Optimized",
+    "OptimizedRow",
     "Prediction",
     "Report",
     "SeedsResult",

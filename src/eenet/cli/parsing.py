@@ -19,6 +19,7 @@ import tyro
 from eenet.cli.groups import readable
 from eenet.cli.many import batch
 from eenet.cli.measuring import bench, evaluate, report
+from eenet.cli.optimizing import optimize
 from eenet.cli.training import calibrate, sweep, train
 from eenet.cli.using import export, info, list_names, predict, serve
 from eenet.common import import_plugin
@@ -28,7 +29,7 @@ ABOUT = (
     "the heads, scores, objectives, policies and backbones that a module of your own registers; with --model "
     "PACKAGE.MODULE:FUNCTION or --trust-model-code, checkpoints of networks that a function of yours makes."
 )
-TAKE_MODELS = ("train", "sweep")
+TAKE_MODELS = ("train", "sweep", "optimize")
 VERBS = {
     "train": train,
     "eval": evaluate,
@@ -38,6 +39,7 @@ VERBS = {
     "bench": bench,
     "export": export,
     "sweep": sweep,
+    "optimize": optimize,
     "report": report,
     "serve": serve,
     "info": info,

@@ -31,7 +31,7 @@ def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[st
     return __getattr__, __dir__
 
 
-DISTRIBUTIONS = {"sklearn": "scikit-learn"}
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "torch_pruning": "torch-pruning"}
 """What to install, where it is called otherwise than what is imported."""
 
 

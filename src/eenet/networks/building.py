@@ -9,12 +9,16 @@ from eenet.backbones import (
     BACKBONES,
     Placement,
     TracedBackbone,
+    Widths,
+    count_macs,
     create_backbone,
     default_input_size,
     full_name,
+    noted_widths,
     place,
     preprocessing_of,
     recognised,
+    set_widths,
     trace,
     trusted_name,
 )
@@ -22,6 +26,9 @@ from eenet.networks.config import Config, versions
 from eenet.networks.network import EENet
 from eenet.policies import GATES
 from eenet.tasks import HEADS, task_of
+
+HEAD_WIDER = 16
+"""So many times as wide a pruned head may be as one that is made for the pruned features before it."""
 
 
 def create_model(
@@ -128,8 +135,9 @@ def convert(
     """
     traced = trace(backbone, input_size, _names(placement))
     cuts = choose_cuts(traced, num_exits, placement)
+    found = recognised(traced.backbone, traced.input_size) if recognise else None
     network = assemble(traced, cuts, head, gate, task=task, num_classes=num_classes, settings=task_settings)
-    if recognise and (found := recognised(traced.backbone, traced.input_size)):
+    if found:
         name_backbone(network, *found)
     return network
 
@@ -165,6 +173,7 @@ def assemble(
     task: str = "classification",
     num_classes: int | None = None,
     settings: Mapping[str, Any] | None = None,
+    head_widths: Widths | None = None,
     prove: bool = True,
 ) -> EENet:
     """A network from a traced backbone, exits behind the chosen cuts.
@@ -177,6 +186,7 @@ def assemble(
         task: what the exits answer.
         num_classes: that are answered. Default: those of the backbone.
         settings: of the task. Default: its own.
+        head_widths: of heads that were pruned.
         prove: that the division is exact. Left out where that is known.
     """
     kind = task_of(task)
@@ -186,6 +196,10 @@ def assemble(
         answered = traced.num_classes
     parts = kind.parts(traced, chosen, num_classes=answered, head=head, gate=gate, settings=own, prove=prove)
     assert answered is not None
+    if head_widths:
+        set_widths(nn.ModuleList(parts.heads), head_widths, wider=HEAD_WIDER)
+        sizes = [traced.cuts[i].feature_size for i in chosen]
+        parts.head_macs[:] = [_head_macs(head, size) for head, size in zip(parts.heads, sizes, strict=True)]
     config = Config(
         backbone=None,
         backbone_args={},
@@ -197,6 +211,8 @@ def assemble(
         backbone_macs=parts.plain_macs,
         stage_macs=parts.stage_macs,
         head_macs=parts.head_macs,
+        backbone_widths=noted_widths(traced.backbone),
+        head_widths=head_widths or {},
         proved_with=versions(),
         plugins=sorted({module for module in (HEADS.origin(head), GATES.origin(gate)) if module}),
         task=task,
@@ -206,6 +222,13 @@ def assemble(
     network.training = network.stages.training = traced.backbone.training
     network.heads.train(network.training)
     return network
+
+
+def _head_macs(head: nn.Module, size: Sequence[int]) -> int:
+    try:
+        return count_macs(head, (1, *size))
+    except Exception as error:  # with widths that don't fit each other
+        raise ValueError(f"an exit head doesn't run on features of size {tuple(size)}: {error}") from error
 
 
 def _names(placement: Placement) -> list[object]:

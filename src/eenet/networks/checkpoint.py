@@ -11,7 +11,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from eenet.backbones import FACTORY, create_backbone, trace, trusted_name
+from eenet.backbones import FACTORY, as_module, create_backbone, set_widths, trace, trusted_name
 from eenet.common import blaming, cache_directory
 from eenet.networks.building import assemble, choose_cuts
 from eenet.networks.config import Config, asking_for, read_config, versions
@@ -93,11 +93,16 @@ def load_checkpoint(
     with blaming(directory / CONFIG_FILE, "'backbone' and 'backbone_args'"), asking_for(config.plugins):
         if backbone is None:
             backbone = create_backbone(made_by, config.backbone_args)
-    with blaming(directory / CONFIG_FILE, "'input_size'"):
+    if config.backbone_widths:
+        with blaming(directory / CONFIG_FILE, "'backbone_widths'"):
+            backbone = set_widths(as_module(backbone), config.backbone_widths)
+    pruned = " or 'backbone_widths'" if config.backbone_widths else ""
+    with blaming(directory / CONFIG_FILE, f"'input_size'{pruned}"):
         traced = trace(backbone, config.input_size, config.exits)
     with blaming(directory / CONFIG_FILE, "'exits'"):
         chosen = choose_cuts(traced, None, config.exits) if config.exits else []
-    with blaming(directory / CONFIG_FILE, "'head' and 'gate'"), asking_for(config.plugins):
+    pruned = " and 'head_widths'" if config.head_widths else ""
+    with blaming(directory / CONFIG_FILE, f"'head' and 'gate'{pruned}"), asking_for(config.plugins):
         known = proof is not None and (config.proved_with == versions() or proof.exists())
         network = assemble(
             traced,
@@ -107,6 +112,7 @@ def load_checkpoint(
             task=config.task,
             num_classes=config.num_classes,
             settings=config.task_settings,
+            head_widths=config.head_widths,
             prove=not known,
         )
     if proof is not None and not known:
@@ -128,6 +134,7 @@ def load_checkpoint(
 def _proof(config: Config) -> Path:
     """A file that is there if this division was proved exact with the versions that are installed."""
     division = [config.backbone, config.backbone_args, config.exits, config.input_size, versions()]
+    division += [config.backbone_widths] if config.backbone_widths else []
     digest = hashlib.sha256(json.dumps(division, sort_keys=True).encode()).hexdigest()
     return cache_directory() / "proofs" / digest
 
@@ -142,7 +149,7 @@ def trained_backbone(name: str | Path) -> tuple[nn.Module, Config]:
     config = network.config
     task_of(config.task).must_support("starting from a trained checkpoint")
     assert config.backbone is not None
-    backbone = create_backbone(config.backbone, config.backbone_args)
+    backbone = set_widths(create_backbone(config.backbone, config.backbone_args), config.backbone_widths)
     prefix = re.compile(r"stages\.\d+\.")
     stages = {key: value for key, value in network.state_dict().items() if prefix.match(key)}
     backbone.load_state_dict({prefix.sub("", key, count=1): value for key, value in stages.items()})

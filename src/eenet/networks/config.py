@@ -43,6 +43,10 @@ class Config:
     mean: list[float] | None = None
     std: list[float] | None = None
     class_names: list[str] | None = None
+    backbone_widths: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Layers of a pruned backbone that are narrower than its name says, see `eenet.backbones.set_widths`."""
+    head_widths: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The same for exit heads; names begin with the number of the exit."""
     policy: dict[str, Any] | None = None
     """What is used unless something else is asked for."""
     budgets: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -151,6 +155,8 @@ _CONFIG_CHECKS: dict[str, tuple[str, Callable[[Any, Mapping[str, Any]], bool]]] 
         "a name per class, or null",
         lambda v, c: v is None or _list_of(v, [str], c["num_classes"]),
     ),
+    "backbone_widths": ("an object of layers and their widths", lambda v, _: _is_widths(v)),
+    "head_widths": ("an object of layers and their widths", lambda v, _: _is_widths(v)),
     "budgets": (
         "an object of objects with budgets as keys",
         lambda v, _: isinstance(v, dict) and all(_is_budget(k) and isinstance(p, dict) for k, p in v.items()),
@@ -200,6 +206,7 @@ def read_config(directory: Path) -> Config:
     if version == 2:
         values = {"proved_with": {}, "plugins": [], "hashes": {}, **values}
     values = {"task": "classification", "task_settings": {}, **values}
+    values = {"backbone_widths": {}, "head_widths": {}, **values}
     known = {f.name for f in fields(Config)}
     for key in sorted(known - values.keys()):
         raise ValueError(f"{path}: key {key!r} is missing")
@@ -236,6 +243,15 @@ def _is_budget(key: str) -> bool:
 
 def _macs(value: Any, count: int) -> bool:
     return _list_of(value, [int], count) and all(v >= 0 for v in value)
+
+
+def _is_widths(value: Any) -> bool:
+    """Layers, of each some sizes: whole numbers above 0, or lists of these."""
+    layers = value.values() if isinstance(value, dict) else [None]
+    if not all(isinstance(sizes, dict) and sizes for sizes in layers):
+        return False
+    sizes = [size if isinstance(size, list) else [size] for layer in layers for size in layer.values()]
+    return all(_list_of(size, [int]) and size and min(size) > 0 for size in sizes)
 
 
 def _is_ensemble(value: Any, exits: int) -> bool:

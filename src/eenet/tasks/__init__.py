@@ -12,8 +12,8 @@ if TYPE_CHECKING:
         expected_calibration_error,
         reliability,
     )
-    from eenet.tasks.classification.heads import HEADS
-    from eenet.tasks.classification.metrics import Evaluation, accuracy_cost_curve
+    from eenet.tasks.classification.heads import HEADS, create_head
+    from eenet.tasks.classification.metrics import Evaluation, accuracy_cost_curve, paired_loss
     from eenet.tasks.classification.prediction import Prediction
     from eenet.tasks.known import TASKS, measure, task_of
     from eenet.tasks.measured import Loss, Measured, named_exits

@@ -12,6 +12,7 @@ from torch import nn
 
 from eenet.backbones import BACKBONES
 from eenet.common import Registry, Result, counted, hardware, say, wrapped, write_atomically
+from eenet.compress import Pruning
 from eenet.data import GIVEN_IMAGES, SPLITS, Images, describe_splits, source_of
 from eenet.evaluation import Measured, about_run, build_report, collect, measure, report_entry
 from eenet.networks import HEADS, Config, EENet
@@ -22,7 +23,7 @@ from eenet.training.loop import fit, on_validation
 from eenet.training.objectives import OBJECTIVES, trains_confidence, unused
 from eenet.training.planning.budgeting import fit_for, wanted_budget
 from eenet.training.planning.choosing import chosen_run, complete, default_directory
-from eenet.training.planning.making import build, for_images
+from eenet.training.planning.making import build, for_images, pruned_for
 from eenet.training.planning.settings import TrainConfig, changed, write_run
 from eenet.training.planning.starting import is_checkpoint, load_images, start_of, told_at_start
 from eenet.training.recipes import configured, how_to_repeat
@@ -145,9 +146,15 @@ def train(
         raise ValueError(f"images has no {missing[0]!r}; give {', '.join(SPLITS)}")
     if network is not None:
         network = for_images(network, images["train"], config)
+        if config.prune is not None:
+            network = pruned_for(network, config)
     else:
         start = start or start_of(config, module)
         network = build(config, images["train"], start)
+    pruning = network.config.provenance.get("pruning")
+    if first and config.prune is not None:
+        say(str(Pruning(**pruning)))
+    if start is not None:
         notes += told_at_start(network, images["validation"], config, start, shown=first)
     if first:
         check_room(out, network, len(images["validation"]) + len(images["test"]))
@@ -175,6 +182,7 @@ def train(
         "processes": process_state().num_processes,
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {name: version(name) for name in ("eenet", "torch", "timm")},
+        **({"pruning": pruning} if pruning else {}),
     }
     result = _conclude(network, images, config, out, made, how) if first else None
     (result,) = broadcast_object_list([result])

@@ -1,6 +1,7 @@
 """A network in memory → the name and arguments by which timm or torchvision builds it again, if they do."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from eenet.backbones.cost import eval_mode, example_tensor
+from eenet.backbones.given.widths import Widths, note_widths, set_widths, widths_between
 from eenet.backbones.names import TORCHVISION, classifier_name, create_backbone, is_backbone
 
 HARMLESS = (ValueError, RuntimeError, TypeError, AttributeError, KeyError)
@@ -15,6 +17,8 @@ HARMLESS = (ValueError, RuntimeError, TypeError, AttributeError, KeyError)
 
 def recognised(module: nn.Module, input_size: Sequence[int]) -> tuple[str, dict[str, Any]] | None:
     """Name and arguments of a network of timm or torchvision; none if it can't be built again by a name.
+
+    A network that was pruned is recognised too; its widths are noted in it, see `noted_widths`.
 
     What is built by them has the same tensors in names and shapes and, with the same weights, the same answer
     to a random image, to the bit.
@@ -24,14 +28,18 @@ def recognised(module: nn.Module, input_size: Sequence[int]) -> tuple[str, dict[
         input_size: (channels, height, width) of its images.
     """
     with torch.random.fork_rng(devices=[]):
+        found: list[tuple[str, dict[str, Any], Widths]] = []
         for name, args in _candidates(module):
-            try:
-                if _shapes(create_on_meta(name, args)) == _shapes(module) and _same(
-                    name, args, module, input_size
-                ):
+            with suppress(*HARMLESS):  # what the network's own code raises on arguments it wasn't made with
+                fresh = create_on_meta(name, args)
+                widths = widths_between(fresh, module)
+                if _shapes(set_widths(fresh, widths)) == _shapes(module):
+                    found.append((name, args, widths))
+        for name, args, widths in sorted(found, key=lambda each: len(each[2])):
+            with suppress(*HARMLESS):
+                if _same(name, args, widths, module, input_size):
+                    note_widths(module, widths)
                     return name, args
-            except HARMLESS:  # what the network's own code raises on arguments it wasn't made with
-                continue
     return None
 
 
@@ -65,8 +73,10 @@ def _shapes(module: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in module.state_dict().items()}
 
 
-def _same(name: str, args: dict[str, Any], module: nn.Module, input_size: Sequence[int]) -> bool:
-    again = create_backbone(name, args).to(example_tensor(module))
+def _same(
+    name: str, args: dict[str, Any], widths: Widths, module: nn.Module, input_size: Sequence[int]
+) -> bool:
+    again = set_widths(create_backbone(name, args), widths).to(example_tensor(module))
     if type(again) is not type(module):
         return False
     again.load_state_dict(module.state_dict())

@@ -1,9 +1,10 @@
 """Records and a policy → accuracy, cost, where inputs left, dead exits, curves."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eenet.common import format_table
 from eenet.policies import (
@@ -112,21 +113,30 @@ def measure(records: Records, policy: ExitPolicy) -> Evaluation:
 
 
 def loss_of(records: Records, policy: ExitPolicy) -> Loss:
-    """What a policy loses on recorded images, by those on which it and the full network differ.
-
-    Half an image more in each cell of the table of both being right or wrong makes error and interval honest
-    where few differ: Agresti & Min 2005.
-    """
+    """What a policy loses on recorded images, by those on which it and the full network differ."""
     count = len(records)
     rows_B, labels_B = np.arange(count), records.labels_B
     answer_B = records.answers(policy.enabled)[decide(records, policy), rows_B].argmax(1)
     full_BN = probabilities(records.answers()[-1].astype(np.float64))
-    ours_B, full_B = answer_B == labels_B, full_BN.argmax(1) == labels_B
     expected = 100 * float((full_BN.max(1) - full_BN[rows_B, answer_B]).mean())
+    return replace(paired_loss(answer_B == labels_B, full_BN.argmax(1) == labels_B), expected=expected)
+
+
+def paired_loss(ours_B: NDArray[np.bool_], full_B: NDArray[np.bool_]) -> Loss:
+    """What is lost on the same images, by those on which two differ.
+
+    Half an image more in each cell of the table of both being right or wrong makes error and interval honest
+    where few differ: Agresti & Min 2005.
+
+    Args:
+        ours_B: which images are answered rightly.
+        full_B: the same, by what it is compared with.
+    """
+    count = len(full_B)
     lost, won = int((full_B & ~ours_B).sum()), int((ours_B & ~full_B).sum())
     points, middle = 100 * (lost - won) / count, 100 * (lost - won) / (count + 2)
     error = 100 * (lost + won + 1 - (lost - won) ** 2 / (count + 2)) ** 0.5 / (count + 2)
-    return Loss(points, error, (middle - WIDE * error, middle + WIDE * error), expected)
+    return Loss(points, error, (middle - WIDE * error, middle + WIDE * error))
 
 
 def accuracy_cost_curve(

@@ -53,6 +53,8 @@ class Segmentation(Task):
             "export",
             "serve",
             "sweep",
+            "pruning",
+            "optimize",
             "report",
             "a budget in time",
             "measuring damaged images",

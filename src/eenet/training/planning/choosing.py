@@ -81,10 +81,13 @@ def _mode(start: Start, images: Images, asked: Mapping[str, Any]) -> tuple[Mode,
     if not start.trained:
         return "scratch", f"{start.given} starts from random weights, which take long to train"
     known = start.num_classes == classes and not asked.get("new_classifier")
-    frozen = asked.get("freeze_backbone", known and asked.get("num_exits", 1) > 0)
+    pruned = asked.get("prune") is not None
+    frozen = asked.get("freeze_backbone", known and asked.get("num_exits", 1) > 0 and not pruned)
     if frozen:
         kept = f"{start.given} knows {classes} classes already"
         return "retrofit", f"{kept}, so its weights stay as they are, and exits are trained"
+    if known and pruned:
+        return "finetune", f"{start.given} is pruned, and trained on"
     if known:
         return "finetune", f"{start.given} is trained on, with exits"
     return "finetune", f"{start.given} knows other classes; it gets a new classifier, and all is finetuned"
@@ -135,7 +138,8 @@ def default_directory(settings: Mapping[str, Any]) -> str:
     """Where a run without a recipe writes to: runs/DATA-MODEL, with the seed if one was asked for."""
     model = str(settings["model"]).rstrip("/").replace("torchvision:", "")
     name = f"{Path(settings['data']).resolve().name}-{re.split(r'[/:]', model)[-1]}"
-    kind = "-plain" if settings.get("num_exits") == 0 else ""
+    kind = "-pruned" if settings.get("prune") is not None else ""
+    kind += "-plain" if settings.get("num_exits") == 0 else ""
     return f"runs/{name}{kind}" + (f"-seed{settings['seed']}" if settings.get("seed") else "")
 
 

@@ -6,7 +6,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from eenet.backbones import classifier_name, create_backbone, preprocessing_of, recognised, replace_classifier
+from eenet.backbones import (
+    classifier_name,
+    create_backbone,
+    noted_widths,
+    preprocessing_of,
+    recognised,
+    replace_classifier,
+    set_widths,
+)
+from eenet.compress import pruned
 from eenet.data import Images
 from eenet.networks import EENet, convert, name_backbone, per_channel, without_exits
 from eenet.tasks import task_of
@@ -31,6 +40,10 @@ def build(config: TrainConfig, images: Images, start: Start | None = None) -> EE
     start = start or start_of(config)
     torch.manual_seed(config.seed)
     backbone, args = backbone_for(config, images, start)
+    pruning = None
+    if config.prune is not None:
+        task_of(config.task).must_support("pruning")
+        backbone, pruning = pruned(backbone, config.prune, images.image_size, how=config.prune_how)
     exits: dict[str, Any] = {"num_exits": config.num_exits, "placement": config.placement}
     kinds: dict[str, Any] = {
         "head": config.head,
@@ -39,14 +52,15 @@ def build(config: TrainConfig, images: Images, start: Start | None = None) -> EE
     settings = {"standardise": True} if config.standardise else None
     answers: dict[str, Any] = {"task": config.task, "num_classes": len(images.class_names)}
     answers["task_settings"] = settings
+    named = (start.name, args) if start.name else recognised(backbone, images.image_size)
     if config.num_exits:
         network = convert(backbone, images.image_size, **exits, **kinds, **answers, recognise=False)
     else:
         network = without_exits(backbone, images.image_size, **answers)
-    if start.name is not None:
-        name_backbone(network, start.name, args)
-    elif found := recognised(backbone, images.image_size):
-        name_backbone(network, *found)
+    if named:
+        name_backbone(network, *named)
+    if pruning is not None:
+        network.config.provenance = {"pruning": pruning.to_dict()}
     channels = images.image_size[0]
     mean, std = start.mean, start.std
     if config.pretrained and mean is None and start.name and (suits := preprocessing_of(start.name)):
@@ -54,6 +68,15 @@ def build(config: TrainConfig, images: Images, start: Start | None = None) -> EE
     if mean is not None and std is not None:
         network.config.mean, network.config.std = per_channel(mean, channels), per_channel(std, channels)
     return for_images(network, images, config)
+
+
+def pruned_for(network: EENet, config: TrainConfig) -> EENet:
+    """A network with exits, pruned as a configuration says."""
+    assert config.prune is not None
+    found, pruning = pruned(network, config.prune, how=config.prune_how)
+    assert isinstance(found, EENet)
+    found.config.provenance = {**found.config.provenance, "pruning": pruning.to_dict()}
+    return found
 
 
 def for_images(network: EENet, images: Images, config: TrainConfig) -> EENet:
@@ -97,7 +120,10 @@ def backbone_for(
     args = {**start.args, **({"num_classes": classes} if start.num_classes is not None else {})}
     if start.num_classes == classes and not config.new_classifier:
         return start.module, start.args if start.name else {}
-    module = copy.deepcopy(start.module) if start.name is None else create_backbone(start.name, args)
+    if start.name is None:
+        module = copy.deepcopy(start.module)
+    else:
+        module = set_widths(create_backbone(start.name, args), noted_widths(start.module))
     module = replace_classifier(module, classes)
     start.weights.load_into(module, keep_classifier=False)
     if config.new_classifier and start.name is None:
@@ -128,6 +154,11 @@ def check_start(config: TrainConfig, start: Start, images: Images) -> None:
         raise ValueError(
             f"freeze_backbone needs a trained backbone, and {config.model} starts from random weights; "
             "give a checkpoint directory as model, weights, or pretrained"
+        )
+    if config.prune is not None and not start.trained:
+        raise ValueError(
+            f"prune takes out channels of small weights, and {config.model} starts from random ones; "
+            "give weights, pretrained, or a checkpoint as model"
         )
     if config.freeze_backbone and config.new_classifier:
         raise ValueError("freeze_backbone keeps the classifier, new_classifier replaces it; give one of them")

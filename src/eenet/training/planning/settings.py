@@ -16,6 +16,7 @@ from eenet.tasks import task_of
 
 RUN_FILE = "run.toml"
 _CHOICES = {
+    "prune_how": ("uniform", "global"),
     "precision": ("auto", "fp32", "bf16"),
     "optimizer": ("sgd", "adamw"),
     "class_weights": ("auto", None),
@@ -39,6 +40,10 @@ class TrainConfig:
     """Start from the pretrained weights of timm or torchvision."""
     freeze_backbone: bool = False
     """Train the exit heads only; the backbone, already trained, stays as it is to the bit."""
+    prune: float | None = None
+    """Share of the trained backbone's MACs that pruning leaves, such as 0.5, before it is trained on."""
+    prune_how: Literal["uniform", "global"] = "uniform"
+    """Which channels go, see `eenet.compress.prune`."""
     num_exits: int = 3
     """Number of early exits; 0 trains the plain backbone, for comparison."""
     placement: Placement = "linear"
@@ -162,6 +167,14 @@ class TrainConfig:
         if self.augmentation is not None and self.augmentation not in AUGMENTATIONS:
             known = ", ".join(AUGMENTATIONS)
             raise ValueError(f"augmentation is {self.augmentation!r}; choose from {known}")
+        if self.prune is not None and not 0 < self.prune < 1:
+            raise ValueError(
+                f"prune is {self.prune}; give the share of the MACs that is to be left, such as 0.5"
+            )
+        if self.prune is not None and self.freeze_backbone:
+            raise ValueError(
+                "freeze_backbone keeps the backbone as it is, prune changes it; give one of them"
+            )
         if self.freeze_backbone and not self.num_exits:
             raise ValueError("freeze_backbone without early exits leaves nothing to train")
         if self.objective != "joint":  # which is known without importing torch

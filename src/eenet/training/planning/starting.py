@@ -251,6 +251,10 @@ def told_at_start(
     accuracy, count = float(right_B.mean()), len(right_B)
     counts = np.bincount(np.asarray(validation.labels_B))
     chance = float(counts.max()) / count
+    if config.prune is not None:
+        if shown:
+            say(f"pruned: {100 * accuracy:.1f} % on {counted(count, 'validation image')} before training")
+        return notes
     if shown:
         say(f"your network: {100 * accuracy:.1f} % on {counted(count, 'validation image')}")
     if accuracy > chance + NEAR_CHANCE:

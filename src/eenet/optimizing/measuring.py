@@ -1,0 +1,148 @@
+"""Networks on the same validation images and clock: what each is worth, as it is and leaving early."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eenet.data import Images, sample
+from eenet.evaluation import collect, measure
+from eenet.networks import Network, open_network
+from eenet.optimizing.results import OptimizedRow
+from eenet.policies import RECORDS_FILE, ExitPolicy, Records, decide
+from eenet.runtime import Contender, create_backend, mean_ms, run_batch, segments_of, times_in_turn
+from eenet.tasks import Loss, paired_loss
+
+TIMED_IMAGES = 1000
+REPEATS = 5
+RUN_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A network to be measured."""
+
+    name: str
+    place: Path
+    """Of its checkpoint or export."""
+    precision: str
+    epochs: int
+
+
+def answers_of(place: Path, images: Images) -> tuple[Network, Records]:
+    """The network, and what it says about the validation images: as training has kept it, or collected."""
+    network, kept = open_network(place), place / RECORDS_FILE.format(split="validation")
+    return network, Records.load(kept) if kept.exists() else collect(network, images)
+
+
+def right(records: Records, policy: ExitPolicy | None = None) -> NDArray[np.bool_]:
+    """Which images a policy gets right; none: those that the plain network does, without any exit."""
+    if policy is None:
+        return np.asarray(records.correct((False,) * len(records.head_macs)))[-1]
+    exits_B = np.asarray(decide(records, policy))
+    return np.asarray(records.correct(policy.enabled))[exits_B, np.arange(len(records))]
+
+
+def policies_of(
+    network: Network, records: Records, plain_B: NDArray[np.bool_], max_drop: float
+) -> list[ExitPolicy]:
+    """With all early exits off, and leaving as early as is within the drop, if that leaves early at all."""
+    count = network.num_exits
+    found = [ExitPolicy("confidence", (1.0,) * count, (False,) * count)]
+    budgets = {key: ExitPolicy.from_dict(p, count) for key, p in network.config.budgets.items()}
+    bold = boldest(records, budgets, plain_B, max_drop)
+    return [*found, bold] if bold is not None and any(bold.enabled) else found
+
+
+def boldest(
+    records: Records, budgets: Mapping[str, ExitPolicy], plain_B: NDArray[np.bool_], max_drop: float
+) -> ExitPolicy | None:
+    """From careful to bold, the last policy before one loses too much against the plain network.
+
+    If already the most careful one does, that. None without policies.
+    """
+    chosen: ExitPolicy | None = None
+    for budget in sorted(budgets, key=float, reverse=True):
+        fits = paired_loss(right(records, budgets[budget]), plain_B).points <= max_drop + 1e-9
+        if chosen is not None and not fits:
+            break
+        chosen = budgets[budget]
+        if not fits:
+            break
+    return chosen
+
+
+def measured(
+    runners: Sequence[Runner],
+    images: Images,
+    *,
+    max_drop: float,
+    backend: str,
+    batch_size: int,
+) -> list[OptimizedRow]:
+    """A row for each network as it is, and one for it leaving early; all timed in turns.
+
+    Args:
+        runners: the first is the plain network that was given.
+        images: of the validation split.
+        max_drop: points that may be lost against it.
+        backend, batch_size: on which all are timed, see `eenet.Predictor`.
+    """
+    rows: list[OptimizedRow] = []
+    contenders: list[Contender] = []
+    plain_B: NDArray[np.bool_] | None = None
+    given_macs = 0
+    for runner in runners:
+        network, records = answers_of(runner.place, images)
+        config = network.config
+        if plain_B is None:
+            plain_B, given_macs = right(records), config.backbone_macs
+        policies = policies_of(network, records, plain_B, max_drop)
+        if runner.precision == "int8":  # which policy it leaves by was decided before
+            own = config.exit_policy()
+            policies = [policies[0], *([own] if any(own.enabled) else [])]
+        for policy in policies:
+            found = right(records, policy)
+            loss = paired_loss(found, plain_B)
+            cost = measure(records, policy).relative_cost if any(policy.enabled) else 1.0
+            rows.append(_row(runner, policy, loss, found, cost * config.backbone_macs, given_macs, max_drop))
+            fast = create_backend(backend, network, segments_of(policy, config.ensemble), policy.score)
+            contenders.append(Contender(str(len(contenders)), partial(run_batch, fast, policy)))
+    pixels_BCHW = sample(images, TIMED_IMAGES)
+    times = times_in_turn(
+        contenders, pixels_BCHW, batch_size=batch_size, repeats=REPEATS, run_seconds=RUN_SECONDS
+    )
+    return [
+        replace(row, ms=mean_ms(times[str(i)]), speedup=mean_ms(times["0"]) / mean_ms(times[str(i)]))
+        for i, row in enumerate(rows)
+    ]
+
+
+def _row(
+    runner: Runner,
+    policy: ExitPolicy,
+    loss: Loss,
+    right_B: NDArray[np.bool_],
+    macs: float,
+    given_macs: int,
+    max_drop: float,
+) -> OptimizedRow:
+    return OptimizedRow(
+        name=runner.name,
+        precision=runner.precision,
+        early_exit=any(policy.enabled),
+        epochs=runner.epochs,
+        accuracy=float(right_B.mean()),
+        drop=loss.points,
+        drop_interval=loss.interval,
+        within=loss.points <= max_drop + 1e-9,
+        macs=round(macs),
+        relative_cost=macs / given_macs,
+        ms=0.0,
+        speedup=0.0,
+        checkpoint=str(runner.place),
+        policy=policy.to_dict(),
+    )

@@ -1,0 +1,60 @@
+"""Pareto fronts and rounds against brute force."""
+
+import random
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eenet.optimizing.halving import Point, pareto, rounds, survivors
+
+POINTS = st.lists(st.builds(Point, st.integers(0, 4).map(float), st.integers(0, 4).map(float)), max_size=8)
+
+
+@given(POINTS)
+def test_the_front_is_what_nobody_beats(points: list[Point]) -> None:
+    for point, on_front in zip(points, pareto(points), strict=True):
+        beaten = False
+        for other in points:
+            no_worse = other.accuracy >= point.accuracy and other.cost <= point.cost
+            better = other.accuracy > point.accuracy or other.cost < point.cost
+            beaten = beaten or (no_worse and better)
+        assert on_front == (not beaten)
+
+
+@given(
+    st.lists(st.lists(st.builds(Point, st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=3), max_size=6)
+)
+def test_who_is_on_the_front_goes_on_before_who_is_not(networks: list[list[Point]]) -> None:
+    named = {f"network {i}": points for i, points in enumerate(networks)}
+    every = [point for points in networks for point in points]
+    leading = {
+        name
+        for name, points in named.items()
+        if any(best and point in points for point, best in zip(every, pareto(every), strict=True))
+    }
+    for keep in range(len(named) + 1):
+        kept = survivors(named, keep)
+        assert len(kept) == keep
+        assert leading <= set(kept) or set(kept) <= leading
+
+
+def test_the_order_of_names_does_not_matter() -> None:
+    points = {str(i): [Point(i % 3, i % 4)] for i in range(8)}
+    shuffled = list(points.items())
+    random.Random(0).shuffle(shuffled)
+    assert survivors(points, 4) == survivors(dict(shuffled), 4)
+
+
+def test_rounds_double_the_epochs_and_halve_the_field() -> None:
+    assert rounds(12, 6) == [(3, 6), (6, 3), (12, 2)]
+    assert rounds(12, 1) == [(12, 1)]
+    assert rounds(1, 8) == [(1, 8), (1, 4), (1, 2)]
+    for epochs in (1, 5, 30):
+        for count in range(1, 12):
+            found = rounds(epochs, count)
+            assert found[-1][0] == epochs
+            assert found[0][1] == count
+            assert all(later <= -(-earlier // 2) for (_, earlier), (_, later) in pairwise(found))
+            losers = sum(passes * field for passes, field in found)
+            assert losers <= epochs * count * 1.5 + len(found) * count, "halving costs less than training all"
