@@ -18,6 +18,7 @@ from light import HEAVY, run_light
 from PIL import Image
 from pyarrow import parquet
 from ray.data.expressions import col
+from ray_cases import actors, raylet_of
 
 import eenet
 from eenet.cli import main
@@ -154,31 +155,19 @@ def test_no_torch_is_needed(ray: Any, folder: Path, tmp_path: Path) -> None:
     assert run_light(code, *words, lacking=lacking).splitlines()[-1] == "1 []"
 
 
-def workers() -> list[int]:
-    """Actors of the Ray that this process started, by process id."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            name = (process / "cmdline").read_text()
-        except OSError:
-            continue
-        if name.startswith("ray::MapWorker(MapBatches(WholeNetwork)"):
-            found.append(int(process.name))
-    return found
-
-
 def test_a_killed_worker_loses_nothing(
-    ray: Any,  # noqa: ARG001
+    ray: Any,
     table: Path,
     expected: list[dict[str, Any]],
     tmp_path: Path,
 ) -> None:
     """Killed when it has begun; Ray makes a new one and hands the table out again."""
-    before, killed = set(workers()), list[int]()
+    raylet, name = raylet_of(ray), "MapWorker(MapBatches(WholeNetwork)"
+    before, killed = actors(raylet, name), list[int]()
 
     def kill() -> None:
         while not killed:
-            if (tmp_path / "out/part-000000.parquet").exists() and (fresh := set(workers()) - before):
+            if (tmp_path / "out/part-000000.parquet").exists() and (fresh := actors(raylet, name) - before):
                 killed.append(fresh.pop())
                 os.kill(killed[0], signal.SIGKILL)
             time.sleep(0.005)
