@@ -141,6 +141,10 @@ def test_a_dataset(ray: Any, folder: Path, expected: list[dict[str, Any]], tmp_p
         predict(given, CHECKPOINT, out=tmp_path, resume=True)
     with pytest.raises(FileExistsError, match="is not empty"):
         predict(given, CHECKPOINT, out=tmp_path)
+    with pytest.raises(ValueError, match=r"^the Dataset has no column 'picture'; it has name, image$"):
+        predict(given, CHECKPOINT, out=tmp_path / "other", column="picture", by="network")
+    with pytest.raises(ValueError, match=r"names of files or a ray.data.Dataset, not int"):
+        predict(3, CHECKPOINT, out=tmp_path / "other")
 
 
 def test_no_torch_is_needed(ray: Any, folder: Path, tmp_path: Path) -> None:
