@@ -24,6 +24,7 @@ from eenet.scale.bulk.inputs import list_inputs
 from eenet.scale.bulk.operators import OneSegment, WholeNetwork
 from eenet.scale.bulk.pipeline import shared_out
 from eenet.scale.bulk.tables import PIXELS, UNREADABLE, array
+from eenet.scale.session import session
 from eenet.scale.shipping import How, fingerprint, packed, unpacked
 
 CHECKPOINT = "digits-eenet8"
@@ -92,6 +93,19 @@ def test_answers_in_the_folder_are_no_images(table: Path, tmp_path: Path) -> Non
     assert list_inputs(f"file://{whole}", without=f"file://{whole}/answers").count == before.count
     with pytest.raises(FileNotFoundError, match="beside the answers"):
         list_inputs(whole / "answers", without=str(whole / "answers"))
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "said"),
+    [
+        ("127.0.0.1:1", OSError, "no Ray at 127.0.0.1:1: .*refused"),
+        ("here", ValueError, "isn't HOST:PORT or auto"),
+        ("127.0.0.1:70000", OSError, "no Ray at"),
+    ],
+)
+def test_where_no_ray_is(address: str, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said), session(address):
+        pass
 
 
 def test_addresses_are_listed_by_arrow(folder: Path, table: Path) -> None:
