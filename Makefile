@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test quick lint clean
+.PHONY: demo test quick lint docs clean
 
 demo: .venv/installed
 	rm -rf runs/demo
@@ -19,10 +19,14 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+docs: .venv/installed
+	$(BIN)/sphinx-build -q -W --keep-going -E -b html docs docs/_build
+	@echo open docs/_build/index.html
+
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
 clean:
-	rm -rf .venv runs build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv runs docs/_build build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis

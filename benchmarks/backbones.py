@@ -1,4 +1,4 @@
-"""Hold every network of `contract.py` to the contract and write `docs/backbones.md`.
+"""Hold every network of `contract.py` to the contract and write `docs/reference/backbones.md`.
 
 python benchmarks/backbones.py
 """
@@ -11,7 +11,7 @@ from contract import NETWORKS, REFUSED, check, refusal
 
 from eenet.common import hardware
 
-DOCS = Path(__file__).parents[1] / "docs/backbones.md"
+DOCS = Path(__file__).parents[1] / "docs/reference/backbones.md"
 
 
 def main() -> None:

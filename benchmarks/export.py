@@ -1,6 +1,6 @@
 """Exported files: which families of networks can be written, and whether a single file really stops.
 
-Writes `docs/exported-backbones.md` and `benchmarks/results/export-*-HARDWARE-torchVERSION.csv`.
+Writes `docs/reference/exported-backbones.md` and `benchmarks/results/export-*-HARDWARE-torchVERSION.csv`.
 
     python benchmarks/export.py families
     python benchmarks/export.py stops CHECKPOINT
@@ -31,7 +31,7 @@ from eenet.exporting import writing
 from eenet.policies import recorded_scores
 from eenet.runtime import load_exported, run_batch, segments_of
 
-DOCS = Path(__file__).parents[1] / "docs/exported-backbones.md"
+DOCS = Path(__file__).parents[1] / "docs/reference/exported-backbones.md"
 FORMATS = ("onnx", "onnx-single", "openvino", "openvino-single")
 FAMILIES = [
     "resnet18", "resnet50", "resnext50_32x4d", "seresnet18", "res2net50_14w_8s", "regnetx_002",
@@ -184,7 +184,7 @@ def agreement(checkpoint: str) -> Iterator[dict[str, Any]]:
 
 
 def write_page(rows: list[dict[str, Any]]) -> None:
-    """`docs/exported-backbones.md`."""
+    """`docs/reference/exported-backbones.md`."""
     cells, reasons = [], []
     for row in rows:
         shown = []

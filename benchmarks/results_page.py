@@ -1,4 +1,4 @@
-"""`benchmarks/results/networks-*.csv` → `docs/results.md` and its pictures, which Chromium takes.
+"""`benchmarks/results/networks-*.csv` → `docs/results/networks.md` and its pictures, which Chromium takes.
 
 python benchmarks/results_page.py
 """
@@ -54,7 +54,7 @@ def main() -> None:
         curves="\n\n".join(pictures),
         damage="\n\n".join(_damage(name, list(group), alarms[name]) for name, group in shift),
     )
-    (ROOT / "docs/results.md").write_text(page)
+    (ROOT / "docs/results/networks.md").write_text(page)
 
 
 def _rows(kind: str) -> list[Row]:
@@ -147,7 +147,7 @@ def _against_static(data: str, early: list[list[Row]], plain: list[list[Row]]) -
     )
     _photograph(figure, ROOT / f"docs/images/results-{data}.png")
     header = ["early-exit network", "plain network", "at cost", "plain", "early exit", "points"]
-    return f"![{data}](images/results-{data}.png)\n\n{format_table(header, cells)}"
+    return f"![{data}](../images/results-{data}.png)\n\n{format_table(header, cells)}"
 
 
 def _curve(rows: list[Row]) -> tuple[list[float], list[float]]:
@@ -246,7 +246,7 @@ Accuracy of early exit between two of its budgets is read off the straight line 
 
 2,000 test images under each corruption, the checkpoint's own policy: accuracy (of the full network) at the
 cost measured, and the median number of images of 20 streams until the drift alarm.
-`python benchmarks/shift.py CHECKPOINT`; more in [shift.md](shift.md).
+`python benchmarks/shift.py CHECKPOINT`; more in [shift.md](../how-to/shift.md).
 
 {damage}
 

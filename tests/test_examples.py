@@ -214,7 +214,7 @@ def test_triton(
 def test_the_loop_in_the_docs(
     tmp_path: Path, images: list[Path], expected: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (EXAMPLES.parent / "docs/export.md").read_text()
+    text = (EXAMPLES.parent / "docs/how-to/export.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     export(CHECKPOINT, tmp_path / "exported")
     monkeypatch.chdir(tmp_path)

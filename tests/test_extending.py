@@ -11,7 +11,7 @@ from PIL import Image
 
 from eenet import data
 
-PAGE = (Path(__file__).parents[1] / "docs/extending.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs/how-to/extend.md").read_text()
 PARTS = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
 COMMANDS = "".join(re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)).splitlines()
 

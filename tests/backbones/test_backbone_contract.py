@@ -10,7 +10,7 @@ import pytest
 import timm
 from contract import NETWORKS, REFUSED, Network, check, refusal
 
-DOCS = Path(__file__).parents[2] / "docs/backbones.md"
+DOCS = Path(__file__).parents[2] / "docs/reference/backbones.md"
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=str)

@@ -285,6 +285,19 @@ def test_columns_that_are_asked_for(tmp_path: Path) -> None:
     assert everything(images) == {i: "x" if i % 2 else "y" for i in range(COUNT)}
 
 
+def test_usual_columns_count_where_a_table_has_them(tmp_path: Path) -> None:
+    write_images(tmp_path, FILES)
+    other = ["x" if i % 2 else "y" for i in range(COUNT)]
+    write_table(tmp_path / "odd.csv", {"bild": FILES, "class": LABELS, "species": other})
+    write_table(tmp_path / "plain.csv", {"file": FILES, "label": LABELS})
+    usual: dict[str, Any] = {"usual_columns": ("species", "bild")}
+    for name, expected in (("odd.csv", lambda i: other[i]), ("plain.csv", label_of)):
+        images = {split: data.load(str(tmp_path / name), split, **usual) for split in data.SPLITS}
+        assert everything(images) == {i: expected(i) for i in range(COUNT)}
+    asked = data.load(str(tmp_path / "odd.csv"), "train", file_column="bild", label_column="class", **usual)
+    assert asked.class_names == sorted(set(LABELS))
+
+
 def test_a_table_by_itself(tmp_path: Path) -> None:
     """Whatever lies beside it."""
     write_images(tmp_path, [f"images/{name}" for name in FILES])

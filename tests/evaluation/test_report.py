@@ -354,6 +354,23 @@ def test_confusion_matrix(page: Page, compared: Path) -> None:
             assert float(cell or 0) == pytest.approx(100 * (of == said).mean(), abs=0.51)
 
 
+def test_accuracy_of_each_class(page: Page, compared: Path) -> None:
+    opened(page, compared)
+    digits = in_memory("digits", "test")
+    labels_B = np.asarray(digits.labels_B)
+    with Predictor(CHECKPOINT, backend="torch") as predictor:
+        right_B = predictor.run(np.asarray(digits.pixels_BCHW)).probabilities_BN.argmax(1) == labels_B
+    rows = page.locator("section", has_text="Classes").first.locator("table").first.locator("tbody tr")
+    shown = [row.locator("td").all_inner_texts() for row in rows.all()]
+    assert sorted(name for name, *_ in shown) == sorted(digits.class_names)
+    for name, count, accuracy, _ in shown:
+        these_B = labels_B == digits.class_names.index(name)
+        assert int(count) == these_B.sum()
+        assert float(accuracy.split()[0]) == pytest.approx(100 * right_B[these_B].mean(), abs=0.06)
+    accuracies = [float(accuracy.split()[0]) for _, _, accuracy, _ in shown]
+    assert accuracies == sorted(accuracies)
+
+
 def test_comparison_and_damage(page: Page, compared: Path) -> None:
     opened(page, compared)
     assert page.get_by_role("heading", name="plain", exact=True).count() >= 2

@@ -30,7 +30,7 @@ from eenet.runtime.backends.choice import installed
 from eenet.runtime.backends.exported import MANIFEST_FILE, load_exported
 from eenet.runtime.compacting import run_batch
 
-SCHEMA = json.loads((Path(__file__).parents[2] / "docs/eenet.schema.json").read_text())
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs/reference/eenet.schema.json").read_text())
 CHECKPOINT = "digits-eenet8"
 ONNX = [name for name in FORMATS if name.startswith("onnx")]
 

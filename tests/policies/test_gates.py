@@ -44,6 +44,17 @@ def test_a_gate_learns_which_answers_to_trust() -> None:
     assert roc_auc_score(agreed_B, confidence_B) > by_probability + 0.1
 
 
+def test_few_images_are_not_learned_by_heart() -> None:
+    """Answers that say nothing about what the final exit says: nothing is to be told from them."""
+    generator = torch.Generator().manual_seed(0)
+    logits_BN, final_BN = (torch.randn(150, 10, generator=generator) for _ in range(2))
+    gate, kept_B = AnswerGate(1, 10), accuracy_kept(logits_BN, 8 * final_BN)
+    gate.fit(logits_BN, kept_B)
+    with torch.no_grad():
+        confidence_B = gate(torch.empty(150, 1), logits_BN)
+    assert roc_auc_score(kept_B > 0.5, confidence_B) < 0.75
+
+
 def test_fitting_again_gives_the_same_gates() -> None:
     """From the same images, whatever random numbers were drawn before."""
     network = create_model("resnet8_w2_cifar", num_exits=2, num_classes=3, input_size=(3, 8, 8))

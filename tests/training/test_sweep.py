@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import torch
 from record_cases import make_records
 from scipy.special import expit
 
+from eenet import EENet
 from eenet.cli import main
 from eenet.policies.budget import exits_for_budget
 from eenet.policies.policy import ExitPolicy
@@ -58,6 +61,25 @@ def test_a_sweep_goes_on_where_it_was(
     assert main([*words[:-1], "--trials", "2"]) == 0
     assert main([*WORDS, "--seed", "1", *SPACE, "--out", str(tmp_path / "s")]) == 2
     assert "another recipe" in capsys.readouterr().err
+
+
+def test_weights_of_ones_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a recipe: the backbone that is swept over is the trained one, to the bit."""
+    weights = timm.create_model("resnet8_w2_cifar", num_classes=10, in_chans=1).state_dict()
+    torch.save(weights, tmp_path / "mine.pth")
+    own = ["--data", "digits", "--model", "resnet8_w2_cifar", "--weights", str(tmp_path / "mine.pth")]
+    words = ["sweep", *own, "--epochs", "1", "--placements", "linear", "--nums-exits", "1"]
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert "give it as a number" in capsys.readouterr().err
+    assert main([*words, "--budget", "0.9", "--heads", "pool"]) == 0
+    assert "runs/digits-resnet8_w2_cifar-sweep/sweep.csv" in capsys.readouterr().out
+    (row,) = csv.DictReader(Path("runs/digits-resnet8_w2_cifar-sweep/sweep.csv").read_text().splitlines())
+    kept = EENet.from_pretrained(row["checkpoint"]).state_dict().values()
+    for name, tensor in weights.items():
+        assert any(torch.equal(tensor, other) for other in kept), name
 
 
 def test_what_cannot_be_is_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -215,6 +215,17 @@ function frequent(now) {
   return table(["it is", "the answer", "images"], now.confusion.map(([is, said, count]) => [page.classes[is], page.classes[said], String(count)]));
 }
 
+function classes() {
+  const many = page.classes.length > page.matrix_up_to;
+  const body = section("Classes", many ? `The ${page.matrix_up_to} with the lowest accuracy.` : "The lowest accuracy first.");
+  for (const net of nets) {
+    const holder = make("div"), early = net.exits.length > 1;
+    body.append(titled(net, holder));
+    moved.push(() => holder.replaceChildren(table(["class", "images", "accuracy", ...(early ? ["never leaving early"] : [])],
+      setting(net).by_class.map(([n, count, right, full]) => [page.classes[n], String(count), percent(right / count, 1), ...(early ? [percent(full / count, 1)] : [])]))));
+  }
+}
+
 function strips() {
   const body = section("Easy and hard images", "At the network's own policy. A dashed red frame: wrong answer.");
   for (const net of nets) {
@@ -272,7 +283,7 @@ function reproduce() {
 }
 
 if (page.budgets.length) dial();
-for (const part of [summary, exits, curves, reliability, confusion, strips, damage, clock, reproduce]) part();
+for (const part of [summary, exits, curves, reliability, classes, confusion, strips, damage, clock, reproduce]) part();
 for (const plot of document.querySelectorAll(".plot")) Plotly.Plots.resize(plot);  // a neighbour that came later made it narrower
 move(null);
 document.body.dataset.ready = "";

@@ -56,8 +56,7 @@ Checkpoints = Annotated[
     Positional,
     arg(metavar="CKPT ...", help=f"One or several: a {_A_CHECKPOINT}.", help_behavior_hint="(required)"),
 ]
-Recipe = Annotated[str, Positional, arg(metavar="RECIPE", help="Name of the recipe, see `eenet list`.")]
-AnyRecipe = Annotated[
+Recipe = Annotated[
     str | None,
     Positional,
     arg(
@@ -94,7 +93,7 @@ class Damage:
 
 @group
 class Settings:
-    """What shall be other than in the recipe."""
+    """What shall be other than in the recipe, or than chosen."""
 
     seed: int | None = None
     """Of the weights, the order of the images and their augmentation."""
@@ -106,6 +105,8 @@ class Settings:
     """Wanted mean relative cost, or auto: the cheapest that loses nothing beyond noise."""
     epochs: int | None = None
     """Passes over the training images."""
+    weights: str | None = None
+    """File with the backbone's trained weights: safetensors, or a state dict saved by torch."""
 
 
 def given(group: Any) -> dict[str, Any]:

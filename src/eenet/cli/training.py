@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 from tyro.conf import arg
 
 from eenet.cli.groups import (
-    AnyRecipe,
     Checkpoint,
     Data,
     Flag,
@@ -29,8 +28,6 @@ from eenet.cli.output import show
 class TrainSettings(Settings):
     """What shall be other than in the recipe, or than chosen."""
 
-    weights: str | None = None
-    """File with the backbone's trained weights: safetensors, or a state dict saved by torch."""
     max_drop: float | None = None
     """Instead of a budget: the cheapest that loses at most so many points of accuracy, such as 0.5."""
     num_exits: int | None = None
@@ -68,7 +65,7 @@ class TrainSettings(Settings):
 
 
 def _settings(
-    settings: TrainSettings, model_args: KeyValues, more: KeyValues, config: Path | None, **flags: bool
+    settings: Settings, model_args: KeyValues, more: KeyValues, config: Path | None = None, **flags: bool
 ) -> tuple[dict[str, Any], bool]:
     """What was asked for as `eenet.train` takes it, and whether a file holds the rest of it."""
     from eenet.training import parsed, read_run, typed
@@ -111,7 +108,7 @@ def _word(value: Any) -> str:
 
 
 def train(
-    recipe: AnyRecipe = None,
+    recipe: Recipe = None,
     /,
     *,
     settings: TrainSettings,
@@ -170,7 +167,7 @@ def train(
 
 
 def sweep(
-    recipe: Recipe,
+    recipe: Recipe = None,
     /,
     *,
     settings: Settings,
@@ -179,29 +176,37 @@ def sweep(
     heads: tuple[str, ...] = ("deep",),
     trials: int | None = None,
     skip_damaged: SkipDamaged = False,
+    model_args: KeyValues = (),
+    set_: Annotated[KeyValues, arg(name="set")] = (),
     out: Path | None = None,
     as_json: Json = False,
 ) -> int:
-    """Train a recipe with exits in different places and compare at its budget; the same command goes on.
+    """Train with exits in different places and compare at one budget; the same command goes on.
+
+    Without a recipe, --data, --model and --budget say what is trained, as for `eenet train`.
 
     Args:
         placements: linear, pareto, golden, fine, searched (the best of a network with an exit at every cut).
         nums_exits: Numbers of early exits.
         heads: Kinds of exit heads.
         trials: So many combinations, chosen by Optuna's TPE. Default: all.
-        out: Directory for networks, table and picture. Default: runs/RECIPE-sweep.
+        model_args: Passed on to what makes the backbone.
+        set_: Any setting of `eenet.TrainConfig`.
+        out: Directory for networks, table and picture. Default: runs/RECIPE-sweep, or runs/DATA-MODEL-sweep.
     """
     import eenet
     from eenet.common import keep_freed_memory
-    from eenet.training import PICTURE_FILE, TABLE_FILE, Space, sweep_table
+    from eenet.training import PICTURE_FILE, TABLE_FILE, Space, sweep_directory, sweep_table
 
-    out = out or Path("runs") / f"{recipe}-sweep"
     space = Space(placements, nums_exits, heads)
-    asked = given(settings) | ({"skip_damaged": True} if skip_damaged else {})
+    asked, _ = _settings(settings, model_args, set_, skip_damaged=skip_damaged)
     varied = {"placements": placements, "nums_exits": nums_exits, "heads": heads}
-    command = _typed("sweep", recipe, asked | varied | ({"trials": trials} if trials else {}))
+    varied |= {"trials": trials} if trials else {}
+    known = {*varied, *(each.name for each in fields(settings)), "model_args", "skip_damaged"}
+    command = _typed("sweep", recipe, asked | varied, known)
     keep_freed_memory()
     rows = eenet.sweep(recipe, out, space, trials=trials, command=command, **asked)
+    out = out or Path(sweep_directory(recipe, asked))
     files = f"table   {out / TABLE_FILE}\npicture {out / PICTURE_FILE}"
     return show(rows, as_json, text=lambda: f"{sweep_table(rows)}\n\n{files}")
 

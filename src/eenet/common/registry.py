@@ -64,7 +64,7 @@ class Registry(Generic[Value]):
         near = difflib.get_close_matches(name, self._values, n=3)
         raise ValueError(
             f"unknown {self.noun} {name!r}; choose from {', '.join(near or self._values)} "
-            "(one of your own: --import its module, see docs/extending.md)"
+            "(one of your own: --import its module, see docs/how-to/extend.md)"
         )
 
     def __contains__(self, name: object) -> bool:
@@ -91,7 +91,7 @@ def register(kind: str, name: str | None = None, **marks: Any) -> Callable[[Adde
             `score`: (logits_KBN, confidence_logits_KB) of the exits so far → score_B, see
             `eenet.policies.scores`; `objective`: (outputs, targets_B, costs_K) → loss, see
             `eenet.training.objectives`; `policy`: (records, budget) → `ExitPolicy`;
-            `backbone`: (**arguments) → `nn.Module` that maps images to logits.
+            `backbone`: (keyword arguments) → `nn.Module` that maps images to logits.
         name: by which it is found. Default: the function's own.
         marks: `looks_back=True` for a score that needs the exits before, `arrays=True` for one that takes
             numpy's arrays as well as tensors; `trains_confidence=True` for an objective that trains the

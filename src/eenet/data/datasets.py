@@ -32,6 +32,7 @@ def load(
     skip_damaged: bool = False,
     label_column: str | None = None,
     file_column: str | None = None,
+    usual_columns: tuple[str | None, str | None] = (None, None),
 ) -> Images:
     """Load one split of a data set.
 
@@ -58,6 +59,8 @@ def load(
         skip_damaged: go on without images that can't be read; a note says how many there were.
         label_column, file_column: of a table: its labels, and its file names or images. Default: by the
             names of the columns; a note says which.
+        usual_columns: of labels and of file names, where a table has columns of these names and none is
+            asked for.
 
     Raises:
         FileNotFoundError: no such data set here, and the hub can't be reached.
@@ -68,7 +71,7 @@ def load(
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
     channels, size = (size[0], size[1:]) if size is not None and len(size) == 3 else (None, size)
-    place = Place(name, os.environ.get("EENET_DATA"), label_column, file_column)
+    place = Place(name, os.environ.get("EENET_DATA"), label_column, file_column, usual_columns)
     return _load(place, split, size, in_memory, skip_damaged, channels)
 
 
@@ -102,6 +105,7 @@ class Place(NamedTuple):
     """`$EENET_DATA`."""
     label_column: str | None = None
     file_column: str | None = None
+    usual_columns: tuple[str | None, str | None] = (None, None)
 
 
 @lru_cache(maxsize=4)
@@ -173,7 +177,9 @@ def _taken(part: LazyImageSet, split: str) -> LazyImageSet:
 
 def _official_splits(place: Place, size: readers.Size) -> readers.Splits:
     name, source = place.name, source_of(place.name)
-    columns = readers.Columns(place.file_column, place.label_column, source.label_column)
+    usual_label, usual_file = place.usual_columns
+    usual_label = usual_label or source.label_column
+    columns = readers.Columns(place.file_column, place.label_column, usual_file, usual_label)
     if (directory := local_folder(name, place.root)) is not None:
         return readers.folder(directory, source.hub_config, columns, size)
     if (path := _found(name, place.root, readers.is_table)) is not None:

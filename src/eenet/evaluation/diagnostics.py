@@ -67,7 +67,12 @@ class DiagnosedEvaluation(Evaluation, Diagnosis):
 
 
 def diagnose(records: Records, policy: ExitPolicy) -> Diagnosis:
-    """How well the exits know what they know on recorded inputs, and what is left to be gained."""
+    """How well the exits know what they know on recorded inputs, and what is left to be gained.
+
+    Args:
+        records: of labelled images.
+        policy: by which they leave.
+    """
     correct_KB, exits_B = records.correct(policy.enabled), decide(records, policy)
     early_KB, final_B = correct_KB[:-1], records.correct()[-1]
     right_B = correct_KB[exits_B, np.arange(len(records))].astype(np.float64)

@@ -114,7 +114,8 @@ def as_images(data: str | Images | None, config: Config, split: str, *, skip_dam
     """Images of a data set at the size that a network takes; what are images already stays as it is.
 
     The data that the network was trained on are read as they were then: by the same columns, and without
-    damaged files, which are counted, if they were left out. With `skip_damaged` they always are.
+    damaged files, which are counted, if they were left out. With `skip_damaged` they always are. Other
+    tables are read by the same columns too, where they have them.
 
     Raises:
         FileNotFoundError, ValueError: no such data set or split; none named, and the checkpoint doesn't say
@@ -126,7 +127,9 @@ def as_images(data: str | Images | None, config: Config, split: str, *, skip_dam
     name = data or trained.get("data")
     if name in (None, GIVEN_IMAGES):
         raise ValueError("the checkpoint doesn't say what it was trained on; name a data set (--data)")
-    options = data_options(trained) if name == trained.get("data") else {}
+    options = data_options(trained)
+    if name != trained.get("data"):
+        options = {"usual_columns": (options.get("label_column"), options.get("file_column"))}
     options["skip_damaged"] = skip_damaged or options.get("skip_damaged", False)
     images = load(name, split, size=config.input_size, **options)
     if options["skip_damaged"] and images.notes:

@@ -109,6 +109,14 @@ def accuracy_cost_curve(
 
     The thresholds are quantiles of the scores seen, from "all leave at exit 0" to "none
     leaves early".
+
+    Args:
+        records: of labelled images.
+        score: its name, see `eenet.policies.scores`.
+        points: so many thresholds at most.
+
+    Raises:
+        ValueError: unknown score.
     """
     scores_KB = recorded_scores(records, score)
     costs_K, rows_B = np.array(records.costs()), np.arange(len(records))

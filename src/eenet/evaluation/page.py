@@ -163,7 +163,8 @@ def _setting(records: Records, policy: ExitPolicy, budget: float | None, classes
     """What a policy does, for a position of the slider."""
     measured, exits_B = measure(records, policy), decide(records, policy)
     right, count = round(measured.accuracy * len(records)), len(records)
-    confusion = _confusion(records.labels_B, _answers(records, policy, exits_B), classes)
+    answers_B = _answers(records, policy, exits_B)
+    confusion = _confusion(records.labels_B, answers_B, classes)
     return {
         "budget": budget,
         "accuracy": measured.accuracy,
@@ -175,6 +176,7 @@ def _setting(records: Records, policy: ExitPolicy, budget: float | None, classes
         "off": measured.switched_off,
         "dead": measured.dead_exits,
         "confusion": confusion.tolist(),
+        "by_class": _by_class(records, answers_B == records.labels_B, classes),
     }
 
 
@@ -194,6 +196,15 @@ def _confusion(labels_B: NDArray[Any], answers_B: NDArray[Any], classes: int) ->
         return found
     wrong = found[found[:, 0] != found[:, 1]]
     return wrong[_descending(wrong[:, 2])][:MOST_CONFUSIONS]
+
+
+def _by_class(records: Records, right_B: NDArray[Any], classes: int) -> list[list[int]]:
+    """Rows of class, images, right ones, and right ones of never leaving early; the worst classes first."""
+    labels_B = records.labels_B
+    each = [np.bincount(labels_B, over, classes) for over in (None, right_B, records.correct()[-1])]
+    rows_N4 = np.column_stack([np.arange(classes), *each]).astype(int)
+    rows_N4 = rows_N4[rows_N4[:, 1] > 0]
+    return rows_N4[np.argsort(rows_N4[:, 2] / rows_N4[:, 1], kind="stable")][:MATRIX_UP_TO].tolist()
 
 
 def _answers(records: Records, policy: ExitPolicy, exits_B: NDArray[Any]) -> NDArray[Any]:

@@ -107,7 +107,7 @@ def export(
     """Write a checkpoint in a form that other programs run, read it back, and compare.
 
     The network is divided at the exits that the policy has switched on. `eenet.json` says how to
-    run the files; its schema is in `docs/eenet.schema.json`.
+    run the files; its schema is in `docs/reference/eenet.schema.json`.
 
     Args:
         checkpoint: a network, directory, shipped name or hub id.

@@ -42,7 +42,7 @@ def policy_by_rule(records: Records, budget: float, rule: str = "confidence") ->
     if rule not in SCORES:
         raise ValueError(
             f"unknown {RULES.noun} {rule!r}; choose from {', '.join([*SCORES, *RULES])} "
-            "(one of your own: --import its module, see docs/extending.md)"
+            "(one of your own: --import its module, see docs/how-to/extend.md)"
         )
     return policy_for_budget(records, budget, scores=(rule,))
 

@@ -12,7 +12,8 @@ GATES: Registry[Callable[[int, int], nn.Module]] = Registry("gate", "gate")
 """By name; each is made for a width of features and a number of classes."""
 HIDDEN = 8
 NARROWEST = 0.01  # standard deviation of a statistic: what hardly varied is not to count for much
-PENALTY = 1e-3  # on the sum of squared parameters, so that without evidence max softmax stays
+PRIOR = 0.5  # images, for each class: what the penalty on squared parameters weighs. Each class is an input
+# that may mislead; without evidence from many more images max softmax stays
 
 
 @GATES.add("features")
@@ -85,13 +86,14 @@ class AnswerGate(nn.Module):
         mean_S = statistics_BS.mean(0)
         std_S = statistics_BS.std(0, correction=0).clamp_min(NARROWEST)
         standardised_BS = (statistics_BS - mean_S) / std_S
+        penalty = PRIOR * logits_BN.shape[1] / len(logits_BN)
         optimizer = torch.optim.LBFGS(self.parameters(), max_iter=100, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
             optimizer.zero_grad()
             judged_B = self._judge(statistics_BS, standardised_BS)
             misfit = F.binary_cross_entropy_with_logits(judged_B, kept_B)
-            total = misfit + PENALTY * torch.stack([p.square().sum() for p in self.parameters()]).sum()
+            total = misfit + penalty * torch.stack([p.square().sum() for p in self.parameters()]).sum()
             total.backward()
             return total
 

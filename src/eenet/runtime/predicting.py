@@ -98,7 +98,16 @@ def predict_each(
     strict: bool = False,
     resume: bool = False,
 ) -> Generator[FilePrediction, None, None]:
-    """The rows of `predict` as they come, in constant memory. `out` holds all of them at any moment."""
+    """The rows of `predict` as they come, in constant memory.
+
+    Args:
+        checkpoint, inputs, budget, policy, backend, providers, top_k, out, resume: as for `predict`. `out`
+            holds all rows at any moment.
+        strict: raise the error of a file that can't be read, instead of giving a row with it.
+
+    Raises:
+        FileNotFoundError, ValueError: as `predict`.
+    """
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k is {top_k}; give at least 1")
     if resume and out is None:

@@ -57,6 +57,7 @@ def serve(
         most_waiting: images accepted and not answered yet; more get 503.
         data: whose validation images tell accuracies and what images look like. Default: records that
             training left.
+        skip_damaged: go on without image files of `data` that can't be read.
         accuracy_floor: while many wait, give way to cheaper budgets, down to this accuracy.
         timeout: seconds for a request to arrive, and to be answered.
         max_megabytes: of a request.

@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     from eenet.training.planning.settings import RUN_FILE, TrainConfig, parsed, read_run, typed
     from eenet.training.recipes import RECIPES, Names, get_recipe, list_names, retrofit
     from eenet.training.run import TrainResult, train
-    from eenet.training.sweeping import PICTURE_FILE, TABLE_FILE, Space, SweepRow, sweep, sweep_table
+    from eenet.training.sweeping import (
+        PICTURE_FILE,
+        TABLE_FILE,
+        Space,
+        SweepRow,
+        sweep,
+        sweep_directory,
+        sweep_table,
+    )
     from eenet.training.trainer import process_state
 
 __getattr__, __dir__ = lazy_names(__name__)

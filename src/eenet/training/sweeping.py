@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -23,6 +23,7 @@ from eenet.evaluation import EXIT_COLOURS, accuracy_cost_curve, measure
 from eenet.networks import HEADS, WEIGHTS_FILE
 from eenet.policies import RECORDS_FILE, Records, exits_for_budget, policy_for_budget
 from eenet.training.planning.budgeting import wanted_budget
+from eenet.training.planning.choosing import chosen_run, complete, default_directory
 from eenet.training.planning.making import backbone_for
 from eenet.training.planning.settings import TrainConfig, with_defaults
 from eenet.training.planning.starting import load_images
@@ -69,7 +70,7 @@ class SweepRow(Result):
 
 
 def sweep(
-    recipe: str | TrainConfig,
+    recipe: str | TrainConfig | None = None,
     out: str | Path | None = None,
     space: Space | None = None,
     *,
@@ -83,9 +84,10 @@ def sweep(
     picture are written anew after every training.
 
     Args:
-        recipe: name of a recipe, or a configuration; its budget is where the networks are compared.
+        recipe: name of a recipe, or a configuration; its budget is where the networks are compared. Default:
+            chosen for `data` and `model`, as `eenet.train` does; give a `budget`.
         out: directory with a directory for each network, the journal, `sweep.csv` and `sweep.html`. Default:
-            runs/RECIPE-sweep.
+            runs/RECIPE-sweep, or runs/DATA-MODEL-sweep.
         space: what is varied.
         trials: so many combinations, chosen by Optuna's TPE. Default: all.
         command: how the run was started, for cards and reports.
@@ -97,13 +99,17 @@ def sweep(
     Raises:
         ValueError: unknown names, or another sweep's journal lies in `out`.
     """
-    config = configured(recipe, **settings)
+    if recipe is None:
+        settings = complete(settings, None, None, plain=False)
+        config = TrainConfig(**{"budget": "auto", **settings})
+    else:
+        config = configured(recipe, **settings)
     if (budget := wanted_budget(config)) is None:
         raise ValueError("a sweep compares at one budget; give it as a number (--budget 0.6)")
+    if recipe is None:
+        config, _, _ = chosen_run(settings, None, None, shown=True)
     config = replace(config, budget=budget)
-    if out is None:
-        out = f"runs/{recipe if isinstance(recipe, str) else config.data}-sweep"
-    out, space = Path(out), space or Space()
+    out, space = Path(out or sweep_directory(recipe, settings)), space or Space()
     _check(space, trials)
     out.mkdir(parents=True, exist_ok=True)
     cuts = _cuts(config, load_images(config)["train"])
@@ -151,6 +157,13 @@ def sweep(
     rows = _rows(study)
     _write(out, rows)
     return rows
+
+
+def sweep_directory(recipe: str | TrainConfig | None, settings: Mapping[str, Any]) -> str:
+    """Where a sweep writes to if it isn't told."""
+    if recipe is None:
+        return f"{default_directory(settings)}-sweep"
+    return f"runs/{recipe if isinstance(recipe, str) else recipe.data}-sweep"
 
 
 def _check(space: Space, trials: int | None) -> None:

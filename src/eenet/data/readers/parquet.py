@@ -105,11 +105,11 @@ def _columns(table: Any, columns: Columns, name: str) -> tuple[str, str]:
     datasets, kinds = _datasets(), table.features
     if missing := columns.missing(list(kinds)):
         raise ValueError(f"{name} {missing}")
-    images = [columns.file] if columns.file else []
+    images = [c for c in (columns.file, columns.usual_file) if c and c in kinds]
     images += [c for c, kind in kinds.items() if isinstance(kind, datasets.Image)]
     images += [c for c in ("image", "img", "picture") if c in kinds]
-    preferred = [columns.label, columns.preferred, "label", "labels", "fine_label", "class", "target"]
-    labels = [c for c in preferred if c in kinds]
+    preferred = [columns.label, columns.usual_label, "label", "labels", "fine_label", "class", "target"]
+    labels = [c for c in preferred if c and c in kinds]
     labels += [c for c, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)]
     if not images or not labels:
         raise ValueError(

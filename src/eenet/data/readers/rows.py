@@ -24,8 +24,9 @@ class Columns(NamedTuple):
     file: str | None = None
     """Of file names, or of images."""
     label: str | None = None
-    preferred: str | None = None
-    """Of labels, where there are several."""
+    usual_file: str | None = None
+    """Taken where a table has a column of this name and none is asked for."""
+    usual_label: str | None = None
 
     def missing(self, names: Sequence[str]) -> str:
         """Words for a table with columns of these names that lacks one that is asked for."""
@@ -104,7 +105,7 @@ def labelled(
             f"{name}: label {int(outside[0])} is outside the {len(names)} classes "
             f"(0 to {len(names) - 1}); {len(outside)} of {len(labels_B)} labels are"
         )
-    sizes = _sizes(read, evenly(len(labels_B), LOOKED_AT).tolist())
+    sizes = _sizes(read, evenly(len(labels_B), LOOKED_AT).tolist(), name)
     channels = max(found[0] for found in sizes)
     shapes = list(dict.fromkeys(found[1:] for found in sizes))
     if size is None and len(shapes) > 1:
@@ -194,7 +195,9 @@ def refuse_single(classes: Sequence[Any], name: str, hint: str = "") -> None:
         )
 
 
-def _sizes(read: Callable[[list[int]], Sequence[Any]], indices: list[int]) -> list[tuple[int, int, int]]:
+def _sizes(
+    read: Callable[[list[int]], Sequence[Any]], indices: list[int], name: str
+) -> list[tuple[int, int, int]]:
     sizes, errors = {}, []  # a dict keeps the order
     for index in indices:
         try:
@@ -202,5 +205,6 @@ def _sizes(read: Callable[[list[int]], Sequence[Any]], indices: list[int]) -> li
         except UNREADABLE as error:
             errors.append(error)
     if not sizes:
-        raise errors[0]
+        first = f"none of the {len(errors)} that were tried; the first: " if len(errors) > 1 else ""
+        raise ValueError(f"no image of {name} can be read: {first}{errors[0]}") from errors[0]
     return list(sizes)

@@ -169,10 +169,12 @@ def _read(path: Path, split: str | None, images: "_Images", columns: Columns) ->
     splits = _splits(frame, split or "train", path)
     if missing := columns.missing(list(frame)):
         raise _NoLabelsError(missing)
-    named = [columns.file] if columns.file else _chosen(frame, FILE_COLUMNS)
+    known = [column for column in (columns.file, columns.usual_file) if column in frame]
+    named = known[:1] or _chosen(frame, FILE_COLUMNS)
     found = {column: images.find_all(frame[column], splits, path.parent) for column in named}
     file = max(named, key=lambda column: sum(isinstance(f, Path) for f in found[column]), default=None)
-    labels = [columns.label] if columns.label else _chosen(frame, LABEL_COLUMNS)
+    known = [column for column in (columns.label, columns.usual_label) if column in frame]
+    labels = known[:1] or _chosen(frame, LABEL_COLUMNS)
     labels = [column for column in labels if column != file]
     if file is not None and not labels and len(frame) == 2:
         labels = [column for column in frame if column != file]
