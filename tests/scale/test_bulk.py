@@ -280,8 +280,8 @@ def test_parts_are_whole_in_order_and_without_a_row_twice(folder: Path, tmp_path
     again.add(made_up(wanted[::-1]))
     tally = Tally([0, 0])
     tables = [Folder(str(out), kind).read_part(part) for part in range(4)]
-    for table in tables:
-        tally.add(table)
+    for part in range(4):
+        tally.add(Folder(str(out), kind).read_part(part, Tally.COLUMNS))
     assert tally.exits_K == [61, 0]
     assert [table.num_rows for table in tables] == [16, 16, 16, 13]
     whole = pa.concat_tables(tables)

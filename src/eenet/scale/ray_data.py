@@ -123,7 +123,7 @@ def predict(
         parts.open(resume=resume)
         done = parts.done
         for part in done:
-            tally.add(folder.read_part(part))
+            tally.add(folder.read_part(part, Tally.COLUMNS))
     elif not hasattr(inputs, "map_batches"):
         raise ValueError(f"inputs are names of files or a ray.data.Dataset, not {type(inputs).__name__}")
     elif resume or key is not None:
