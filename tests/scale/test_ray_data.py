@@ -86,8 +86,8 @@ def test_a_folder(ray: Any, folder: Path, expected: list[dict[str, Any]], tmp_pa
     assert found.exit_counts == [exits.count(k) for k in range(len(found.exit_counts))]
     costs = [row["relative_cost"] for row in expected if "exit" in row]
     assert found.relative_cost == pytest.approx(np.mean(costs))
-    again = predict(folder, CHECKPOINT, out=tmp_path, rows=100, by="network", resume=True)
-    assert (again.images, again.resumed, again.images_per_second) == (151, 151, None)
+    again = predict(folder, CHECKPOINT, out=tmp_path, rows=100, resume=True)
+    assert (again.images, again.resumed, again.by, again.images_per_second) == (151, 151, None, None)
     assert again.exit_counts == found.exit_counts
 
 

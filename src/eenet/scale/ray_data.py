@@ -31,11 +31,11 @@ class BatchResult(Result):
     """Of these, images that can't be read."""
     resumed: int
     """Of these, rows that were there before."""
-    by: str
-    """`network` or `stage`."""
     workers: int
     seconds: float
     """From the first image that was read to the last answer."""
+    by: str | None = None
+    """`network` or `stage`; none if nothing was left to do."""
     images_per_second: float | None = None
     """Of this run; none if nothing was left to do."""
     exit_counts: list[int] = field(default_factory=list)
@@ -154,7 +154,7 @@ def predict(
         images=tally.images,
         failed=tally.failed,
         resumed=resumed,
-        by=job.by,
+        by=job.by if fresh else None,
         workers=job.workers or cores(),
         seconds=round(seconds, 2),
         images_per_second=round(fresh / seconds, 1) if fresh else None,
