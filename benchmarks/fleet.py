@@ -264,7 +264,20 @@ def _measure(checkpoint: str, by: str, pixels_BCHW: NDArray[np.uint8]) -> Times:
             slope, start = np.polyfit(SIZES, seconds, 1, w=1 / np.array(seconds))
             line.append((max(float(start), 0.0), max(float(slope), 0.0)))
     run, hop = (tuple(zip(*line, strict=True)) for line in lines)
-    return Times(run[0], run[1], hop[0], hop[1])
+    times = Times(run[0], run[1], hop[0], hop[1])
+    if by == "stage":
+        return times
+    # in one go the network runs as one graph: its segments keep their shares of what that takes
+    whole = Predictor(network, threads=1)
+    batch = pixels_BCHW[: SIZES[-1]]
+    exits_B = whole.run(batch).exits_B
+    apart = sum(times.seconds(k, n) for k in range(len(segments)) if (n := int(np.sum(exits_B >= k))))
+    share = _median(lambda: whole.run(batch)) / apart
+    return replace(times, batch_K=_times(share, times.batch_K), image_K=_times(share, times.image_K))
+
+
+def _times(factor: float, values: Sequence[float]) -> list[float]:
+    return [factor * value for value in values]
 
 
 def _at(backend: Backend, stay: ExitPolicy, segment: int, pixels_BCHW: NDArray[np.uint8]) -> Carried:
@@ -276,12 +289,14 @@ def _at(backend: Backend, stay: ExitPolicy, segment: int, pixels_BCHW: NDArray[n
 
 
 def _handed_on(features: NDArray[Any]) -> None:
-    """As through an object store: copied in, and read there."""
+    """As through an object store: copied in, read there, and joined with others to a batch."""
     sink = pa.BufferOutputStream()
     table = pa.table({FEATURES: tensor(features)})
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    array(pa.ipc.open_stream(sink.getvalue()).read_all()[FEATURES]).sum()
+    read = pa.ipc.open_stream(sink.getvalue()).read_all()
+    parts = [read.slice(0, len(features) // 2), read.slice(len(features) // 2)]
+    array(pa.concat_tables(parts)[FEATURES]).sum()
 
 
 def _median(run: Callable[[], Any]) -> float:
