@@ -11,10 +11,12 @@ import heapq
 import itertools
 import os
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -262,7 +264,20 @@ def _measure(checkpoint: str, by: str, pixels_BCHW: NDArray[np.uint8]) -> Times:
             slope, start = np.polyfit(SIZES, seconds, 1, w=1 / np.array(seconds))
             line.append((max(float(start), 0.0), max(float(slope), 0.0)))
     run, hop = (tuple(zip(*line, strict=True)) for line in lines)
-    return Times(run[0], run[1], hop[0], hop[1])
+    times = Times(run[0], run[1], hop[0], hop[1])
+    if by == "stage":
+        return times
+    # in one go the network runs as one graph: its segments keep their shares of what that takes
+    whole = Predictor(network, threads=1)
+    batch = pixels_BCHW[: SIZES[-1]]
+    exits_B = whole.run(batch).exits_B
+    apart = sum(times.seconds(k, n) for k in range(len(segments)) if (n := int(np.sum(exits_B >= k))))
+    share = _median(lambda: whole.run(batch)) / apart
+    return replace(times, batch_K=_times(share, times.batch_K), image_K=_times(share, times.image_K))
+
+
+def _times(factor: float, values: Sequence[float]) -> list[float]:
+    return [factor * value for value in values]
 
 
 def _at(backend: Backend, stay: ExitPolicy, segment: int, pixels_BCHW: NDArray[np.uint8]) -> Carried:
@@ -274,52 +289,85 @@ def _at(backend: Backend, stay: ExitPolicy, segment: int, pixels_BCHW: NDArray[n
 
 
 def _handed_on(features: NDArray[Any]) -> None:
-    """As through an object store: copied in, and read there."""
+    """As through an object store: copied in, read there, and joined with others to a batch."""
     sink = pa.BufferOutputStream()
     table = pa.table({FEATURES: tensor(features)})
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    array(pa.ipc.open_stream(sink.getvalue()).read_all()[FEATURES]).sum()
+    read = pa.ipc.open_stream(sink.getvalue()).read_all()
+    parts = [read.slice(0, len(features) // 2), read.slice(len(features) // 2)]
+    array(pa.concat_tables(parts)[FEATURES]).sum()
 
 
 def _median(run: Callable[[], Any]) -> float:
     found = []
     for _ in range(REPEATS + 1):
-        start = time.perf_counter()
+        start = time.process_time()
         run()
-        found.append(time.perf_counter() - start)
+        found.append(time.process_time() - start)
     return median(found[1:])
 
 
-def validate(checkpoint: str, ways: Mapping[str, Times], file: Path) -> Iterator[dict[str, Any]]:
-    """Two workers for real, on half of the images and on all: the difference has no start in it."""
-    whole = parquet.read_table(file)
-    with tempfile.TemporaryDirectory() as directory, session(cpus=2):
+def validate(checkpoint: str, ways: Mapping[str, Times], file: Path, count: int) -> Iterator[dict[str, Any]]:
+    """Two workers for real, on a third of the images and on all: the difference has no start in it.
+
+    What is compared is the time of processors, which other programs on the machine hardly change.
+    """
+    whole = parquet.read_table(file).slice(0, count)
+    with tempfile.TemporaryDirectory() as directory:
         for by, times in ways.items():
-            runs = []
-            for part in (2, 1):
+            runs, spent, work, batches = [], [], [], 0.0
+            for part in (3, 1):
                 given, out = (Path(directory) / f"{by}-{part}{end}" for end in (".parquet", ""))
                 parquet.write_table(whole.slice(0, whole.num_rows // part), given, row_group_size=1000)
-                runs.append(predict(given, checkpoint, out=out, by=by, workers=2))
-            half, all_ = runs
-            exits_B = np.repeat(np.arange(len(all_.exit_counts)), all_.exit_counts)
-            exits_B = np.random.default_rng(0).permutation(exits_B)
-            batch = {"network": BATCH, "stage": STAGE_BATCH}[by]
-            shares_K = np.array(all_.exit_counts) / all_.images
-            pools = [2] if by == "network" else sized(times, shares_K, 2, batch)
-            found = simulate(times, exits_B, np.zeros(len(exits_B)), pools, batch)
-            # a processor isn't bound to a pool: the work counts, not whose it is
-            simulated = len(exits_B) / (found.busy / 2)
-            real = (all_.images - half.images) / (all_.seconds - half.seconds)
+                with session(cpus=2), processor_seconds("ray::Map", "ray::IDLE") as seconds:
+                    found = predict(given, checkpoint, out=out, by=by, workers=2)
+                runs.append(found)
+                spent.append(sum(seconds.values()))
+                exits_B = np.repeat(np.arange(len(found.exit_counts)), found.exit_counts)
+                exits_B = np.random.default_rng(0).permutation(exits_B)
+                batch = {"network": BATCH, "stage": STAGE_BATCH}[by]
+                shares_K = np.array(found.exit_counts) / found.images
+                pools = [2] if by == "network" else sized(times, shares_K, 2, batch)
+                simulated = simulate(times, exits_B, np.zeros(len(exits_B)), pools, batch)
+                work.append(simulated.busy)
+                batches = _mean(simulated.batches_K[-1])
+            third, all_ = runs
+            real, planned = (1e3 * (b - a) / (all_.images - third.images) for a, b in (spent, work))
             yield {
                 "by": by,
                 "images": all_.images,
-                "images a second, real": round(real),
-                "simulated": round(simulated),
-                "simulated / real": round(simulated / real, 3),
+                "processor ms an image, real": round(real, 3),
+                "simulated": round(planned, 3),
+                "simulated / real": round(planned / real, 3),
                 "last batch, real": all_.last_batch,
-                "last batch, simulated": _mean(found.batches_K[-1]),
+                "last batch, simulated": batches,
             }
+
+
+@contextmanager
+def processor_seconds(*titles: str) -> Iterator[dict[int, float]]:
+    """What processes take meanwhile whose command lines begin with one of these, by process id."""
+    seen, over, tick = dict[int, float](), threading.Event(), os.sysconf("SC_CLK_TCK")
+
+    def look() -> None:
+        while not over.wait(0.05):
+            for process in Path("/proc").glob("[0-9]*"):
+                try:
+                    title = (process / "cmdline").read_text()
+                    if title.startswith(titles):
+                        user, system = (process / "stat").read_text().rpartition(")")[2].split()[11:13]
+                        seen[int(process.name)] = (int(user) + int(system)) / tick
+                except OSError:
+                    continue
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
 
 
 def main(
@@ -330,6 +378,7 @@ def main(
     batch_size: int = 64,
     load: float = 0.6,
     most: int = 200_000,
+    validated: int = 12_000,
 ) -> None:
     """Measure, then validate and plan.
 
@@ -341,6 +390,7 @@ def main(
         batch_size: of machines in a fleet.
         load: of the lower capacity, in bursts.
         most: images that are simulated.
+        validated: images that are also run for real.
     """
     network = open_network(checkpoint)
     size = network.config.input_size
@@ -351,7 +401,7 @@ def main(
     rows: dict[str, list[dict[str, Any]]] = {}
     if "validate" in parts:
         reading = {by: replace(times, read=read) for by, times in measured.items()}
-        rows["validate"] = list(validate(checkpoint, reading, file))
+        rows["validate"] = list(validate(checkpoint, reading, file, validated))
     if "plan" in parts:
         found = Predictor(network).run(pixels_BCHW).exits_B
         shares_K = np.bincount(found, minlength=network.num_exits + 1) / len(found)

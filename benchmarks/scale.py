@@ -8,8 +8,8 @@
   by stage.
 - `serve`: Ray Serve with two replicas against `eenet serve`, in turn, 16 clients that wait for their answers.
 
-Ray's start isn't counted, that of its actors is, and that of the two processes too. Writes
-benchmarks/results/scale-….csv.
+Processor time is told beside that of the clock, because other programs on the machine hardly change it.
+Writes benchmarks/results/scale-….csv.
 """
 
 import io
@@ -33,6 +33,7 @@ import pyarrow as pa
 import results
 import tritonclient.http as triton
 import tyro
+from fleet import processor_seconds
 from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import parquet
@@ -76,49 +77,64 @@ def main(
 
 
 def bulk(count: int, repeats: int) -> Iterator[dict[str, Any]]:
-    """The same images either way, a turn each."""
+    """The same images either way, a turn each; a third of them too, so that the start can be taken off."""
     files = sorted((Path(os.environ["EENET_DATA"]) / "cifar10").glob("train*.parquet"))
-    with tempfile.TemporaryDirectory() as directory, session(cpus=2):
-        given, home = Path(directory) / "images.parquet", Path(directory)
-        table = pa.concat_tables([parquet.read_table(file) for file in files])
-        table = table.rename_columns(["image", *table.column_names[1:]]).slice(0, count)
-        parquet.write_table(table, given, row_group_size=1000)
-        rates: dict[str, list[float]] = {"Ray": [], "by hand": []}
-        memory: dict[str, float] = {}
+    tables = [parquet.read_table(file) for file in files]
+    whole = pa.concat_tables([table.rename_columns(["image", "label"]) for table in tables]).slice(0, count)
+    seconds: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    memory, same = dict.fromkeys(("Ray", "by hand"), 0.0), True
+    with tempfile.TemporaryDirectory() as directory:
         for turn in range(repeats):
-            with peak(lambda name: name.startswith("ray::")) as seen:
-                found = predict(given, CHECKPOINT, out=home / f"ray-{turn}", by="network", workers=2)
-            rates["Ray"].append(table.num_rows / found.seconds)
-            memory["Ray"] = max(seen)
-            start = time.perf_counter()
-            by_hand(given, home, turn, table.num_rows)
-            rates["by hand"].append(table.num_rows / (time.perf_counter() - start))
-            memory["by hand"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-        rows = _read(sorted((home / "ray-0").glob("part-*")))
-        others = _read([home / f"hand-0-{k}.parquet" for k in (0, 1)])
-        same = sum(rows[name] == others[name] for name in ("label", "exit"))
-        ratios = [ray / hand for ray, hand in zip(rates["Ray"], rates["by hand"], strict=True)]
-        for name, values in rates.items():
-            yield {
-                "way": name,
-                "images": table.num_rows,
-                "images a second": round(median(values)),
-                "Ray / by hand": round(median(ratios), 3) if name == "Ray" else "",
-                "from": round(min(ratios), 3) if name == "Ray" else "",
-                "to": round(max(ratios), 3) if name == "Ray" else "",
-                "equal": same == 2,
-                "MB of a process, at most": round(memory[name]),
-            }
+            for images in (count // 3, count):
+                home = Path(directory) / f"{turn}-{images}"
+                home.mkdir()
+                parquet.write_table(whole.slice(0, images), home / "images.parquet", row_group_size=1000)
+                spent, took, most = _ray(home)
+                seconds.setdefault(("Ray", images), []).append((spent, took))
+                memory["Ray"] = max(memory["Ray"], most)
+                spent, took = by_hand(home, images)
+                seconds.setdefault(("by hand", images), []).append((spent, took))
+                memory["by hand"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+                hands = _read([home / f"hand-{k}.parquet" for k in (0, 1)])
+                same = same and _read(sorted((home / "ray").glob("part-*"))) == hands
+    for way, most in memory.items():
+        few, all_ = (np.median(seconds[way, images], 0) for images in (count // 3, count))
+        yield {
+            "way": way,
+            "images": count,
+            "images a second": round(count / all_[1]),
+            "processor ms an image, without the start": round(
+                1e3 * (all_[0] - few[0]) / (count - count // 3), 3
+            ),
+            "processor s of the start": round(few[0] - (all_[0] - few[0]) / 2, 1),
+            "equal rows": same,
+            "MB of a process, at most": round(most),
+        }
 
 
-def by_hand(given: Path, home: Path, turn: int, count: int) -> None:
-    half = count // 2
-    spans = [(0, half), (half, count - half)]
-    running = []
-    for k, (first, size) in enumerate(spans):
-        words = [given, home / f"hand-{turn}-{k}.parquet", str(first), str(size), CHECKPOINT]
+def _ray(home: Path) -> tuple[float, float, float]:
+    """Seconds of processors, of the clock, and the memory of the largest worker."""
+    own = time.process_time()
+    with (
+        session(cpus=2),
+        processor_seconds("ray::Map", "ray::IDLE") as spent,
+        peak(lambda name: name.startswith("ray::")) as seen,
+    ):
+        found = predict(home / "images.parquet", CHECKPOINT, out=home / "ray", by="network", workers=2)
+    return sum(spent.values()) + time.process_time() - own, found.seconds, max(seen)
+
+
+def by_hand(home: Path, count: int) -> tuple[float, float]:
+    """Two processes at once, each with half: seconds of processors and of the clock."""
+    half, running = count // 2, []
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    for k, (first, size) in enumerate([(0, half), (half, count - half)]):
+        words = [home / "images.parquet", home / f"hand-{k}.parquet", str(first), str(size), CHECKPOINT]
         running.append(subprocess.Popen([sys.executable, "-c", BY_HAND, *words]))
     assert [process.wait() for process in running] == [0, 0]
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return spent, time.perf_counter() - start
 
 
 def _read(files: list[Path]) -> dict[str, list[Any]]:
@@ -151,7 +167,7 @@ def peak(chosen: Callable[[str], bool]) -> Iterator[list[float]]:
         thread.join()
 
 
-def stages(count: int = 768) -> Iterator[dict[str, Any]]:
+def stages(count: int = 512) -> Iterator[dict[str, Any]]:
     """Three exits; 45, 20 and 10 % leave at them, 25 % come to the last segment."""
     network, pixels = random_network("resnet50", 3, 224, 1000), noise(64)
     policy = policy_for_shares(network, pixels, (0.45, 0.2, 0.1))

@@ -24,6 +24,7 @@ from eenet.scale.bulk.inputs import list_inputs
 from eenet.scale.bulk.operators import OneSegment, WholeNetwork
 from eenet.scale.bulk.pipeline import shared_out
 from eenet.scale.bulk.tables import PIXELS, UNREADABLE, array
+from eenet.scale.session import session
 from eenet.scale.shipping import How, fingerprint, packed, unpacked
 
 CHECKPOINT = "digits-eenet8"
@@ -92,6 +93,19 @@ def test_answers_in_the_folder_are_no_images(table: Path, tmp_path: Path) -> Non
     assert list_inputs(f"file://{whole}", without=f"file://{whole}/answers").count == before.count
     with pytest.raises(FileNotFoundError, match="beside the answers"):
         list_inputs(whole / "answers", without=str(whole / "answers"))
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "said"),
+    [
+        ("127.0.0.1:1", OSError, "no Ray at 127.0.0.1:1: .*refused"),
+        ("here", ValueError, "isn't HOST:PORT or auto"),
+        ("127.0.0.1:70000", OSError, "no Ray at"),
+    ],
+)
+def test_where_no_ray_is(address: str, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said), session(address):
+        pass
 
 
 def test_addresses_are_listed_by_arrow(folder: Path, table: Path) -> None:
@@ -266,8 +280,8 @@ def test_parts_are_whole_in_order_and_without_a_row_twice(folder: Path, tmp_path
     again.add(made_up(wanted[::-1]))
     tally = Tally([0, 0])
     tables = [Folder(str(out), kind).read_part(part) for part in range(4)]
-    for table in tables:
-        tally.add(table)
+    for part in range(4):
+        tally.add(Folder(str(out), kind).read_part(part, Tally.COLUMNS))
     assert tally.exits_K == [61, 0]
     assert [table.num_rows for table in tables] == [16, 16, 16, 13]
     whole = pa.concat_tables(tables)

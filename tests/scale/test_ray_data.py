@@ -18,6 +18,7 @@ from light import HEAVY, run_light
 from PIL import Image
 from pyarrow import parquet
 from ray.data.expressions import col
+from ray_cases import actors, raylet_of
 
 import eenet
 from eenet.cli import main
@@ -85,8 +86,8 @@ def test_a_folder(ray: Any, folder: Path, expected: list[dict[str, Any]], tmp_pa
     assert found.exit_counts == [exits.count(k) for k in range(len(found.exit_counts))]
     costs = [row["relative_cost"] for row in expected if "exit" in row]
     assert found.relative_cost == pytest.approx(np.mean(costs))
-    again = predict(folder, CHECKPOINT, out=tmp_path, rows=100, by="network", resume=True)
-    assert (again.images, again.resumed, again.images_per_second) == (151, 151, None)
+    again = predict(folder, CHECKPOINT, out=tmp_path, rows=100, resume=True)
+    assert (again.images, again.resumed, again.by, again.images_per_second) == (151, 151, None, None)
     assert again.exit_counts == found.exit_counts
 
 
@@ -140,6 +141,10 @@ def test_a_dataset(ray: Any, folder: Path, expected: list[dict[str, Any]], tmp_p
         predict(given, CHECKPOINT, out=tmp_path, resume=True)
     with pytest.raises(FileExistsError, match="is not empty"):
         predict(given, CHECKPOINT, out=tmp_path)
+    with pytest.raises(ValueError, match=r"^the Dataset has no column 'picture'; it has name, image$"):
+        predict(given, CHECKPOINT, out=tmp_path / "other", column="picture", by="network")
+    with pytest.raises(ValueError, match=r"names of files or a ray.data.Dataset, not int"):
+        predict(3, CHECKPOINT, out=tmp_path / "other")
 
 
 def test_no_torch_is_needed(ray: Any, folder: Path, tmp_path: Path) -> None:
@@ -154,31 +159,19 @@ def test_no_torch_is_needed(ray: Any, folder: Path, tmp_path: Path) -> None:
     assert run_light(code, *words, lacking=lacking).splitlines()[-1] == "1 []"
 
 
-def workers() -> list[int]:
-    """Actors of the Ray that this process started, by process id."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            name = (process / "cmdline").read_text()
-        except OSError:
-            continue
-        if name.startswith("ray::MapWorker(MapBatches(WholeNetwork)"):
-            found.append(int(process.name))
-    return found
-
-
 def test_a_killed_worker_loses_nothing(
-    ray: Any,  # noqa: ARG001
+    ray: Any,
     table: Path,
     expected: list[dict[str, Any]],
     tmp_path: Path,
 ) -> None:
     """Killed when it has begun; Ray makes a new one and hands the table out again."""
-    before, killed = set(workers()), list[int]()
+    raylet, name = raylet_of(ray), "MapWorker(MapBatches(WholeNetwork)"
+    before, killed = actors(raylet, name), list[int]()
 
     def kill() -> None:
         while not killed:
-            if (tmp_path / "out/part-000000.parquet").exists() and (fresh := set(workers()) - before):
+            if (tmp_path / "out/part-000000.parquet").exists() and (fresh := actors(raylet, name) - before):
                 killed.append(fresh.pop())
                 os.kill(killed[0], signal.SIGKILL)
             time.sleep(0.005)

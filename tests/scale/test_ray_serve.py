@@ -16,9 +16,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import ray
 import tritonclient.http as triton
 import yaml
 from ray.exceptions import RayActorError
+from ray_cases import actors, raylet_of
 
 from eenet import ExitPolicy, Prediction, Predictor, data
 from eenet.runtime import Answers, EngineClosedError
@@ -100,23 +102,11 @@ def test_answers_are_those_of_the_predictor(
     assert (load.status_code, "serve deploy" in load.json()["error"]) == (501, True)
 
 
-def replicas() -> set[int]:
-    """Process ids of servers."""
-    found = set()
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            name = (process / "cmdline").read_text()
-        except OSError:
-            continue
-        if name.startswith("ray::ServeReplica:eenet:server"):
-            found.add(int(process.name))
-    return found
-
-
 def test_a_killed_replica_loses_no_request_that_is_sent_again(
     serve: Any, pixels: Any, expected: list[Prediction]
 ) -> None:
-    before = replicas()
+    raylet, name = raylet_of(ray), "ServeReplica:eenet:server"
+    before = actors(raylet, name)
     address = run(serve, min_replicas=2, max_replicas=2)
     right, again = list[bool](), list[int]()
 
@@ -142,8 +132,8 @@ def test_a_killed_replica_loses_no_request_that_is_sent_again(
         client.start()
     while len(right) < 20:
         time.sleep(0.01)
-    fresh = replicas() - before
-    os.kill((fresh or replicas()).pop(), signal.SIGKILL)
+    fresh = actors(raylet, name) - before
+    os.kill((fresh or actors(raylet, name)).pop(), signal.SIGKILL)
     for client in clients:
         client.join()
     assert len(right) == 120

@@ -25,7 +25,7 @@ out.with_suffix(".pid").write_text(str(os.getpid()))
 size = (32, 32)
 images = {split: data.load("digits", split, size=size).subset(range(130)) for split in data.SPLITS}
 settings = {"num_exits": 1, "head": "pool", "precision": "fp32", "batch_size": 24, "save_every": 0.0}
-config = eenet.TrainConfig("digits", "test_convnext", budget=0.9, epochs=3, **settings)
+config = eenet.TrainConfig("digits", "test_convnext", budget=0.9, epochs=5, **settings)
 print(eenet.train(config, out, images=images, resume=resume).num_examples)
 """  # neither backbone nor heads have a BatchNorm; 130 images don't fill the last batch of 24
 

@@ -1,6 +1,7 @@
 """Many images on Ray Data: decoded, classified by actors, written in parts; resumed after any stop."""
 
 import logging
+import re
 import sys
 import time
 import warnings
@@ -30,11 +31,11 @@ class BatchResult(Result):
     """Of these, images that can't be read."""
     resumed: int
     """Of these, rows that were there before."""
-    by: str
-    """`network` or `stage`."""
     workers: int
     seconds: float
     """From the first image that was read to the last answer."""
+    by: str | None = None
+    """`network` or `stage`; none if nothing was left to do."""
     images_per_second: float | None = None
     """Of this run; none if nothing was left to do."""
     exit_counts: list[int] = field(default_factory=list)
@@ -97,7 +98,8 @@ def predict(
         resume: make the parts that are missing in `out`.
 
     Raises:
-        FileNotFoundError, ValueError: the checkpoint or the inputs can't be read, or options don't fit.
+        FileNotFoundError, ValueError: the checkpoint or the inputs can't be read, options don't fit, or the
+            network gives NaN.
         FileExistsError: `out` isn't empty, and `resume` isn't given.
         OSError: there is no Ray at this address, or `out` can't be written.
     """
@@ -121,14 +123,16 @@ def predict(
         parts.open(resume=resume)
         done = parts.done
         for part in done:
-            tally.add(folder.read_part(part))
+            tally.add(folder.read_part(part, Tally.COLUMNS))
+    elif not hasattr(inputs, "map_batches"):
+        raise ValueError(f"inputs are names of files or a ray.data.Dataset, not {type(inputs).__name__}")
     elif resume or key is not None:
         raise ValueError("resume and key are for files; of a Dataset all columns are kept")
     else:
         parts = Arrivals(folder, rows)
     resumed, start = tally.images, time.perf_counter()
     if listed is None or resumed < listed.count:
-        with session(address, cpus=max(workers or 0, cores())) as ray, _quiet(data):
+        with session(address, cpus=max(workers or 0, cores())) as ray, _quiet(data), _in_a_line(ray):
             if listed is not None:
                 pixels = decoded(data, listed, Unfinished(rows, done), job.input_size)
                 found = job.run(ray, data, pixels, lambda: first_pixels(listed, job.input_size))
@@ -150,7 +154,7 @@ def predict(
         images=tally.images,
         failed=tally.failed,
         resumed=resumed,
-        by=job.by,
+        by=job.by if fresh else None,
         workers=job.workers or cores(),
         seconds=round(seconds, 2),
         images_per_second=round(fresh / seconds, 1) if fresh else None,
@@ -203,7 +207,7 @@ def _quiet(data: Any) -> Iterator[None]:
     context, log = data.DataContext.get_current(), logging.getLogger("ray.data")
     before, level = context.enable_progress_bars, log.level
     context.enable_progress_bars = sys.stderr.isatty()
-    log.setLevel(logging.ERROR)
+    log.setLevel(logging.CRITICAL)  # errors are raised too
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The minimum number of concurrent actors", UserWarning)
@@ -211,6 +215,18 @@ def _quiet(data: Any) -> Iterator[None]:
     finally:
         context.enable_progress_bars = before
         log.setLevel(level)
+
+
+@contextmanager
+def _in_a_line(ray: Any) -> Iterator[None]:
+    """What workers say of wrong input, without the way it came; Ray hands on its text alone."""
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        said = re.findall(r"^(?:ValueError|OSError|FileNotFoundError): (.+)$", str(error), re.MULTILINE)
+        if not said:
+            raise
+        raise ValueError(said[0]) from error
 
 
 @contextmanager

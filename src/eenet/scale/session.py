@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 from eenet.common import cores, require
 
 PURPOSE = "work on many machines"
+REACHED_SECONDS = 10
 
 
 def ray_library() -> Any:
@@ -58,6 +60,8 @@ def session(address: str | None = None, *, cpus: int | None = None) -> Iterator[
     if address is None:
         os.environ.setdefault("RAY_worker_niceness", "0")  # by default Ray's workers give way to all else
         options |= {"num_cpus": cpus or cores(), "include_dashboard": False}
+    elif address != "auto":
+        _check_reachable(address)
     try:
         ray.init(address=address or "local", **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -67,3 +71,14 @@ def session(address: str | None = None, *, cpus: int | None = None) -> Iterator[
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"the address {address} isn't HOST:PORT or auto")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACHED_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise OSError(f"no Ray at {address}: {error}") from error

@@ -19,6 +19,8 @@ from eenet.networks import (
 )
 from eenet.policies import ExitPolicy
 
+PLAIN = ("CPUExecutionProvider",)
+"""Named, so that features are in no layout of a processor's own: the next segment may run on another."""
 Files = dict[str, bytes]
 """What lies in a checkpoint's directory, as far as running it needs it."""
 

@@ -26,10 +26,9 @@ from eenet.runtime import (
     part,
     segments_of,
 )
+from eenet.scale.shipping import PLAIN
 from eenet.serving import served_policy
 
-PLAIN = ("CPUExecutionProvider",)
-"""Named, so that features are in no layout of a processor's own: the next segment may run on another."""
 WAIT_SECONDS = 0.002  # of a batch for others
 TRIES = 3  # of a request whose replica dies
 

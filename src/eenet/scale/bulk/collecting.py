@@ -1,8 +1,9 @@
 """Answers, as they come, → a folder of parts in input order; a part that is there is whole, and stays."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +35,9 @@ class Unfinished:
 @dataclass
 class Tally:
     """What was answered."""
+
+    COLUMNS: ClassVar = ("exit", "relative_cost")
+    """Of answers, that it looks at."""
 
     exits_K: list[int]
     failed: int = 0
@@ -84,13 +88,15 @@ class Folder:
     def part_name(self, part: int) -> str:
         return f"part-{part:06}.{self._kind}"
 
-    def read_part(self, part: int) -> Any:
-        """A part that is there."""
+    def read_part(self, part: int, columns: Sequence[str] | None = None) -> Any:
+        """A part that is there; of all columns, or some."""
+        columns = None if columns is None else list(columns)
         with self._filesystem.open_input_file(f"{self._path}/{self.part_name(part)}") as file:
             if self._kind == "parquet":
-                return parquet.read_table(file)
+                return parquet.read_table(file, columns=columns)
             kinds = {"exit": pa.int16(), "relative_cost": pa.float32()}
-            return csv.read_csv(file, convert_options=csv.ConvertOptions(column_types=kinds))
+            options = csv.ConvertOptions(column_types=kinds, include_columns=columns)
+            return csv.read_csv(file, convert_options=options)
 
     def write_part(self, part: int, table: Any) -> None:
         sink = pa.BufferOutputStream()

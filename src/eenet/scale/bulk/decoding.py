@@ -82,6 +82,9 @@ class Cells:
 
     def table(self, given: Any) -> Any:
         """The other columns, with pixels."""
+        if self._column not in given.column_names:
+            there = ", ".join(given.column_names)
+            raise ValueError(f"the Dataset has no column {self._column!r}; it has {there}")
         images = [_content(cell) for cell in given[self._column].to_pylist()]
         return with_pixels(given.drop_columns([self._column]), images, self._size)
 

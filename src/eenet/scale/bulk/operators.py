@@ -30,10 +30,7 @@ from eenet.scale.bulk.tables import (
     tensor,
     to_bytes,
 )
-from eenet.scale.shipping import Files, How, unpacked
-
-PLAIN = ("CPUExecutionProvider",)
-"""Named, so that features are in no layout of a processor's own: the next segment may run on another."""
+from eenet.scale.shipping import PLAIN, Files, How, unpacked
 
 
 class _Answering:
