@@ -10,7 +10,8 @@
 Every verb of the command line is a function here, with the same name and the same inputs. Where a verb takes
 a checkpoint, the function also takes a network in memory: `train` (`train_seeds`), `evaluate` (`eenet eval`),
 `predict`, `batch`, `calibrate`, `bench`, `export`, `report`, `sweep`, `optimize`, `serve`, `info`,
-`list_names` (`eenet list`). What they return prints as a table, and has `to_dict`, which is what `--json` prints.
+`list_names` (`eenet list`). What they return prints as a table, and has `to_dict`, which is what `--json`
+prints.
 
 Records are what every exit said about every image: `collect` a network's, then `evaluate(records, policy)`
 as often as you like, `records.to_numpy()`, `records.to_pandas()`, `policies.fit(records, budget)`. Parts of
