@@ -62,8 +62,8 @@ def sweep(config: TrainConfig, objectives: tuple[str, ...], weights: tuple[float
             changed = replace(config, objective=objective, cost_weight=weight, head="pool")
             with tempfile.TemporaryDirectory() as out:
                 measured = train(changed, Path(out) / "run")
-                assert measured
-                yield described(objective, f"λ = {weight}", measured)
+                assert isinstance(measured.evaluation, Evaluation)
+                yield described(objective, f"λ = {weight}", measured.evaluation)
 
 
 def dial(config: TrainConfig) -> Iterator[dict]:

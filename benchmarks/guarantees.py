@@ -125,7 +125,7 @@ def halved(paths: Sequence[Path], halvings: int) -> list[dict[str, Any]]:
             order = np.random.default_rng(seed).permutation(len(found))
             pairs.append([found.subset(half) for half in (order[::2], order[1::2])])
         for budget in BUDGETS:
-            measured = [measure(b, policy_for_budget(a, budget)) for a, b in pairs]
+            measured: list[Any] = [measure(b, policy_for_budget(a, budget)) for a, b in pairs]
             cost = mean(m.relative_cost for m in measured)
             rows.append(_row(path, "budget", budget, measured, cost - budget))
         for drop in DROPS:

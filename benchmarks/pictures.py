@@ -75,9 +75,9 @@ def _text(
 
 def by_exit() -> Image.Image:
     """A row for each exit: the first test images that leave there."""
-    images = load(DATA, "test").subset(range(SHOWN))
+    pixels_BCHW = np.asarray(load(DATA, "test").pixels(list(range(SHOWN))))
     with eenet.Predictor(NETWORK, budget=0.4) as predictor:
-        exits_B = predictor.run(np.asarray(images.pixels_BCHW)).exits_B
+        exits_B = predictor.run(pixels_BCHW).exits_B
     rows, scale, left = int(exits_B.max()) + 1, 2, 190
     sheet = Image.new("RGB", (left + A_ROW * (SIDE * scale + 6), rows * (SIDE * scale + 12)), "#ffffff")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(20)
@@ -86,7 +86,7 @@ def by_exit() -> Image.Image:
         name = "final exit" if k == rows - 1 else f"exit {k}"
         draw.text((8, k * (SIDE * scale + 12) + 20), f"{name}: {len(here) / SHOWN:.0%}", COLOURS[k], font)
         for column, i in enumerate(here[:A_ROW].tolist()):
-            picture = Image.fromarray(np.asarray(images.pixels_BCHW[i]).transpose(1, 2, 0))
+            picture = Image.fromarray(pixels_BCHW[i].transpose(1, 2, 0))
             place = (left + column * (SIDE * scale + 6), k * (SIDE * scale + 12) + 4)
             sheet.paste(picture.resize((SIDE * scale, SIDE * scale), Image.Resampling.NEAREST), place)
     return sheet

@@ -686,8 +686,9 @@ def test_no_room_is_said_at_once(pixels: Any) -> None:
     models = Models(named_checkpoints([NAME]), options, metrics)
     model, body = models[NAME], json.dumps(GOOD).encode()
     held = threading.Event()
-    run = model.engine._backend.run
-    model.engine._backend.run = lambda *given: (held.wait(20), run(*given))[1]  # pyright: ignore
+    engine: Any = model.engine
+    run = engine._backend.run
+    engine._backend.run = lambda *given: (held.wait(20), run(*given))[1]
     inside = [model.engine.submit(pixels[i : i + 1]) for i in range(8)]
     with TestClient(create_app(models, metrics)) as client:
         answer = client.post(INFER, content=body)
@@ -705,7 +706,8 @@ def test_a_failing_network_is_an_internal_error(caplog: pytest.LogCaptureFixture
     """JSON with status 500 on either way to an endpoint; the log has the reason; it goes on serving."""
     metrics = Metrics()
     models = Models(named_checkpoints([NAME]), ServeOptions(backend="torch"), metrics)
-    backend: Any = models[NAME].engine._backend
+    engine: Any = models[NAME].engine
+    backend = engine._backend
     run, image = backend.run, io.BytesIO()
     Image.new("L", (8, 8)).save(image, "PNG")
     with TestClient(create_app(models, metrics), raise_server_exceptions=False) as client:
@@ -731,8 +733,9 @@ def test_gives_way_under_load_down_to_the_floor(pixels: Any) -> None:
     dearest = model.setting()
     assert dearest.name == "own"
     held = threading.Event()
-    run = model.engine._backend.run
-    model.engine._backend.run = lambda *given: (held.wait(20), run(*given))[1]  # pyright: ignore
+    engine: Any = model.engine
+    run = engine._backend.run
+    engine._backend.run = lambda *given: (held.wait(20), run(*given))[1]
     future = model.engine.submit(pixels[:30])
     seen = []
     for _ in range(8):

@@ -117,6 +117,7 @@ def pruned(
     with working("pruning"):
         positions = _positions(module, shape)
         found: list[tuple[float, int, nn.Module]] = []
+        share, unit, made = 1.0, 1, module
         for unit in ROUND_TO if round_to is None else (round_to,):
             found += _searched(module, keep, shape, positions, how, unit)
             share, unit, made = min(found, key=lambda each: abs(each[0] - keep))

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from eenet.common import progress, say
-from eenet.data import GIVEN_IMAGES, Images, data_options
+from eenet.data import GIVEN_IMAGES, Images, MaskedImages, data_options
 from eenet.networks import Config, Network, open_network
 from eenet.policies import AnyRecords, ExitPolicy
 from eenet.tasks import measure, task_of
@@ -12,7 +12,7 @@ from eenet.tasks import measure, task_of
 
 def collect(
     network: Network,
-    images: Images,
+    images: Images | MaskedImages,
     *,
     batch_size: int = 256,
     show_progress: bool = False,
@@ -36,7 +36,7 @@ def collect(
         return task_of(network.config.task).collect(network, images, batch_size, advance)
 
 
-def check_fit(config: Config, images: Images) -> None:
+def check_fit(config: Config, images: Images | MaskedImages) -> None:
     """Whether images and labels are what the network was made for, else a `ValueError`."""
     task = task_of(config.task)
     if images.task != task.name:

@@ -1,7 +1,7 @@
 """The one door to deciding: records of held-out images → everything a checkpoint keeps about leaving."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from eenet.policies.budget import policies_for_budgets, policy_by_rule
 from eenet.policies.policy import ExitPolicy
@@ -24,9 +24,9 @@ class Fitted:
     """For others, such as "0.500"."""
     ensemble: list[list[list[float]]] | None
     """How exits answer together; none: each alone."""
-    gates: "list[nn.Module]"
+    gates: list[Any]
     """One for each early exit; none where the gates are not fitted but trained."""
-    records: AnyRecords
+    records: Any
     """Those it was fitted on, with the joined answers and the confidences that follow."""
 
 

@@ -151,7 +151,7 @@ def train(
     else:
         start = start or start_of(config, module)
         network = build(config, images["train"], start)
-    pruning = network.config.provenance.get("pruning")
+    pruning: Any = network.config.provenance.get("pruning")
     if first and config.prune is not None:
         say(str(Pruning(**pruning)))
     if start is not None:
