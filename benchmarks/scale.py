@@ -3,7 +3,7 @@
     EENET_DATA=... python benchmarks/scale.py [--parts bulk stages serve]
 
 - `bulk`: `eenet batch` with two workers against two processes of `eenet.Predictor`, each with half of the
-  images and one thread, in turn; the same rows; memory of both.
+  images and one thread, in turn; the same rows.
 - `stages`: a ResNet-50 of random weights, a quarter of whose images comes to its last segment, by network and
   by stage.
 - `serve`: Ray Serve with two replicas against `eenet serve`, in turn, 16 clients that wait for their answers.
@@ -94,7 +94,6 @@ def bulk(count: int, repeats: int) -> Iterator[dict[str, Any]]:
                 memory["Ray"] = max(memory["Ray"], most)
                 spent, took = by_hand(home, images)
                 seconds.setdefault(("by hand", images), []).append((spent, took))
-                memory["by hand"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
                 hands = _read([home / f"hand-{k}.parquet" for k in (0, 1)])
                 same = same and _read(sorted((home / "ray").glob("part-*"))) == hands
     for way, most in memory.items():
@@ -108,7 +107,7 @@ def bulk(count: int, repeats: int) -> Iterator[dict[str, Any]]:
             ),
             "processor s of the start": round(few[0] - (all_[0] - few[0]) / 2, 1),
             "equal rows": same,
-            "MB of a process, at most": round(most),
+            "MB of a worker, at most": round(most) or "",
         }
 
 
