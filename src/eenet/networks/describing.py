@@ -69,6 +69,7 @@ class CheckpointInfo(Result):
         budgets, made = sorted(config.budgets, key=float), config.provenance
         told = {
             "backbone": f"{config.backbone or 'its own class'}, {config.backbone_macs:,} MACs",
+            "pruned": made.get("pruning"),
             "heads": f"{config.head}, gate {config.gate}",
             "images": " × ".join(map(str, config.input_size)),
             "classes": classes,
