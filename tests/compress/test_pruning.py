@@ -117,13 +117,14 @@ def test_a_network_with_exits_is_pruned_heads_and_all(name: str, how: str, tmp_p
 
 def test_channels_of_the_smallest_weights_go() -> None:
     """Uniform: the oracle is the norm of all weights that a channel has, here of two layers alone."""
-    network: Any = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(8, 4))
+    first, last = nn.Conv2d(3, 8, 3, bias=False), nn.Linear(8, 4)
+    network = nn.Sequential(first, nn.ReLU(), nn.Flatten(), last)
     with torch.no_grad():
-        network[0].weight *= torch.tensor([5.0, 1, 6, 2, 7, 3, 8, 4]).view(-1, 1, 1, 1)
-        network[3].weight.fill_(0.001)
-    kept: Any = eenet.prune(network, 0.5, (3, 3, 3), round_to=4)
-    assert torch.equal(kept.get_submodule("0").weight, network[0].weight[[0, 2, 4, 6]])
-    assert torch.equal(kept.get_submodule("3").weight, network[3].weight[:, [0, 2, 4, 6]])
+        first.weight *= torch.tensor([5.0, 1, 6, 2, 7, 3, 8, 4]).view(-1, 1, 1, 1)
+        last.weight.fill_(0.001)
+    kept = eenet.prune(network, 0.5, (3, 3, 3), round_to=4).state_dict()
+    assert torch.equal(kept["0.weight"], first.weight[[0, 2, 4, 6]])
+    assert torch.equal(kept["3.weight"], last.weight[:, [0, 2, 4, 6]])
 
 
 def test_channels_are_multiples_and_no_layer_is_lost() -> None:

@@ -29,7 +29,7 @@ def optimize(
     minutes: float | None = None,
     epochs: int | None = None,
     shares: tuple[float, ...] = (0.7, 0.5, 0.35, 0.25),
-    backbones: tuple[str, ...] | None = None,
+    backbones: tuple[str, ...] = (),
     set_: Annotated[KeyValues, arg(name="set")] = (),
     out: Path | None = None,
     as_json: Json = False,
@@ -49,7 +49,7 @@ def optimize(
         minutes: No step begins that would not fit into so many.
         epochs: Passes over the training images that each gets at most. Default: by their number.
         shares: Of the MACs, that pruning leaves.
-        backbones: Other networks to try. Default: some that suit the images, if they are smaller.
+        backbones: Other networks to try, or none. Default: some that suit the images, if they are smaller.
         set_: Any setting of `eenet.TrainConfig`, for all trainings.
         out: Directory for all that is written. Default: runs/DATA-MODEL-optimized.
     """
@@ -70,7 +70,7 @@ def optimize(
         minutes=minutes,
         epochs=epochs,
         shares=shares,
-        backbones=backbones,
+        backbones=[] if backbones == ("none",) else backbones or None,
         out=out,
         **({"pretrained": True} if pretrained else {}),
         **settings,

@@ -116,13 +116,8 @@ def pruned(
     shape, kind = (1, *input_size), type(module).__name__
     with working("pruning"):
         positions = _positions(module, shape)
-        found: list[tuple[float, int, nn.Module]] = []
-        share, unit, made = 1.0, 1, module
-        for unit in ROUND_TO if round_to is None else (round_to,):
-            found += _searched(module, keep, shape, positions, how, unit)
-            share, unit, made = min(found, key=lambda each: abs(each[0] - keep))
-            if abs(share - keep) <= CLOSE * keep:
-                break
+        units = ROUND_TO if round_to is None else (round_to,)
+        share, unit, made = _searched(module, keep, shape, positions, how, units)
         if share == 1:
             raise ValueError(f"this {kind} has nothing that can be pruned")
         if not keep / FAR <= share <= keep * FAR:
@@ -142,20 +137,27 @@ def _searched(
     shape: Sequence[int],
     positions: Mapping[str, int],
     how: str,
-    round_to: int,
-) -> list[tuple[float, int, nn.Module]]:
-    """Networks pruned by other shares of the channels, halving the distance to what is wanted."""
-    found, low, high = [], 0.0, MOST
-    before = _spent(module, positions)
-    for _ in range(STEPS):
-        ratio = (low + high) / 2
-        made = _once(module, ratio, shape, how, round_to)
-        share = _spent(made, positions) / before
-        found.append((share, round_to, made))
-        if abs(share - keep) <= CLOSE * keep / 5:
+    units: Sequence[int],
+) -> tuple[float, int, nn.Module]:
+    """Of networks pruned by other shares of the channels, the one nearest to the wanted share of the MACs.
+
+    The distance is halved; with multiples of fewer channels if it stays large. The share, the multiple, and
+    the network.
+    """
+    before, best = _spent(module, positions), (1.0, units[0], module)
+    for unit in units:
+        low, high = 0.0, MOST
+        for _ in range(STEPS):
+            ratio = (low + high) / 2
+            made = _once(module, ratio, shape, how, unit)
+            share = _spent(made, positions) / before
+            best = min(best, (share, unit, made), key=lambda each: abs(each[0] - keep))
+            if abs(share - keep) <= CLOSE * keep / 5:
+                return best
+            low, high = (ratio, high) if share > keep else (low, ratio)
+        if abs(best[0] - keep) <= CLOSE * keep:
             break
-        low, high = (ratio, high) if share > keep else (low, ratio)
-    return [min(found, key=lambda each: abs(each[0] - keep))]
+    return best
 
 
 def _positions(module: nn.Module, shape: Sequence[int]) -> dict[str, int]:

@@ -247,10 +247,10 @@ def _macs(value: Any, count: int) -> bool:
 
 def _is_widths(value: Any) -> bool:
     """Layers, of each some sizes: whole numbers above 0, or lists of these."""
-    if not isinstance(value, dict) or not all(isinstance(layer, dict) and layer for layer in value.values()):
+    if not isinstance(value, dict) or not all(isinstance(each, dict) and each for each in value.values()):
         return False
-    each = (size for layer in value.values() for size in layer.values())
-    sizes = [size if isinstance(size, list) else [size] for size in each]
+    given = [size for layer in value.values() for size in layer.values()]
+    sizes = [size if isinstance(size, list) else [size] for size in given]
     return all(_list_of(size, [int]) and size and min(size) > 0 for size in sizes)
 
 

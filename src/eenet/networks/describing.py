@@ -70,6 +70,7 @@ class CheckpointInfo(Result):
         told = {
             "task": config.task,
             "backbone": f"{config.backbone or 'its own class'}, {config.backbone_macs:,} MACs",
+            "pruned": made.get("pruning"),
             "heads": f"{config.head}, gate {config.gate}",
             "images": " × ".join(map(str, config.input_size)),
             "classes": classes,
