@@ -17,8 +17,9 @@ from eenet.networks.building import create_model
 from eenet.networks.network import EENet
 from eenet.policies.policy import ExitPolicy
 from eenet.policies.records import Records, decide, recorded_scores
-from eenet.runtime.predictor import Prediction, Predictor
+from eenet.runtime.predictor import Predictor
 from eenet.runtime.reference import run_one
+from eenet.tasks import Prediction
 
 HALF = ExitPolicy("max_softmax", (0.14, 0.14, 0.175), (True, False, True))
 
