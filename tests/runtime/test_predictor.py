@@ -19,7 +19,7 @@ from eenet.policies.policy import ExitPolicy
 from eenet.policies.records import Records, decide, recorded_scores
 from eenet.runtime.predictor import Predictor
 from eenet.runtime.reference import run_one
-from eenet.tasks.classification.prediction import Prediction
+from eenet.tasks import Prediction
 
 HALF = ExitPolicy("max_softmax", (0.14, 0.14, 0.175), (True, False, True))
 

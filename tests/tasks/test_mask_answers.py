@@ -11,7 +11,8 @@ from PIL import Image
 
 import eenet
 from eenet.cli import main
-from eenet.data import normalize, open_image
+from eenet.data import masked_images, normalize, open_image
+from eenet.networks import open_network
 from eenet.policies import score_of
 from eenet.runtime import run_one
 from eenet.tasks import task_of
@@ -62,11 +63,11 @@ def middling(network: eenet.EENet, score: str) -> tuple[float, ...]:
 
 
 @pytest.mark.parametrize("score", ["confidence", "sure_share", "low_quantile", "entropy", "agreement"])
-@pytest.mark.parametrize("batch_size", [1, 16])
-def test_engines_answer_as_the_reference_does(score: str, batch_size: int) -> None:
+@pytest.mark.parametrize(("backend", "batch_size"), [("torch", 1), ("torch", 16), ("onnxruntime", 16)])
+def test_engines_answer_as_the_reference_does(score: str, backend: str, batch_size: int) -> None:
     network = made()
     policy = eenet.ExitPolicy(score, middling(network, score))
-    predictor = eenet.Predictor(network, policy=policy, batch_size=batch_size)
+    predictor = eenet.Predictor(network, policy=policy, backend=backend, batch_size=batch_size)
     seen = set()
     for picture, found in zip(pictures(), predictor.predict_many(pictures()), strict=True):
         side = min(picture.shape[:2])
@@ -83,12 +84,27 @@ def test_engines_answer_as_the_reference_does(score: str, batch_size: int) -> No
     assert len(seen) >= 2
 
 
-def test_an_exit_that_is_off_is_passed() -> None:
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
+def test_an_exit_that_is_off_is_passed(backend: str) -> None:
     network = made()
     policy = eenet.ExitPolicy("confidence", (-1.0, -1.0), (False, True))
-    found = eenet.Predictor(network, policy=policy).predict(pictures(1)[0])
+    found = eenet.Predictor(network, policy=policy, backend=backend).predict(pictures(1)[0])
     assert found.exit == 1
     assert found.relative_cost == network.costs(policy.enabled)[1]
+
+
+def test_a_graph_says_what_modules_say(tmp_path: Path) -> None:
+    network = made()
+    stored = open_network(network.save_pretrained(tmp_path / "c", graph=True))
+    pairs = [made_pair(k, *SIZES[k % len(SIZES)]) for k in range(8)]
+    images = masked_images([image for image, _ in pairs], [mask for _, mask in pairs], NAMES, side=32)
+    ours, other = (eenet.collect(each, images) for each in (network, stored))
+    assert np.allclose(ours.scores_SKB, other.scores_SKB, atol=1e-4)
+    assert np.allclose(ours.confidence_logits_KB, other.confidence_logits_KB, atol=1e-3)
+    assert np.abs(ours.confusion_KBNN.astype(int) - other.confusion_KBNN.astype(int)).max() <= 3
+    for backend in ("openvino", "torch-compile"):
+        with pytest.raises(ValueError, match=f"backend {backend} doesn't work for segmentation yet"):
+            eenet.Predictor(network, backend=backend)
 
 
 def test_a_prediction_as_picture_and_as_numbers() -> None:

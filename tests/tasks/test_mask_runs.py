@@ -84,7 +84,7 @@ def test_data_of_another_task(checkpoint: Path, data: Path, capsys: pytest.Captu
     assert "no folder digits with images and masks" in capsys.readouterr().err
     images = load_masks(str(data), "test")
     with pytest.raises(ValueError, match="the network is for classification, the data set for segmentation"):
-        eenet.evaluate("digits-eenet8", data=images)  # type: ignore[arg-type]
+        eenet.evaluate("digits-eenet8", data=images)
     assert main(["train", str(checkpoint), "--data", str(data)]) == 2
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from eenet.data.image_sets import Images, ImageSet, LazyImageSet, in_order, sample
     from eenet.data.inputs import find_images
     from eenet.data.masks.reading import NO_CLASS, scaled_to, size_for, standardised
-    from eenet.data.masks.sets import MaskedImages, masked_images
+    from eenet.data.masks.sets import AnyImages, MaskedImages, masked_images
     from eenet.data.masks.sources import load_masks
     from eenet.data.masks.varying import MaskBatch, mask_batches
     from eenet.data.pixels import open_image, to_array, to_pixels, whole_pixels

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from eenet.common import progress, say
-from eenet.data import GIVEN_IMAGES, Images, MaskedImages, data_options
+from eenet.data import GIVEN_IMAGES, AnyImages, data_options
 from eenet.networks import Config, Network, open_network
 from eenet.policies import AnyRecords, ExitPolicy
 from eenet.tasks import measure, task_of
@@ -12,7 +12,7 @@ from eenet.tasks import measure, task_of
 
 def collect(
     network: Network,
-    images: Images | MaskedImages,
+    images: AnyImages,
     *,
     batch_size: int = 256,
     show_progress: bool = False,
@@ -36,7 +36,7 @@ def collect(
         return task_of(network.config.task).collect(network, images, batch_size, advance)
 
 
-def check_fit(config: Config, images: Images | MaskedImages) -> None:
+def check_fit(config: Config, images: AnyImages) -> None:
     """Whether images and labels are what the network was made for, else a `ValueError`."""
     task = task_of(config.task)
     if images.task != task.name:
@@ -63,7 +63,7 @@ def evaluate(
     source: Network | AnyRecords | str | Path,
     policy: ExitPolicy | str | None = None,
     *,
-    data: str | Images | None = None,
+    data: str | AnyImages | None = None,
     split: str = "test",
     budget: float | None = None,
     skip_damaged: bool = False,
@@ -98,7 +98,7 @@ def evaluate(
     return task_of(records.task).evaluate(records, chosen)
 
 
-def as_images(data: str | Images | None, config: Config, split: str, *, skip_damaged: bool = False) -> Images:
+def as_images(data: str | AnyImages | None, config: Config, split: str, *, skip_damaged: bool = False) -> Any:
     """Images of a data set at the size that a network takes; what are images already stays as it is.
 
     The data that the network was trained on are read as they were then: by the same columns, and without

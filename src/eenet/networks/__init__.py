@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         open_network,
         probabilities_name,
         score_name,
+        state_name,
     )
     from eenet.networks.graphs.whole import network_graph, normalization
     from eenet.networks.network import EENet, ExitOutputs

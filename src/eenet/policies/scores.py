@@ -10,7 +10,6 @@ Where an exit answers for every pixel, logits are [B, N, H, W], and a score is o
 that are only meant for that are marked `dense`.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,8 +24,8 @@ Score = Callable[[Sequence[Floats], Sequence[Floats]], Floats]
 SCORES: Registry[Score] = Registry("score", "score")
 SURE = 0.9
 """The class probability from which on a pixel is called sure."""
-LOW = 0.05
-"""The part of an image's pixels, the least sure ones, that `low_quantile` leaves out."""
+ONE_IN = 20
+"""Of an image's pixels, the least sure ones, `low_quantile` leaves out."""
 
 
 @SCORES.add(arrays=True)
@@ -72,7 +71,7 @@ def low_quantile(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Fl
     of = _library(logits_KBN)
     top = of.amax(of.softmax(logits_KBN[-1], 1), 1)
     top = top.reshape(top.shape[0], math.prod(top.shape[1:]))
-    least, _ = of.topk(1 - top, math.ceil(LOW * top.shape[1]), 1)
+    least, _ = of.topk(1 - top, (top.shape[1] + ONE_IN - 1) // ONE_IN, 1)
     return 1 - least[:, -1]
 
 

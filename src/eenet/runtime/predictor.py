@@ -93,8 +93,7 @@ class Predictor:
         self._costs = self.network.costs(policy.enabled)
         fallback = False
         if backend is None:
-            named = stored or network is not self.network
-            fallback = named and self._task.has_graph and installed("onnxruntime")
+            fallback = (stored or network is not self.network) and installed("onnxruntime")
             backend = "onnxruntime" if fallback else "torch"
         if engine == "queued" and "threads" in options_of(backend) and threads is None:
             threads, workers = 1, workers or cores()

@@ -79,8 +79,8 @@ class Task(ABC):
     """Images per step of a run without a recipe: the first of which there are eight batches."""
     objectives: ClassVar[Sequence[str] | None] = None
     """Names of those it can be trained by. None: all."""
-    has_graph: ClassVar[bool] = True
-    """Whether a network can be kept as an ONNX graph, which runs without torch."""
+    carried: ClassVar[Sequence[str]] = ("features",)
+    """What goes from stage to stage: one tensor, or a tuple of several."""
     unsupported: ClassVar[Mapping[str, str]] = {}
     """Verbs that can't be had yet, and what to do instead."""
 

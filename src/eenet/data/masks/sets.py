@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eenet.common import cores
-from eenet.data.image_sets import UNREADABLE, DamagedError, complaint, evenly, left_out
+from eenet.data.image_sets import UNREADABLE, DamagedError, Images, complaint, evenly, left_out
 from eenet.data.masks.reading import NO_CLASS, MaskFormat, read_pair, scaled_to, size_for
 from eenet.data.pixels import Pixels, quiet, to_array
 
@@ -169,6 +169,9 @@ class MaskedImages:
         classes = len(self.class_names)
         each = [_pixels_by_class(self.pair(i)[1], classes) for i in range(len(self))]
         return np.sum(each, 0) if each else np.zeros(classes, np.int64)
+
+
+AnyImages = Images | MaskedImages
 
 
 def masked_images(

@@ -14,7 +14,6 @@ from eenet.networks.directories import GRAPH_FILE, WEIGHTS_FILE
 from eenet.networks.graphs.manifest import check_hashes
 from eenet.networks.graphs.messages import FLOAT16, HALF, Place, copy_of, parse, put_outside
 from eenet.networks.graphs.stored import graph_of
-from eenet.tasks import task_of
 
 if TYPE_CHECKING:
     from eenet.networks.network import EENet
@@ -34,11 +33,7 @@ def put_graph(network: "EENet", directory: Path, wanted: bool | None) -> dict[st
             check_hashes(directory, before)
             return before
     config = network.config
-    worth_it = (
-        config.mean is not None
-        and task_of(config.task).has_graph
-        and (config.backbone is None or config.provenance)
-    )
+    worth_it = config.mean is not None and (config.backbone is None or config.provenance)
     if wanted or (wanted is None and worth_it):
         try:
             return write_graph(graph_of(network), directory, [WEIGHTS_FILE])

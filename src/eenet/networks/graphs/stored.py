@@ -16,6 +16,7 @@ from eenet.networks.directories import CARD_FILE, CONFIG_FILE, GRAPH_FILE, WEIGH
 from eenet.networks.graphs.manifest import MANIFEST_FILE, check_hashes, follow, read_manifest
 from eenet.networks.graphs.messages import extract, read_model
 from eenet.policies import logarithm, logit
+from eenet.tasks import task_of
 
 if TYPE_CHECKING:
     from eenet.networks.network import EENet
@@ -27,6 +28,11 @@ PIXELS = "pixels"
 def features_name(stage: int | str) -> str:
     """The features behind a stage."""
     return f"features_{stage}"
+
+
+def state_name(stage: int | str) -> str:
+    """What is carried beside the features behind a stage, where a task has a state."""
+    return f"state_{stage}"
 
 
 def logits_name(exit_index: int | str) -> str:
@@ -75,12 +81,14 @@ class StoredNetwork:
         config, final = self.config, self.num_exits
         given = {info.name: info.type.tensor_type.shape.dim for info in self.graph.graph.input}
         with blaming(self.directory / GRAPH_FILE, CONFIG_FILE):
-            if [d.dim_value for d in given.get(PIXELS, [])[1:]] != list(config.input_size):
+            size = [d.dim_value for d in given.get(PIXELS, [])[1:]]
+            left_open = [config.input_size[0], 0, 0]
+            if size != list(config.input_size) and (size != left_open or not task_of(config.task).any_size):
                 raise ValueError(f"the graph doesn't take {PIXELS} of size {config.input_size}")
             outputs = {info.name: info.type.tensor_type.shape.dim for info in self.graph.graph.output}
             for k in range(final + 1):
                 dims = outputs.get(probabilities_name(k), [])
-                if not dims or dims[-1].dim_value not in (0, config.num_classes):
+                if len(dims) < 2 or dims[1].dim_value not in (0, config.num_classes):
                     raise ValueError(f"the graph has no exit {k} with {config.num_classes} classes")
             if probabilities_name(final + 1) in outputs:
                 raise ValueError(f"the graph has more than {final} early exits")

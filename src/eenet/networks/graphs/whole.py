@@ -25,6 +25,7 @@ from eenet.networks.graphs.stored import (
     logits_name,
     probabilities_name,
     score_name,
+    state_name,
 )
 from eenet.networks.network import EENet
 from eenet.policies import SCORES, graph_scores
@@ -49,7 +50,6 @@ def network_graph(network: EENet) -> Any:
         ValueError: torch can't export the network.
     """
     network.check_format()
-    task_of(network.config.task).must_support("an ONNX graph")
     path = cache_directory() / f"{_fingerprint(network)}.onnx"
     if path.exists():
         os.utime(path)
@@ -68,17 +68,33 @@ class _Everything(nn.Module):
         super().__init__()
         self.normalize = normalization(network)
         self.network = network
+        self.scores = graph_scores(dense=task_of(network.config.task).any_size)
         self.eval()
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         features, outputs = self.normalize(pixels), []
         for k, head in enumerate(self.network.heads):
-            features = self.network.stages[k](features).clone()  # the next stage may write into it
+            features = _each(self.network.stages[k](features))  # the next stage may write into it
             logits_BN, confidence_logits_B = head(features)
-            scores = [SCORES[name]([logits_BN], [confidence_logits_B]) for name in graph_scores()]
-            outputs += [features.clone(), logits_BN, logits_BN.softmax(1), confidence_logits_B, *scores]
+            scores = [SCORES[name]([logits_BN], [confidence_logits_B]) for name in self.scores]
+            carried = _each(features)
+            outputs += carried if isinstance(carried, tuple) else (carried,)
+            outputs += [logits_BN, logits_BN.softmax(1), confidence_logits_B, *scores]
         logits_BN = self.network.stages[-1](features)
         return *outputs, logits_BN, logits_BN.softmax(1)
+
+
+def _each(features: Any) -> Any:
+    """A copy of all that is carried on."""
+    return tuple(part.clone() for part in features) if isinstance(features, tuple) else features.clone()
+
+
+def _open_sizes(*, any_size: bool) -> dict[int, Any]:
+    """The dimensions of the images that a graph leaves open: how many, and of masks their sizes."""
+    found = {0: torch.export.Dim("batch", min=1)}
+    if any_size:
+        found |= {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}  # type: ignore[dict-item]
+    return found
 
 
 def _reason(error: BaseException) -> str:
@@ -92,13 +108,14 @@ def _reason(error: BaseException) -> str:
 
 def _export(network: EENet) -> bytes:
     names: list[str] = []
+    task = task_of(network.config.task)
     for k in range(network.num_exits):
         names += [
-            features_name(k),
+            *(name(k) for name in (features_name, state_name)[: len(task.carried)]),
             logits_name(k),
             probabilities_name(k),
             confidence_logits_name(k),
-            *(score_name(score, k) for score in graph_scores()),
+            *(score_name(score, k) for score in graph_scores(dense=task.any_size)),
         ]
     names += [logits_name(network.num_exits), probabilities_name(network.num_exits)]
     optimizer: Any = require("onnxscript.optimizer", "a graph of the network")
@@ -110,7 +127,7 @@ def _export(network: EENet) -> bytes:
                 _Everything(network),
                 (pixels.to(next(network.parameters()).device),),
                 dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                dynamic_shapes=(_open_sizes(any_size=task.any_size),),
                 input_names=[PIXELS],
                 output_names=names,
                 optimize=False,  # it would fold BatchNorm into the weights, which then had to be kept twice

@@ -19,6 +19,7 @@ from eenet.runtime.backends.backend import Backend, Outputs, ThroughAll, packed
 from eenet.runtime.graphs.cutting import Cutter, inputs_and_outputs
 from eenet.runtime.graphs.nesting import nest_all, thresholds_given
 from eenet.runtime.graphs.segments import Segment
+from eenet.tasks import task_of
 
 CPU = "CPUExecutionProvider"
 
@@ -48,7 +49,9 @@ class OnnxRuntimeBackend(Backend):
         """
         self.segments = list(segments)
         graph, final = graph_of(network), network.num_exits
-        names = [inputs_and_outputs(segment, score, final) for segment in self.segments]
+        self._carried = len(task_of(network.config.task).carried)
+        state, self._channels = self._carried > 1, network.config.input_size[0]
+        names = [inputs_and_outputs(segment, score, final, with_state=state) for segment in self.segments]
         ends = list(dict.fromkeys(name for _, outputs in names for name in outputs))
         fast, blocked = Cutter(graph).cut([PIXELS], ends), dict[str, str]()
         # Integers would go on across every cut, and the blocked layout is the processor's own.
@@ -61,26 +64,48 @@ class OnnxRuntimeBackend(Backend):
             for tensor in fast.graph.initializer
         }
         cutter, parts = Cutter(fast), []
-        self._sessions: list[tuple[ort.InferenceSession, str]] = []
+        self._sessions: list[tuple[ort.InferenceSession, list[str]]] = []
         shapes: dict[str, Sequence[int | str | None]] = {}
         for inputs, outputs in names:
             inputs, outputs = ([blocked.get(name, name) for name in side] for side in (inputs, outputs))
             part = cutter.cut(inputs, outputs)
-            if inputs[0] in shapes:
-                # with the shape known, a residual block adds its shortcut in place instead of copying it
-                part.graph.input[0].CopyFrom(_value(inputs[0], shapes[inputs[0]]))
+            for info in part.graph.input:
+                if info.name in shapes:
+                    # with the shape known, a residual block adds its shortcut in place instead of copying it
+                    info.CopyFrom(_value(info.name, shapes[info.name]))
             session = session_of(part, threads, weights=self._weights, **options)
             shapes |= {output.name: output.shape for output in session.get_outputs()}
             parts.append(part)
-            self._sessions.append((session, inputs[0]))
+            self._sessions.append((session, inputs))
         self._through = [  # one image, several
             graph and session_of(graph, threads, weights=self._weights, **options)
-            for graph in (nest_all(parts, self.segments, final, images) for images in ("one", "several"))
+            for graph in (
+                None if state else nest_all(parts, self.segments, final, images)
+                for images in ("one", "several")
+            )
         ]
 
     def run(self, index: int, features: Any) -> Outputs:
-        session, name = self._sessions[index]
-        return packed(self.segments[index], session.run(None, {name: features}))
+        session, names = self._sessions[index]
+        if self._carried == 1:
+            return packed(self.segments[index], session.run(None, {names[0]: features}))
+        return self._run_carrying(index, session, names, features)
+
+    def _run_carrying(
+        self, index: int, session: ort.InferenceSession, names: Sequence[str], carried: Any
+    ) -> Outputs:
+        """With a state beside the features, and the sizes of the images, which later segments ask for."""
+        if isinstance(carried, tuple):
+            *tensors, sizes_B2 = carried
+            pixels = np.zeros((len(sizes_B2), self._channels, *sizes_B2[0]), np.uint8)  # but its shape
+            given = dict(zip(names, [*tensors, pixels], strict=True))
+        else:
+            sizes_B2, given = np.tile(carried.shape[2:], (len(carried), 1)), {names[0]: carried}
+        asked = {each.name for each in session.get_inputs()}
+        found: list[Any] = [*session.run(None, {name: given[name] for name in asked})]
+        if len(found) > 1:  # the final exit gives probabilities alone
+            found = [(*found[: self._carried], sizes_B2), *found[self._carried :]]
+        return packed(self.segments[index], found)
 
     def run_through(self, pixels_BCHW: NDArray[np.uint8], thresholds: Sequence[float]) -> ThroughAll | None:
         session = self._through[len(pixels_BCHW) > 1]

@@ -3,19 +3,35 @@
 from collections.abc import Sequence
 from typing import Any
 
-from eenet.networks import PIXELS, copy_of, extract, features_name, probabilities_name, score_name
+from eenet.networks import PIXELS, copy_of, extract, features_name, probabilities_name, score_name, state_name
 from eenet.runtime.graphs.segments import Segment
 
 
-def inputs_and_outputs(segment: Segment, score: str, final: int) -> tuple[list[str], list[str]]:
-    """The names of what a segment takes and gives, in the order of `Outputs` without those that are none."""
-    given = PIXELS if segment.first == 0 else features_name(segment.first - 1)
+def inputs_and_outputs(
+    segment: Segment, score: str, final: int, *, with_state: bool = False
+) -> tuple[list[str], list[str]]:
+    """The names of what a segment takes and gives, in the order of `Outputs` without those that are none.
+
+    Args:
+        segment: of a network.
+        score: that its exit gives.
+        final: number of the final exit.
+        with_state: a state is carried beside the features; then later segments may ask the pixels' size.
+    """
+    given = [PIXELS]
+    if segment.first:
+        given = [*carried_names(segment.first - 1, with_state=with_state), *([PIXELS] if with_state else [])]
     if segment.exit == final:
-        return [given], [probabilities_name(final)]
-    wanted = [features_name(segment.last)]
+        return given, [probabilities_name(final)]
+    wanted = carried_names(segment.last, with_state=with_state)
     if segment.exit is not None:
         wanted += [probabilities_name(segment.exit), score_name(score, segment.exit)]
-    return [given], wanted
+    return given, wanted
+
+
+def carried_names(stage: int, *, with_state: bool) -> list[str]:
+    """What is carried on behind a stage."""
+    return [features_name(stage), *([state_name(stage)] if with_state else [])]
 
 
 class Cutter:
@@ -31,7 +47,7 @@ class Cutter:
         Raises:
             ValueError: the graph makes no such output.
         """
-        if not self._asks_pixels or inputs[0] == PIXELS:
+        if not self._asks_pixels or PIXELS in inputs:
             return extract(self._model, inputs, outputs)
         model = copy_of(self._model)
         for node in model.graph.node:

@@ -30,29 +30,26 @@ class Tap(nn.Sequential):
 
     from_scratch: ClassVar[bool] = True
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, *, fits: bool) -> None:
+        """`fits`: features have the state's size."""
         super().__init__(nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width))
+        self.fits = fits
 
     def forward(self, features: Tensor, size: Sequence[int]) -> Tensor:  # type: ignore[override]
-        return brought_to(super().forward(features), size)
+        projected = super().forward(features)
+        return projected if self.fits else F.interpolate(projected, tuple(size), mode="bilinear")
 
 
 class FoldedTap(nn.Module):
     """A tap whose norm is part of its convolution."""
 
-    def __init__(self, project: nn.Module) -> None:
+    def __init__(self, project: nn.Module, *, fits: bool) -> None:
         super().__init__()
-        self.project = project
+        self.project, self.fits = project, fits
 
     def forward(self, features: Tensor, size: Sequence[int]) -> Tensor:
-        return brought_to(self.project(features), size)
-
-
-def brought_to(projected: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinearly; as it is, if it has this (height, width)."""
-    if tuple(projected.shape[-2:]) == tuple(size):
-        return projected
-    return F.interpolate(projected, tuple(size), mode="bilinear")
+        projected = self.project(features)
+        return projected if self.fits else F.interpolate(projected, tuple(size), mode="bilinear")
 
 
 class DenseStage(nn.Module):
@@ -77,11 +74,12 @@ class DenseStage(nn.Module):
         else:
             assert self.stride is not None
             features, state = carried, None
-            size = [-(-side // self.stride) for side in carried.shape[-2:]]
+            size = [(side + self.stride - 1) // self.stride for side in carried.shape[-2:]]
         for piece, tap, copied in zip(self.pieces, self.taps, self.copies, strict=True):
             features = piece(features.clone() if copied else features)
             added = tap(features, size)
             state = added if state is None else state + added
+            size = state.shape[-2:]
         assert state is not None
         return features, state
 
@@ -92,7 +90,7 @@ class DenseStage(nn.Module):
         for piece, tap in zip(self.pieces, self.taps, strict=True):
             pieces.append(fold(piece, features))
             features = piece(features.clone())
-            taps.append(FoldedTap(fold(nn.Sequential(*tap.children()), features)))
+            taps.append(FoldedTap(fold(nn.Sequential(*tap.children()), features), fits=bool(tap.fits)))
         return DenseStage(pieces, taps, self.copies, self.stride)
 
 
@@ -180,7 +178,8 @@ def dense_parts(
         mutates_input(piece, torch.zeros(2, *before).to(example))
         for piece, before in zip(pieces[1:], sizes, strict=False)
     ]
-    taps = [Tap(channels, width).to(example) for channels, *_ in sizes]
+    fitting = [each[1:] == sizes[0][1:] == tuple(size) for each in sizes]  # for images of any size, then
+    taps = [Tap(each[0], width, fits=fits).to(example) for each, fits in zip(sizes, fitting, strict=True)]
     tap_macs = [count_macs(tap[0], (1, *each)) for tap, each in zip(taps, sizes, strict=True)]
     answer_macs = count_macs(Answer(width, num_classes), (1, width, *size))
 

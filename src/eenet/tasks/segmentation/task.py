@@ -43,7 +43,7 @@ class Segmentation(Task):
     keeps_classifier: ClassVar[bool] = False
     works_unlabelled: ClassVar[bool] = False
     any_size: ClassVar[bool] = True
-    has_graph: ClassVar[bool] = False
+    carried: ClassVar[Sequence[str]] = ("features", "state")
     batch_sizes: ClassVar[Sequence[int]] = (8,)
     objectives: ClassVar[Sequence[str] | None] = ("joint",)
     unsupported: ClassVar[Mapping[str, str]] = dict.fromkeys(
@@ -58,7 +58,8 @@ class Segmentation(Task):
             "report",
             "a budget in time",
             "measuring damaged images",
-            "an ONNX graph",
+            "backend openvino",
+            "backend torch-compile",
             "starting from a trained checkpoint",
         ),
         "",
