@@ -34,7 +34,7 @@ def at_random(records: SegmentationRecords, policy: ExitPolicy) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--plain", type=Path, help="the same network, trained without exits")
     given = parser.parse_args()

@@ -10,6 +10,7 @@ Where an exit answers for every pixel, logits are [B, N, H, W], and a score is o
 that are only meant for that are marked `dense`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
