@@ -94,7 +94,7 @@ def test_a_tutorial_runs_as_it_is(page: str, tmp_path_factory: pytest.TempPathFa
         for code_block, language, text in FENCE.findall((DOCS / f"{page}.md").read_text("utf-8")):
             options, body = "", text
             if code_block:
-                options, body = re.match(r"((?::.*\n)*)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
+                options, body = re.match(r"((?::[^\n]*\n)*)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
             if name := re.search(r":name: (\S+)", options):
                 (place / name[1]).write_text(body)
             elif "background" in options:
