@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from mask_cases import NAMES, made_pair, write_folders
 from PIL import Image
 
 from eenet.data import AUGMENTATIONS, NO_CLASS, MaskedImages, load_masks, mask_batches, masked_images
-from tests.mask_cases import NAMES, made_pair, write_folders
 
 
 def png(values: np.ndarray) -> dict[str, Any]:
