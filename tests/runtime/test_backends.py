@@ -23,7 +23,7 @@ from eenet.networks.building import create_model
 from eenet.networks.graphs.messages import parse
 from eenet.networks.network import EENet
 from eenet.policies.policy import ExitPolicy
-from eenet.policies.scores import SCORES
+from eenet.policies.scores import plain_scores
 from eenet.runtime.backends import compile_backend
 from eenet.runtime.backends.choice import BACKENDS, create_backend
 from eenet.runtime.backends.onnx_backend import session_of
@@ -43,7 +43,7 @@ NOBODY = ExitPolicy("confidence", (2.0,) * 3)
 QUICK = [name for name in BACKENDS if name != COMPILED]
 
 
-@pytest.mark.parametrize(("backend", "score"), [*product(QUICK, SCORES), (COMPILED, "margin")])
+@pytest.mark.parametrize(("backend", "score"), [*product(QUICK, plain_scores()), (COMPILED, "margin")])
 def test_equals_the_reference(
     trained: EENet, digits: ImageSet, backend: str, score: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

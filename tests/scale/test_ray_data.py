@@ -218,7 +218,6 @@ def test_a_killed_driver_goes_on(
         (["IN", "OUT", "nothing"], "no checkpoint directory nothing"),
         (["nowhere", "OUT", CHECKPOINT], "nowhere"),
         (["IN", "OUT", CHECKPOINT, "--key", "id"], "image files have no column 'id'"),
-        (["IN", "IN", CHECKPOINT], "is not empty"),
         (["IN", "OUT", CHECKPOINT, "--workers", "0"], "workers is 0; give at least 1"),
         (["IN", "OUT", CHECKPOINT, "--rows", "0"], "rows is 0; give at least 1"),
         (
