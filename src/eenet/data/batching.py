@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import RandomResizedCrop
@@ -125,6 +126,19 @@ def derived_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
+def shuffled(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order of so many images in an epoch."""
+    generator = torch.Generator().manual_seed(derived_seed(seed, epoch))
+    return torch.randperm(count, generator=generator).numpy()
+
+
+def own_rows(batch_size: int, part: tuple[int, int]) -> slice:
+    """The i-th of n equal parts of a batch."""
+    i, n = part
+    assert batch_size % n == 0
+    return slice(i * batch_size // n, (i + 1) * batch_size // n)
+
+
 def loaded(items: Dataset[Any], order: range, images: Any, workers: int | None) -> Iterator[Any]:
     """Items in this order; those of images that aren't in memory are made ahead, in processes."""
     if workers is None:
@@ -167,12 +181,10 @@ class _Steps(Dataset[Batch]):
     part: tuple[int, int]
 
     def __post_init__(self) -> None:
-        generator = torch.Generator().manual_seed(derived_seed(self.seed, self.epoch))
-        self.order = torch.randperm(len(self.images), generator=generator).numpy()
+        self.order = shuffled(len(self.images), self.seed, self.epoch)
 
     def __getitem__(self, step: int) -> Batch:
-        size, (i, n) = self.batch_size, self.part
-        assert size % n == 0
+        size, mine = self.batch_size, own_rows(self.batch_size, self.part)
         generator = torch.Generator().manual_seed(derived_seed(self.seed, self.epoch, step + 1))
         flips_B = torch.rand(size, generator=generator) < 0.5
         tops = [_largest_shift(self.augmentation, side) for side in self.images.image_size[1:]]
@@ -180,7 +192,6 @@ class _Steps(Dataset[Batch]):
             [torch.randint(0, 2 * top + 1, (size,), generator=generator) for top in tops], 1
         )
         erased_B2 = torch.rand((size, 2), generator=generator)
-        mine = slice(i * size // n, (i + 1) * size // n)
         chosen = self.order[step * size : (step + 1) * size][mine]
         seeds = None
         if self.augmentation.crop:

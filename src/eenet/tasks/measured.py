@@ -28,6 +28,11 @@ class Measured(Result):
     costs: list[float]
     """Relative cost of leaving at each exit."""
 
+    def exit_cells(self, k: int) -> list[str]:
+        """The row of an exit begins with its name, cost, and share of the images."""
+        share = "off" if k in self.switched_off else f"{self.exit_counts[k] / self.num_examples:.1%}"
+        return ["final" if k == len(self.costs) - 1 else str(k), f"{self.costs[k]:.3f}", share]
+
     @property
     def quality(self) -> float:
         """The metric under the policy, from 0 to 1."""

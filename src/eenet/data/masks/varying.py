@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from eenet.data.batching import derived_seed, loaded
+from eenet.data.batching import derived_seed, loaded, own_rows, shuffled
 from eenet.data.masks.reading import NO_CLASS
 from eenet.data.masks.sets import MaskedImages
 from eenet.data.sources import Augmentation
@@ -57,8 +57,7 @@ class _Steps(Dataset[MaskBatch]):
     part: tuple[int, int]
 
     def __post_init__(self) -> None:
-        generator = torch.Generator().manual_seed(derived_seed(self.seed, self.epoch))
-        self.order = torch.randperm(len(self.images), generator=generator).tolist()
+        self.order = shuffled(len(self.images), self.seed, self.epoch).tolist()
         side = self.images.side
         if self.augmentation.crop:
             found: list[v2.Transform] = [v2.RandomResizedCrop(side, (LEAST_AREA, 1.0), antialias=True)]
@@ -73,9 +72,8 @@ class _Steps(Dataset[MaskBatch]):
         self.transform = v2.Compose(found)
 
     def __getitem__(self, step: int) -> MaskBatch:
-        size, (i, n) = self.batch_size, self.part
-        assert size % n == 0
-        chosen = self.order[step * size : (step + 1) * size][i * size // n : (i + 1) * size // n]
+        size = self.batch_size
+        chosen = self.order[step * size : (step + 1) * size][own_rows(size, self.part)]
         pairs = [self._varied(index, derived_seed(self.seed, self.epoch, index + 1)) for index in chosen]
         return MaskBatch(*map(torch.stack, zip(*pairs, strict=True)))
 

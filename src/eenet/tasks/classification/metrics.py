@@ -51,16 +51,13 @@ class Evaluation(Measured):
     """Relative cost of leaving at each exit."""
 
     def __str__(self) -> str:
-        final = len(self.costs) - 1
         rows = [
             [
-                "final" if k == final else str(k),
-                f"{self.costs[k]:.3f}",
-                "off" if k in self.switched_off else f"{count / self.num_examples:.1%}",
+                *self.exit_cells(k),
                 "–" if (leaving := self.leaving_accuracy[k]) is None else f"{leaving:.2%}",
                 f"{self.exit_accuracy[k]:.2%}",
             ]
-            for k, count in enumerate(self.exit_counts)
+            for k in range(len(self.costs))
         ]
         dead = named_exits(self.dead_exits)
         header = ["exit", "cost", "images", "accuracy of these", "accuracy on all"]

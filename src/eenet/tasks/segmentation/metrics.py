@@ -47,15 +47,12 @@ class SegmentationEvaluation(Measured):
     paired)."""
 
     def __str__(self) -> str:
-        final = len(self.costs) - 1
         rows = [
             [
-                "final" if k == final else str(k),
-                f"{self.costs[k]:.3f}",
-                "off" if k in self.switched_off else f"{count / self.num_examples:.1%}",
+                *self.exit_cells(k),
                 f"{self.exit_miou[k]:.2%}",
             ]
-            for k, count in enumerate(self.exit_counts)
+            for k in range(len(self.costs))
         ]
         classes = ", ".join(f"{name} {value:.1%}" for name, value in self.class_iou.items())
         told = (
