@@ -11,7 +11,6 @@ import heapq
 import itertools
 import os
 import tempfile
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ import results
 import tyro
 from numpy.typing import NDArray
 from pyarrow import parquet
+from watching import watched
 
 from eenet import ExitPolicy, Predictor
 from eenet.common import format_table
@@ -348,26 +348,15 @@ def validate(checkpoint: str, ways: Mapping[str, Times], file: Path, count: int)
 @contextmanager
 def processor_seconds(*titles: str) -> Iterator[dict[int, float]]:
     """What processes take meanwhile whose command lines begin with one of these, by process id."""
-    seen, over, tick = dict[int, float](), threading.Event(), os.sysconf("SC_CLK_TCK")
+    seen, tick = dict[int, float](), os.sysconf("SC_CLK_TCK")
 
-    def look() -> None:
-        while not over.wait(0.05):
-            for process in Path("/proc").glob("[0-9]*"):
-                try:
-                    title = (process / "cmdline").read_text()
-                    if title.startswith(titles):
-                        user, system = (process / "stat").read_text().rpartition(")")[2].split()[11:13]
-                        seen[int(process.name)] = (int(user) + int(system)) / tick
-                except OSError:
-                    continue
+    def look(process: Path, title: str) -> None:
+        if title.startswith(titles):
+            user, system = (process / "stat").read_text().rpartition(")")[2].split()[11:13]
+            seen[int(process.name)] = (int(user) + int(system)) / tick
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
+    with watched(look, 0.05):
         yield seen
-    finally:
-        over.set()
-        thread.join()
 
 
 def main(

@@ -19,7 +19,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +37,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import parquet
 from runtime import noise, policy_for_shares, random_network
+from watching import watched
 
 from eenet import data
 from eenet.common import format_table
@@ -145,25 +145,15 @@ def _read(files: list[Path]) -> dict[str, list[Any]]:
 @contextmanager
 def peak(chosen: Callable[[str], bool]) -> Iterator[list[float]]:
     """The largest resident memory of a process whose name is chosen, in MB, looked at now and then."""
-    seen, over = [0.0], threading.Event()
+    seen = [0.0]
 
-    def look() -> None:
-        while not over.wait(0.2):
-            for process in Path("/proc").glob("[0-9]*"):
-                try:
-                    if chosen((process / "cmdline").read_text()):
-                        text = (process / "status").read_text()
-                        seen.append(int(re.findall(r"VmRSS:\s+(\d+)", text)[0]) / 1024)
-                except (OSError, IndexError):
-                    continue
+    def look(process: Path, title: str) -> None:
+        if chosen(title):
+            text = (process / "status").read_text()
+            seen.append(int(re.findall(r"VmRSS:\s+(\d+)", text)[0]) / 1024)
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
+    with watched(look, 0.2):
         yield seen
-    finally:
-        over.set()
-        thread.join()
 
 
 def stages(count: int = 512) -> Iterator[dict[str, Any]]:

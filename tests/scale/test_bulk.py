@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import in_memory
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from pyarrow import parquet
+from ray_cases import write_digits
 
 from eenet import ExitPolicy, Prediction, Predictor
 from eenet.data import to_pixels
@@ -35,9 +34,7 @@ SIZE = (1, 8, 8)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixty digits as files, and one that is none."""
     folder = tmp_path_factory.mktemp("images")
-    for i, image in enumerate(in_memory("digits", "test").pixels_BCHW[:60]):
-        Image.fromarray(np.asarray(image[0])).save(folder / f"{i:02}.png")
-    (folder / "05-broken.png").write_bytes(b"no image")
+    write_digits(folder, 60)
     return folder
 
 

@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import in_memory
 from light import HEAVY, run_light
-from PIL import Image
 from pyarrow import parquet
 from ray.data.expressions import col
-from ray_cases import actors, raylet_of
+from ray_cases import actors, raylet_of, write_digits
 
 import eenet
 from eenet.cli import main
@@ -31,9 +29,7 @@ CHECKPOINT = "digits-eenet8"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
-    for i, image in enumerate(in_memory("digits", "test").pixels_BCHW[:150]):
-        Image.fromarray(np.asarray(image[0])).save(folder / f"{i:03}.png")
-    (folder / "005-broken.png").write_bytes(b"no image")
+    write_digits(folder, 150)
     return folder
 
 
