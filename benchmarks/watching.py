@@ -8,7 +8,7 @@ from pathlib import Path
 
 @contextmanager
 def watched(look: Callable[[Path, str], None], every: float) -> Iterator[None]:
-    """Call `look` with every process, its directory under /proc and its command line, `every` so many seconds.
+    """Call `look` with each process, its directory in /proc and its command line, `every` so many seconds.
 
     What it raises when a process ends meanwhile is passed over.
     """
