@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from eenet.evaluation.benching import Bench, bench, pace
     from eenet.evaluation.drift import DriftMonitor, depth, depths_of
     from eenet.evaluation.evaluating import as_images, check_fit, collect, evaluate
-    from eenet.evaluation.page import EXIT_COLOURS, build_report
+    from eenet.evaluation.page import EXIT_COLOURS, PLOTLY, asset, build_report, document
     from eenet.evaluation.reporting import Report, about_run, report, report_entry
     from eenet.evaluation.shift import ShiftRow, evaluate_under_corruptions, shift_table
     from eenet.tasks import (

@@ -25,6 +25,7 @@ MOST_IMAGES = 200  # on a page
 EXACT_UP_TO, THUMBNAIL = 32, 96  # pixels: small images are kept whole, others made smaller
 PAPER_DATA = {"cifar10", "svhn", "mnist", "tiny-imagenet"}
 PAPER_COST = 0.2  # Demir & Akbas 2024, abstract: "similar accuracy ... computational cost to 20%"
+PLOTLY = "plotly-basic.min.js"
 MATRIX_UP_TO = 25  # classes; a list of the most frequent confusions above
 MOST_CONFUSIONS = 15  # in that list
 EXIT_COLOURS = ("#1b7f5c", "#4d7a12", "#8a6100", "#b34700", "#a3286f", "#5b539f", "#2c6596", "#6b5426")
@@ -85,17 +86,23 @@ def build_report(entries: Sequence[Entry], images: Images, *, title: str, data_n
         "claim": PAPER_COST if data_name in PAPER_DATA and entries[0].records.head_macs else None,
     }
     data = json.dumps(page, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    assets = files("eenet").joinpath("assets")
-    names = ("report.css", "plotly-basic.min.js", "report.js")
-    style, plotly, script = (assets.joinpath(name).read_text("utf-8") for name in names)
+    scripts = f"<script>{asset(PLOTLY)}</script><script>{asset('report.js')}</script>"
+    return document(title, "", f'<script type="application/json" id="data">{data}</script>{scripts}')
+
+
+def document(title: str, body: str, scripts: str) -> str:
+    """A page with its style, which needs no network."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{style}</style></head>"
-        f"<body><main><h1>{html.escape(title)}</h1></main>"
-        f'<script type="application/json" id="data">{data}</script>'
-        f"<script>{plotly}</script><script>{script}</script></body></html>\n"
+        f"<title>{html.escape(title)}</title><style>{asset('report.css')}</style></head>"
+        f"<body><main><h1>{html.escape(title)}</h1>{body}</main>{scripts}</body></html>\n"
     )
+
+
+def asset(name: str) -> str:
+    """The text of a file that pages are made of."""
+    return files("eenet").joinpath("assets", name).read_text("utf-8")
 
 
 def _network(entry: Entry, images: Images, first_macs: int, entries: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from eenet.common import Result, format_table, wrapped, write_atomically
-from eenet.evaluation import EXIT_COLOURS
+from eenet.evaluation import EXIT_COLOURS, PLOTLY, asset, document
 from eenet.optimizing.candidates import GIVEN
 from eenet.optimizing.halving import Point, pareto
 
@@ -177,23 +177,26 @@ def write_page(found: Optimized, out: Path) -> None:
     )
     unit = f"ms for a batch of {found.batch_size}" if found.objective == "latency" else "MACs of an image"
     figure.update_layout(
-        title="Accuracy on validation images; round: leaving early, square: as it is, large: the winner",
         xaxis_title=unit,
         yaxis={"title": "accuracy", "tickformat": ".1%"},
         template="plotly_white",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1},
+        margin={"l": 60, "r": 10, "t": 10},
     )
     head = "".join(f"<th>{html.escape(each)}</th>" for each in HEADER)
     rows = ["".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(r, found.chosen)) for r in found.rows]
     said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in found.sentences())
-    page = (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Race</title><style>"
-        "body{font:15px sans-serif;max-width:70em;margin:2em auto;padding:0 1em}td,th{text-align:left;"
-        "padding:.2em .8em .2em 0}</style></head><body><h1>The fastest network within "
-        f"{found.max_drop:g} points</h1><ul>{said}</ul>"
-        f"{figure.to_html(include_plotlyjs=True, full_html=False)}"
-        f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
-        f"<p>{html.escape(found.hardware)}</p></body></html>"
+    drawn = figure.to_html(include_plotlyjs=False, full_html=False, config={"responsive": True})
+    body = (
+        f"<ul>{said}</ul><p class='soft'>Accuracy on validation images; round: leaving early, square: as "
+        f"it is, large: the winner.</p><script>{asset(PLOTLY)}</script><div class='plot'>{drawn}</div>"
+        f"<div class='scroll' tabindex='0'><table><tr>{head}</tr>"
+        f"{''.join(f'<tr>{row}</tr>' for row in rows)}</table></div>"
+        f"<p class='soft'>{html.escape(found.hardware)}</p>"
     )
+    page = document(f"The fastest network within {found.max_drop:g} points", body, "")
     write_atomically(out / PAGE_FILE, page.encode())
 
 
