@@ -20,6 +20,7 @@ from eenet.tasks import task_of
 from eenet.training.objectives import trains_confidence
 from eenet.training.planning.budgeting import cheapest, wanted_budget
 from eenet.training.planning.settings import TrainConfig
+from eenet.training.planning.teaching import teacher_of
 from eenet.training.state import STATE_FILE, TrainingState, stop_signals
 from eenet.training.trainer import Trainer
 
@@ -67,7 +68,10 @@ def fit(
     augmentation = augmentation or AUGMENTATIONS["none"]
     with _frozen(network.stages if config.freeze_backbone else None):
         weights_N = class_weights(train) if config.class_weights else None
-        trainer = Trainer(network, config, augmentation, steps, out=out, class_weights_N=weights_N)
+        teacher = teacher_of(config, train)
+        trainer = Trainer(
+            network, config, augmentation, steps, out=out, class_weights_N=weights_N, teacher=teacher
+        )
         run = TrainingState(
             trainer.parts(), asdict(config), out, writes=trainer.first, processes=trainer.part[1]
         )

@@ -48,12 +48,14 @@ def joint_cross_entropy(
     distillation: float = 0.0,
     label_smoothing: float = 0.0,
     class_weights_N: Tensor | None = None,
+    teacher_BN: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of the final exit, plus `early_weight` times the loss of each early exit.
 
     With weight 1 and no distillation, that is the paper's ablation v0. It is cross-entropy
     too, of which a share of `distillation` is replaced by imitating
-    the final exit (`imitation`). The confidence branches get no gradient.
+    the final exit (`imitation`). Given a teacher's logits, all exits imitate these instead, the final
+    one too. The confidence branches get no gradient.
     """
     targets_B = targets_B.flatten()
     truth = partial(
@@ -64,13 +66,15 @@ def joint_cross_entropy(
         ignore_index=IGNORED,
     )
     *early_KBN, final_BN = [_rows(logits).float() for logits in outputs.logits_KBN]
-    losses = []
-    for logits_BN in early_KBN:
-        loss = (1 - distillation) * truth(logits_BN)
-        if distillation:
-            loss = loss + distillation * imitation(logits_BN, final_BN)
-        losses.append(early_weight * loss)
-    return torch.stack([*losses, truth(final_BN)]).sum()
+    shown_BN = final_BN if teacher_BN is None else teacher_BN.float()
+
+    def loss(logits_BN: Tensor) -> Tensor:
+        if not distillation:
+            return truth(logits_BN)
+        return (1 - distillation) * truth(logits_BN) + distillation * imitation(logits_BN, shown_BN)
+
+    last = truth(final_BN) if teacher_BN is None else loss(final_BN)
+    return torch.stack([*(early_weight * loss(logits_BN) for logits_BN in early_KBN), last]).sum()
 
 
 def _rows(logits: Tensor) -> Tensor:
@@ -248,7 +252,8 @@ def settings_of(name: str) -> list[str]:
 def unused(config: TrainConfig, asked: Collection[str]) -> list[str]:
     """What of a configuration does nothing, though it was `asked` for or a recipe sets it, and why."""
     if not config.num_exits:
-        idle = ("placement", "head", "budget", "cost_weight", "early_weight", "distillation")
+        idle = ["placement", "head", "budget", "cost_weight", "early_weight"]
+        idle += [] if config.teacher else ["distillation"]
         told = [f"{name} {getattr(config, name)}" for name in idle if name in asked]
         return [f"not used: {', '.join(told)}, as there are no early exits"] if told else []
     known, notable = settings_of(config.objective), {*asked, *changed(config)}

@@ -15,6 +15,7 @@ from eenet.data import AUGMENTATIONS
 from eenet.tasks import task_of
 
 RUN_FILE = "run.toml"
+TAUGHT = 0.7  # of the loss, imitates a teacher
 _CHOICES = {
     "prune_how": ("uniform", "global"),
     "precision": ("auto", "fp32", "bf16"),
@@ -63,7 +64,10 @@ class TrainConfig:
     early_weight: float = 1.0
     """Weight of each early exit's loss in the objective `joint`."""
     distillation: float = 0.0
-    """Share of the early exits' loss in `joint` that imitates the final exit."""
+    """Share of the early exits' loss in `joint` that imitates the final exit; with a teacher, of all exits'
+    loss that imitates it, 0.7 by default."""
+    teacher: str | None = None
+    """Checkpoint of a trained network for the same images whose answers all exits imitate, in `joint`."""
     label_smoothing: float = 0.0
     """Part of the truth in `joint` that is spread over all classes."""
     class_weights: Literal["auto"] | None = None
@@ -177,6 +181,12 @@ class TrainConfig:
             )
         if self.freeze_backbone and not self.num_exits:
             raise ValueError("freeze_backbone without early exits leaves nothing to train")
+        if self.teacher is not None:
+            if self.objective != "joint" or not task.keeps_classifier:
+                what = f"objective {self.objective}" if task.keeps_classifier else self.task
+                raise ValueError(f"teacher can't be used with {what}; objective joint for classes can imitate")
+            if not self.distillation:
+                object.__setattr__(self, "distillation", TAUGHT)
         if self.objective != "joint":  # which is known without importing torch
             from eenet.training.objectives import get_objective
 
