@@ -71,9 +71,13 @@ class Trainer:
         self.average = ModelEmaV3(network, decay=config.ema, use_warmup=True) if config.ema else None
         self.judged = self.average.module if self.average else network
         self.model, self.optimizer = accelerator.prepare(network, optimizer)
-        self.teacher: Any = teacher and accelerator.prepare_model(
-            teacher.eval().to(accelerator.device, memory_format=self.layout),  # type: ignore[call-overload]
-            evaluation_mode=True,
+        self.teacher: Any = (
+            None
+            if teacher is None
+            else accelerator.prepare_model(
+                teacher.eval().to(accelerator.device, memory_format=self.layout),  # type: ignore[call-overload]
+                evaluation_mode=True,
+            )
         )
         self.schedule = CosineLRScheduler(
             self.optimizer.optimizer,
@@ -115,7 +119,7 @@ class Trainer:
             with nullcontext() if i + 1 == count else self.accelerator.no_sync(self.model):
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.use_bf16):
                     outputs = self.model(images.contiguous(memory_format=self.layout))
-                    taught = {"teacher_BN": self.teacher(pixels_BCHW)} if self.teacher else {}
+                    taught = {"teacher_BN": self.teacher(pixels_BCHW)} if self.teacher is not None else {}
                 targets = self.task.targets(truth, outputs.logits_KBN[-1])
                 loss = self.objective(outputs, targets, self.costs_K, **taught) / count
                 self.accelerator.backward(loss)

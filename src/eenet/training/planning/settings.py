@@ -184,7 +184,9 @@ class TrainConfig:
         if self.teacher is not None:
             if self.objective != "joint" or not task.keeps_classifier:
                 what = f"objective {self.objective}" if task.keeps_classifier else self.task
-                raise ValueError(f"teacher can't be used with {what}; objective joint for classes can imitate")
+                raise ValueError(
+                    f"teacher can't be used with {what}; objective joint for classes can imitate"
+                )
             if not self.distillation:
                 object.__setattr__(self, "distillation", TAUGHT)
         if self.objective != "joint":  # which is known without importing torch
