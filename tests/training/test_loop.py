@@ -278,6 +278,32 @@ def test_plain_backbone(tmp_path: Path) -> None:
     assert network.costs_K == [1.0]
 
 
+def test_a_teacher_teaches_and_stays_as_it_is(tmp_path: Path) -> None:
+    """Without the truth: what is learned comes from the teacher; with few exits or none."""
+    config = replace(CONFIG, teacher="digits-eenet8", distillation=1.0, num_exits=0)
+    teacher = EENet.from_pretrained("digits-eenet8").eval()
+    shuffled = TRAIN.labels_B[torch.randperm(len(TRAIN)).numpy()]
+    wrong = ImageSet(TRAIN.pixels_BCHW, shuffled, TRAIN.class_names)
+    network = build(config, wrong)
+    fit(network, wrong, VALIDATION, config, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / METRICS_FILE).read_text().splitlines()]
+    assert lines[-1]["validation"]["full_accuracy"] > 0.4  # chance is 0.1
+    after = EENet.from_pretrained("digits-eenet8").eval()
+    assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), after.parameters(), strict=True))
+
+
+def test_a_teacher_for_other_images_is_refused(tmp_path: Path) -> None:
+    network = build(CONFIG, TRAIN)
+    with pytest.raises(ValueError, match=r"teacher mnist-eenet8 takes images of size \(1, 28, 28\)"):
+        fit(network, TRAIN, VALIDATION, replace(CONFIG, teacher="mnist-eenet8"), tmp_path)
+    swapped = ImageSet(TRAIN.pixels_BCHW, TRAIN.labels_B, TRAIN.class_names[::-1])
+    network.config.class_names = swapped.class_names
+    with pytest.raises(ValueError, match="knows other classes"):
+        fit(network, swapped, swapped, replace(CONFIG, teacher="digits-eenet8"), tmp_path)
+    with pytest.raises(ValueError, match="teacher can't be used with objective v2"):
+        replace(CONFIG, teacher="digits-eenet8", objective="v2")
+
+
 def test_bf16(tmp_path: Path) -> None:
     network = run(tmp_path, replace(CONFIG, precision="bf16", epochs=1))
     assert all(p.dtype == torch.float32 for p in network.parameters())

@@ -191,6 +191,24 @@ def test_joint_cross_entropy_by_hand() -> None:
     assert by_cost.item() == pytest.approx(1.75 * math.log(4))
 
 
+def test_a_teacher_is_imitated_by_all_exits() -> None:
+    """The loss of each, and that of the final exit, is least at the teacher's own answers."""
+    torch.manual_seed(0)
+    taught_BN, targets_B = torch.randn(6, 4), torch.randint(0, 4, (6,))
+    logits_KBN = [torch.randn(6, 4, requires_grad=True) for _ in range(3)]
+    outputs = ExitOutputs(logits_KBN, [torch.zeros(6), torch.zeros(6)])
+    loss = joint_cross_entropy(outputs, targets_B, [0.3, 0.6, 1.0], distillation=0.6, teacher_BN=taught_BN)
+    by_hand = 0.0
+    for z_BN in logits_KBN:
+        p_BN, q_BN = (taught_BN / 2).softmax(1), (z_BN / 2).softmax(1)
+        divergence = (p_BN * (p_BN / q_BN).log()).sum(1).mean()
+        by_hand += 0.4 * F.cross_entropy(z_BN, targets_B) + 0.6 * 4 * divergence
+    torch.testing.assert_close(loss, torch.as_tensor(by_hand))
+    same = ExitOutputs([taught_BN.clone().requires_grad_() for _ in range(3)], outputs.confidence_logits_KB)
+    joint_cross_entropy(same, targets_B, [0.3, 0.6, 1.0], distillation=1.0, teacher_BN=taught_BN).backward()
+    assert all(z_BN.grad is not None and z_BN.grad.abs().max() < 1e-6 for z_BN in same.logits_KBN)
+
+
 def test_unknown_objective() -> None:
     with pytest.raises(ValueError, match="unknown objective 'v7'"):
         get_objective("v7")

@@ -36,6 +36,15 @@ class TrainSettings(Settings):
     """Prune trained weights to this share of the MACs, such as 0.5, before training on."""
     max_drop: float | None = None
     """Instead of a budget: the cheapest that loses at most so many points of accuracy, such as 0.5."""
+    aim: Annotated[
+        Literal["macs", "latency"] | None,
+        arg(aliases=["--for"], metavar="macs|latency", help_behavior_hint=""),
+    ] = None
+    """What is to be saved; latency: exits where this machine's clock wants them, budgets in time."""
+    backend: str | None = None
+    """That latency is timed on: onnxruntime (the default), openvino, torch."""
+    at_once: int | None = None
+    """Images that will arrive together, for latency; 1 by default."""
     num_exits: int | None = None
     """Number of early exits."""
     placement: Annotated[tuple[str, ...] | None, arg(metavar="NAME|FLOAT ...", help_behavior_hint="")] = None

@@ -13,6 +13,17 @@ SHARES = (0.7, 0.5, 0.35, 0.25)
 SMALL_IMAGES = 48  # pixels: up to here networks without strides at the start
 FOR_SMALL = ("resnet44_cifar", "resnet32_cifar", "resnet20_cifar")
 FOR_OTHERS = ("resnet18", "mobilenetv3_large_100", "mobilenetv4_conv_small", "efficientnet_lite0")
+SAME = (
+    "data",
+    "mean",
+    "std",
+    "image_size",
+    "seed",
+    "teacher",
+    "aim",
+    "backend",
+    "at_once",
+)  # settings of all networks
 WORTH_IT = 0.9  # of the given network's MACs: nothing larger is tried
 
 
@@ -51,6 +62,6 @@ def candidates(
         macs = count_macs(create_backbone(name, made_for), (1, *config.input_size))
         if backbones is not None or macs <= WORTH_IT * config.backbone_macs:
             pretrained = {"pretrained": True} if asked.get("pretrained") else {}
-            same = {key: asked[key] for key in ("data", "mean", "std", "image_size", "seed") if key in asked}
+            same = {key: asked[key] for key in SAME if key in asked}
             found.append(Candidate(name, {**same, "model": name, **pretrained}, macs))
     return found

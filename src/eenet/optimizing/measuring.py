@@ -12,9 +12,10 @@ from eenet.data import Images, sample
 from eenet.evaluation import collect, measure
 from eenet.networks import Network, open_network
 from eenet.optimizing.results import OptimizedRow
-from eenet.policies import RECORDS_FILE, ExitPolicy, Records, decide
+from eenet.policies import RECORDS_FILE, ExitPolicy, Records, decide, policies_for_budgets
 from eenet.runtime import Contender, create_backend, mean_ms, run_batch, segments_of, times_in_turn
 from eenet.tasks import Loss, paired_loss
+from eenet.training import timed
 
 TIMED_IMAGES = 1000
 REPEATS = 5
@@ -52,7 +53,10 @@ def policies_of(
     """With all early exits off, and leaving as early as is within the drop, if that leaves early at all."""
     count = network.num_exits
     found = [ExitPolicy("confidence", (1.0,) * count, (False,) * count)]
-    budgets = {key: ExitPolicy.from_dict(p, count) for key, p in network.config.budgets.items()}
+    if count and network.config.timings:  # trained for the clock: budgets in time, not in MACs
+        budgets = policies_for_budgets(timed(records, network.config.timings[-1]), any_exits=True)
+    else:
+        budgets = {key: ExitPolicy.from_dict(p, count) for key, p in network.config.budgets.items()}
     bold = boldest(records, budgets, plain_B, max_drop)
     return [*found, bold] if bold is not None and any(bold.enabled) else found
 

@@ -46,8 +46,8 @@ def optimize(
     """Look for the fastest network that loses little against a trained one.
 
     Tries it as it is, pruned to several shares, and smaller backbones; each with early exits and without, in
-    float32 and int8. All are trained by the same rules; those that fall behind stop early. The same call goes
-    on where it was stopped, and repeats nothing.
+    float32 and int8. All are trained by the same rules, and imitate the trained network; those that fall
+    behind stop early. The same call goes on where it was stopped, and repeats nothing.
 
     Args:
         model: as for `eenet.train`: a name with `weights`, or a checkpoint, whose backbone is taken.
@@ -81,13 +81,15 @@ def optimize(
     question |= {"batch_size": batch_size, "epochs": epochs, "shares": list(shares)}
     question |= {"backbones": list(backbones) if backbones is not None else None}
     race = _Race(Journal(out, question), out, asked, minutes)
+    if objective == "latency":  # the exits of each lie where the clock wants them
+        asked = {"aim": "latency", "backend": backend, "at_once": batch_size, **asked}
     race.train(Candidate(GIVEN, {**asked, "freeze_backbone": True}, 1), epochs)
     config = read_config(race.places[GIVEN])
     images = as_images(data, config, "validation")
     count = len(as_images(data, config, "train"))
     budget = epochs or min(max(round(PASSED / count), FEWEST), MOST)
     clock = {"max_drop": max_drop, "backend": backend, "batch_size": batch_size}
-    alive = candidates(asked, config, shares, backbones)
+    alive = candidates({"teacher": str(race.places[GIVEN]), **asked}, config, shares, backbones)
     for number, (passes, keep) in enumerate(rounds(budget, len(alive))):
         if number:
             alive = race.halved(number, alive, keep, images, objective, clock)

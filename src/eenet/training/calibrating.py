@@ -25,8 +25,9 @@ from eenet.policies import (
     policy_for_drop,
     policy_for_risk,
 )
-from eenet.runtime import StageTimes, installed, stage_times
+from eenet.runtime import StageTimes, stage_times
 from eenet.tasks import task_of
+from eenet.training.planning.clocking import default_backend, timed
 
 WIDEST = 0.03  # half of the 95 % interval of the cost, above which a calibration is doubted
 
@@ -173,12 +174,11 @@ def calibrate(
         measured = stage_times(
             network, sample(images, 64), backend=backend or default_backend(), batch_size=batch_size
         )
-        costs = time_as_cost(measured)
-        policy = policy_for_budget(replace(fitted, **costs), cast(float, budget), any_exits=True)
-        _keep_times(network, measured)
-        timed = replace(held_out, **costs)
-        more["relative_time"] = measure(timed, policy).relative_cost
-        known_to["relative_time"] = task.intervals(timed, policy)["relative_cost"]
+        policy = policy_for_budget(timed(fitted, measured.to_dict()), cast(float, budget), any_exits=True)
+        keep_times(network, measured)
+        spent = timed(held_out, measured.to_dict())
+        more["relative_time"] = measure(spent, policy).relative_cost
+        known_to["relative_time"] = task.intervals(spent, policy)["relative_cost"]
         more["timings"] = measured
         asked_for = f"budget {budget} in time"
     else:
@@ -281,7 +281,7 @@ def _save(network: Network, target: Path, source: Path | None, note: str) -> Non
     write_atomically(target / CARD_FILE, (before + note).encode())
 
 
-def _keep_times(network: Network, measured: StageTimes) -> None:
+def keep_times(network: Network, measured: StageTimes) -> None:
     """In the checkpoint, instead of others for the same backend and batch size."""
     same = (measured.backend, measured.batch_size)
     others = [t for t in network.config.timings if (t["backend"], t["batch_size"]) != same]
@@ -296,14 +296,3 @@ def _without_labels(data: str, network: Network) -> Images | None:
     config = network.config
     names = config.class_names or [str(n) for n in range(config.num_classes)]
     return unlabelled(directory, names, config.input_size) if directory else None
-
-
-def time_as_cost(measured: StageTimes) -> dict[str, Any]:
-    """Stage times as costs for `Records`, in nanoseconds instead of MACs."""
-    stages, heads = ([round(1e6 * ms) for ms in times] for times in (measured.stage_ms, measured.head_ms))
-    return {"stage_macs": stages, "head_macs": heads, "backbone_macs": round(1e6 * measured.plain_ms)}
-
-
-def default_backend() -> str:
-    """The fastest that is installed."""
-    return "onnxruntime" if installed("onnxruntime") else "torch"

@@ -18,11 +18,12 @@ from eenet.evaluation import Measured, about_run, build_report, collect, measure
 from eenet.networks import HEADS, Config, EENet
 from eenet.policies import RECORDS_FILE
 from eenet.tasks import task_of
-from eenet.training.calibrating import doubts, told_intervals
+from eenet.training.calibrating import doubts, keep_times, told_intervals
 from eenet.training.loop import fit, on_validation
 from eenet.training.objectives import OBJECTIVES, trains_confidence, unused
 from eenet.training.planning.budgeting import fit_for, wanted_budget
 from eenet.training.planning.choosing import chosen_run, complete, default_directory
+from eenet.training.planning.clocking import by_the_clock, in_time, measured_times, timed
 from eenet.training.planning.making import build, for_images, pruned_for
 from eenet.training.planning.settings import TrainConfig, changed, write_run
 from eenet.training.planning.starting import is_checkpoint, load_images, start_of, told_at_start
@@ -150,6 +151,8 @@ def train(
             network = pruned_for(network, config)
     else:
         start = start or start_of(config, module)
+        if config.aim == "latency" and config.num_exits:
+            config = by_the_clock(config, images["train"], start, out, asked=asked, resume=resume)
         network = build(config, images["train"], start)
     pruning: Any = network.config.provenance.get("pruning")
     if first and config.prune is not None:
@@ -206,6 +209,14 @@ def _conclude(
     held_out = images["validation"]
     fitted, how_set = fit_for(collect(network, held_out), config, gate=network.config.gate)
     network.adopt(fitted)
+    if config.aim == "latency" and network.num_exits and not trains_confidence(config.objective):
+        times = measured_times(network, held_out, config)
+        fitted, how_set = in_time(fitted, config, times)
+        network.adopt(fitted)
+        keep_times(network, times)
+        spent = measure(timed(fitted.records, times.to_dict()), fitted.policy).relative_cost
+        where = f"{times.backend}, batches of {times.batch_size}"
+        notes.append(f"expected time {spent:.3f} of the plain network's ({where})")
     if network.num_exits and trains_confidence(config.objective):
         made["thresholds"] = how_set
     elif network.num_exits:

@@ -61,7 +61,7 @@ def cheapest(
     return budgets[chosen[0]], f"thresholds set for {asked}, budget {chosen[0]}: {chosen[1]}"
 
 
-def wanted_budget(config: TrainConfig) -> float | None:
-    """The budget as a number; none if it is found by what is lost."""
+def wanted_budget(config: TrainConfig, aim: str = "macs") -> float | None:
+    """The budget as a number, if it is one of this kind; none if it is found by what is lost."""
     found = config.budget
-    return None if isinstance(found, str) or config.max_drop is not None else found
+    return None if isinstance(found, str) or config.max_drop is not None or config.aim != aim else found

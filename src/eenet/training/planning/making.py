@@ -15,7 +15,7 @@ from eenet.backbones import (
     replace_classifier,
     set_widths,
 )
-from eenet.compress import pruned
+from eenet.compress import Pruning, pruned
 from eenet.data import Images
 from eenet.networks import EENet, convert, name_backbone, per_channel, without_exits
 from eenet.tasks import task_of
@@ -39,11 +39,7 @@ def build(config: TrainConfig, images: Images, start: Start | None = None) -> EE
     """
     start = start or start_of(config)
     torch.manual_seed(config.seed)
-    backbone, args = backbone_for(config, images, start)
-    pruning = None
-    if config.prune is not None:
-        task_of(config.task).must_support("pruning")
-        backbone, pruning = pruned(backbone, config.prune, images.image_size, how=config.prune_how)
+    backbone, args, pruning = pruned_backbone(config, images, start)
     exits: dict[str, Any] = {"num_exits": config.num_exits, "placement": config.placement}
     kinds: dict[str, Any] = {
         "head": config.head,
@@ -68,6 +64,18 @@ def build(config: TrainConfig, images: Images, start: Start | None = None) -> EE
     if mean is not None and std is not None:
         network.config.mean, network.config.std = per_channel(mean, channels), per_channel(std, channels)
     return for_images(network, images, config)
+
+
+def pruned_backbone(
+    config: TrainConfig, images: Images, start: Start
+) -> tuple[nn.Module, dict[str, Any], Pruning | None]:
+    """The backbone of a run, the arguments that it was made with, and how it was pruned, if it was."""
+    backbone, args = backbone_for(config, images, start)
+    if config.prune is None:
+        return backbone, args, None
+    task_of(config.task).must_support("pruning")
+    backbone, pruning = pruned(backbone, config.prune, images.image_size, how=config.prune_how)
+    return backbone, args, pruning
 
 
 def pruned_for(network: EENet, config: TrainConfig) -> EENet:

@@ -19,6 +19,7 @@ TAUGHT = 0.7  # of the loss, imitates a teacher
 _CHOICES = {
     "prune_how": ("uniform", "global"),
     "precision": ("auto", "fp32", "bf16"),
+    "aim": ("macs", "latency"),
     "optimizer": ("sgd", "adamw"),
     "class_weights": ("auto", None),
     "track": ("tensorboard", "trackio", None),
@@ -57,6 +58,12 @@ class TrainConfig:
     0.5."""
     max_drop: float | None = None
     """Instead of a budget: the cheapest that loses at most so many points of accuracy, such as 0.5."""
+    aim: Literal["macs", "latency"] = "macs"
+    """What is to be saved. `latency`: exits go where this machine's clock wants them, budgets are in time."""
+    backend: str | None = None
+    """That the aim latency is timed on. Default: the fastest that is installed, see `eenet.Predictor`."""
+    at_once: int = 1
+    """Images that will arrive together, for the aim latency."""
     objective: str = "joint"
     """Training loss, see `eenet.training.objectives`."""
     cost_weight: float = 1.0
@@ -136,7 +143,7 @@ class TrainConfig:
             raise ValueError(f"objective is {self.objective!r}; for {self.task} choose from {known}")
         if self.balanced and not task.keeps_classifier:
             raise ValueError(f"balanced draws images by class, which {self.task} hasn't; use class_weights")
-        for name in ("epochs", "batch_size", "learning_rate", "accumulate"):
+        for name in ("epochs", "batch_size", "learning_rate", "accumulate", "at_once"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
         if self.num_exits < 0:

@@ -1,0 +1,198 @@
+"""Exits where this machine's clock wants them, and thresholds by its time."""
+
+import copy
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eenet.backbones import trace
+from eenet.common import say, working, write_atomically
+from eenet.data import Images, sample
+from eenet.networks import EENet, convert
+from eenet.policies import Fitted, policies_for_budgets, policy_for_budget
+from eenet.runtime import StageTimes, installed, stage_times
+from eenet.tasks import task_of
+from eenet.training.planning.budgeting import cheapest, wanted_budget
+from eenet.training.planning.making import pruned_backbone
+from eenet.training.planning.settings import TrainConfig
+from eenet.training.planning.starting import Start
+
+CLOCK_FILE = "clock.json"
+MOST_CUTS = 12  # that are timed; evenly chosen of more
+MOST_EXITS = 4
+LEAVING = 0.5
+"""Of the images, `f ** LEAVING` are taken to have left by a place behind a share f of the MACs; trained
+networks have from 0.2 (CIFAR-10, ResNet-56) to 1.3 (Tiny-ImageNet-50), see the lab notes."""
+
+
+@dataclass(frozen=True)
+class Clocked:
+    """What was timed, and the exits that follow."""
+
+    names: list[str]
+    """Of the cuts, in running order."""
+    times: StageTimes
+    """With an exit at each of them."""
+    chosen: list[int]
+    """Indices into `names`."""
+    expected: float
+    """Time of an image on average, relative to the plain backbone, if images leave as `LEAVING` says."""
+
+    def __str__(self) -> str:
+        names = ", ".join(self.names[i] for i in self.chosen)
+        return (
+            f"exits by the clock ({self.times.backend}, batches of {self.times.batch_size}): {names}; of "
+            f"{len(self.names)} places, expected time {self.expected:.2f} of the plain network's"
+        )
+
+
+def by_the_clock(
+    config: TrainConfig,
+    images: Images,
+    start: Start,
+    out: Path,
+    *,
+    asked: Collection[str] = (),
+    resume: bool = False,
+) -> TrainConfig:
+    """A configuration whose exits lie where they save most time here.
+
+    Every place is timed with an exit of the configuration's kind of head. Of all choices of exits that one
+    is taken with which an image takes least time on average, heads included, if images leave as `LEAVING`
+    says. A head that takes longer than it saves is thereby left out.
+
+    Args:
+        config: its `head`, `backend` and `at_once` count, and `num_exits` if that is asked for.
+        images: that it is made for.
+        start: its backbone, which is not changed.
+        out: what was measured is kept here, and taken again by a run that is resumed.
+        asked: settings that the user has given. Who names the places, keeps them.
+        resume: go on with what was chosen before.
+
+    Raises:
+        ValueError: the backend can't be had, or the backbone has no cut.
+    """
+    file = out / CLOCK_FILE
+    if resume and file.exists():
+        known = json.loads(file.read_text())
+        return replace(config, placement=known["placement"], num_exits=len(known["placement"]))
+    if "placement" in asked:
+        return config
+    task_of(config.task).must_support("exits by the clock")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("exits by the clock are chosen in one process; in several, name the places")
+    backbone, _, _ = pruned_backbone(config, images, start)
+    cuts = trace(backbone, images.image_size).cuts
+    if len(cuts) > MOST_CUTS:
+        cuts = [cuts[round(i * (len(cuts) - 1) / (MOST_CUTS - 1))] for i in range(MOST_CUTS)]
+    names = [cut.name for cut in cuts]
+    with working("timing places for exits"), torch.random.fork_rng(devices=[]):
+        network = convert(
+            copy.deepcopy(backbone),
+            images.image_size,
+            placement=names,
+            head=config.head,
+            task=config.task,
+            num_classes=len(images.class_names),
+            recognise=False,
+        )
+        network.config.mean, network.config.std = images.mean_std()
+        times = measured_times(network.eval(), images, config)
+    count = config.num_exits if "num_exits" in asked else None
+    chosen, expected = least_time(times.stage_ms, times.head_ms, [cut.fraction for cut in cuts], count)
+    found = Clocked(names, times, chosen, expected)
+    say(str(found))
+    placement = [names[i] for i in chosen]
+    told = {"placement": placement, "expected": expected, "names": names, "times": times.to_dict()}
+    write_atomically(file, json.dumps(told, indent=2).encode())
+    return replace(config, placement=placement, num_exits=len(placement))
+
+
+def measured_times(network: EENet, images: Images, config: TrainConfig) -> StageTimes:
+    """Of all stages and heads, on the backend and with as many images at once as a configuration says."""
+    pixels_BCHW = sample(images, config.at_once)
+    return stage_times(
+        network, pixels_BCHW, backend=config.backend or default_backend(), batch_size=config.at_once
+    )
+
+
+def default_backend() -> str:
+    """The fastest that is installed."""
+    return "onnxruntime" if installed("onnxruntime") else "torch"
+
+
+def least_time(
+    stage_ms: Sequence[float],
+    head_ms: Sequence[float],
+    fractions: Sequence[float],
+    num_exits: int | None = None,
+) -> tuple[list[int], float]:
+    """The choice of exits with the least expected time of an image, and that relative to all stages.
+
+    Args:
+        stage_ms: K, between the places.
+        head_ms: K - 1, of an exit at each place.
+        fractions: K - 1, of the MACs, before each place.
+        num_exits: that are wanted. Default: what takes least, 1 to `MOST_EXITS`.
+
+    Raises:
+        ValueError: more exits are wanted than there are places.
+    """
+    if num_exits is not None and num_exits > len(head_ms):
+        raise ValueError(f"num_exits is {num_exits}, but there are {len(head_ms)} places for exits")
+    total, until = sum(stage_ms), list(accumulate(stage_ms))
+    left = [fraction**LEAVING for fraction in fractions]
+
+    def expected(chosen: Sequence[int]) -> float:
+        gone, spent, heads = 0.0, 0.0, 0.0
+        for i in chosen:
+            heads += head_ms[i]
+            spent += (left[i] - gone) * (until[i] + heads)
+            gone = left[i]
+        return (spent + (1 - gone) * (total + heads)) / total
+
+    counts = range(1, min(MOST_EXITS, len(head_ms)) + 1) if num_exits is None else [num_exits]
+    chosen = min(
+        (each for count in counts for each in combinations(range(len(head_ms)), count)), key=expected
+    )
+    return list(chosen), expected(chosen)
+
+
+def timed(records: Any, measured: Mapping[str, Any]) -> Any:
+    """Records whose costs are times, in nanoseconds instead of MACs.
+
+    Args:
+        records: any kind.
+        measured: what a `StageTimes` holds, as checkpoints keep it too.
+    """
+    stages, heads = ([round(1e6 * ms) for ms in measured[f"{part}_ms"]] for part in ("stage", "head"))
+    plain = round(1e6 * measured["plain_ms"])
+    return replace(records, stage_macs=stages, head_macs=heads, backbone_macs=plain)
+
+
+def in_time(fitted: Fitted, config: TrainConfig, measured: StageTimes) -> tuple[Fitted, str]:
+    """What was fitted, with thresholds for the least time instead of the fewest MACs, and how, in words.
+
+    Exits that don't pay for their heads by the clock are switched off.
+
+    Args:
+        fitted: for the same configuration, by MACs.
+        config: its `budget` and `max_drop` count.
+        measured: of the trained network. A budget below the time of its first exit is given up, in words.
+    """
+    records = timed(fitted.records, measured.to_dict())
+    where = f"in time ({measured.backend}, batches of {measured.batch_size})"
+    budget, least = wanted_budget(config, "latency"), records.costs()[0]
+    if budget is not None and budget >= least:
+        policy = policy_for_budget(records, budget, any_exits=True)
+        return replace(fitted, policy=policy), f"thresholds set for budget {budget}, {where}"
+    policy, told = cheapest(records, policies_for_budgets(records, any_exits=True), config.max_drop)
+    if budget is not None:
+        told = f"budget {budget} can't be kept, since leaving at the first exit takes {least:.3f}; {told}"
+    return replace(fitted, policy=policy), f"{told}, {where}"
