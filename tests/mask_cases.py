@@ -1,10 +1,16 @@
-"""Images with masks made up for tests: coloured squares on noise."""
+"""Images with masks made up for tests, coloured squares on noise, and a network for them."""
 
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+
+import eenet
+from eenet.data import normalize
+from eenet.policies import score_of
+from eenet.tasks import task_of
 
 COLOURS = np.array([[60, 60, 60], [210, 60, 60], [60, 60, 210]])
 NAMES = ["ground", "red", "blue"]
@@ -32,3 +38,47 @@ def write_folders(root: Path, counts: dict[str, int] | None = None) -> Path:
                 Image.fromarray(values).save(path)
     (root / "info.json").write_text('{"classes": ["ground", "red", "blue"], "ignore_index": 255}')
     return root
+
+
+SIZES = ((32, 32), (33, 47), (40, 32), (57, 36))
+
+
+def made_network(score: str = "confidence", thresholds: tuple[float, ...] = ()) -> eenet.EENet:
+    torch.manual_seed(1)
+    network = eenet.create_model(
+        "resnet8_cifar",
+        task="segmentation",
+        num_classes=3,
+        num_exits=2,
+        input_size=(3, 32, 32),
+        task_settings={"width": 8},
+    )
+    network.config.mean, network.config.std = [0.4] * 3, [0.3] * 3
+    network.config.class_names = NAMES
+    network.train()
+    with torch.no_grad():  # norms that do something
+        for seed in range(20):
+            pixels = np.stack([made_pair(seed)[0].transpose(2, 0, 1)] * 2)
+            network(normalize(torch.from_numpy(pixels), [0.4] * 3, [0.3] * 3))
+        for head in network.heads:  # scores that differ from image to image
+            head.get_parameter("answer.6.weight").mul_(20)
+            head.get_parameter("confidence.gain.bias").fill_(-8)
+    network.config.policy = eenet.ExitPolicy(score, thresholds or (0.5, 0.5)).to_dict()
+    return network.eval()
+
+
+def pictures(count: int = 24) -> list[np.ndarray]:
+    return [made_pair(k, *SIZES[k % len(SIZES)])[0] for k in range(count)]
+
+
+def middling(network: eenet.EENet, score: str) -> tuple[float, ...]:
+    """Thresholds at which some images leave at every exit."""
+    scores = []
+    for k in range(2):
+        found = []
+        for picture in pictures():
+            seen = task_of("segmentation").read(picture, network.config)
+            logits, confidences = network.answers(seen.pixels_CHW[None])
+            found.append(score_of(score, [*logits[: k + 1]], [*confidences[: k + 1]])[0])
+        scores.append(float(np.quantile(found, 0.6)))
+    return tuple(scores)

@@ -191,10 +191,8 @@ def test_verbs_that_cannot_be_had_yet_say_so(tmp_path: Path) -> None:
     for verb in TASKS["segmentation"].unsupported:
         with pytest.raises(ValueError, match=f"{verb} doesn't work for segmentation yet"):
             TASKS["segmentation"].must_support(verb)
-    with pytest.raises(ValueError, match="bench doesn't work for segmentation yet"):
-        eenet.bench(tmp_path / "c")
-    with pytest.raises(ValueError, match="export doesn't work for segmentation yet"):
-        eenet.export(tmp_path / "c", tmp_path / "out")
+    with pytest.raises(ValueError, match="report doesn't work for segmentation yet"):
+        eenet.report(tmp_path / "c", tmp_path / "out.html")
 
 
 def test_a_configuration_knows_what_its_task_takes() -> None:

@@ -59,7 +59,7 @@ def bench(
     data: str | None = None,
     skip_damaged: SkipDamaged = False,
     backends: tuple[str, ...] = (),
-    batch_sizes: tuple[int, ...] = (1, 64),
+    batch_sizes: tuple[int, ...] = (),
     against: str | None = None,
     exported: Path | None = None,
     leaving: WhichPolicy,
@@ -73,7 +73,7 @@ def bench(
     Args:
         data: Data set whose test images are run. Default: the one it was trained on.
         backends: torch, torch-compile, onnxruntime, openvino. Default: all that are there but torch-compile.
-        batch_sizes: Images that arrive together.
+        batch_sizes: Images that arrive together. Default: 1 and 64, or for answers of pixels 1 and 16.
         against: Another checkpoint, run without leaving early: a smaller network.
         exported: Directory written by `eenet export`, timed beside each backend.
         repeats: Runs; the time of a batch is its median over them.

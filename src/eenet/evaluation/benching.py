@@ -1,12 +1,13 @@
 """The verb `bench`: a checkpoint on its data, timed on every backend there is."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from eenet.common import Result, format_table, hardware, progress, wrapped
-from eenet.data import Images, sample
+from eenet.data import AnyImages
 from eenet.evaluation.evaluating import as_images
 from eenet.networks import Network, StoredNetwork, name_of, open_network
 from eenet.policies import ExitPolicy
@@ -14,6 +15,8 @@ from eenet.runtime import BACKENDS, BenchRow, installed, options_of, time_networ
 from eenet.tasks import task_of
 
 BENCH_IMAGES = 1000
+BENCH_PIXELS = 1000 * 224 * 224  # of all together: fewer where they are large
+FEWEST_IMAGES = 16
 SLOW_TO_START = "torch-compile"
 
 
@@ -110,9 +113,9 @@ def bench(
     checkpoint: Network | str | Path,
     policy: ExitPolicy | str | None = None,
     *,
-    data: str | Images | None = None,
+    data: str | AnyImages | None = None,
     backends: Sequence[str] = (),
-    batch_sizes: Sequence[int] = (1, 64),
+    batch_sizes: Sequence[int] = (),
     against: Network | str | Path | None = None,
     exported: str | Path | None = None,
     budget: float | None = None,
@@ -128,7 +131,7 @@ def bench(
         policy: or the name of one that the checkpoint has. Default: the checkpoint's own.
         data: whose test images to use. Default: the data set it was trained on.
         backends: default: all that are installed, but for torch-compile, which takes minutes to start.
-        batch_sizes: images that arrive together.
+        batch_sizes: images that arrive together. Default: 1 and 64, or for answers of pixels 1 and 16.
         against: another network, run without leaving early, such as a smaller one.
         exported: directory written by `eenet export`, timed beside.
         budget: wanted mean relative cost, for which the checkpoint has a policy.
@@ -141,7 +144,7 @@ def bench(
         FileNotFoundError, ValueError: checkpoint or data can't be read, or a backend can't be had.
     """
     network = open_network(checkpoint)
-    task_of(network.config.task).must_support("bench")
+    task = task_of(network.config.task)
     chosen = network.config.exit_policy(budget, policy)
     other = open_network(against) if against is not None else None
     if other and other.config.input_size != network.config.input_size:
@@ -149,8 +152,10 @@ def bench(
             f"{name_of(against or other)} takes images of size {other.config.input_size}, "
             f"not {network.config.input_size}"
         )
-    pixels_BCHW = sample(as_images(data, network.config, "test", skip_damaged=skip_damaged), BENCH_IMAGES)
-    backends = backends or _backends_of(network)
+    images = as_images(data, network.config, "test", skip_damaged=skip_damaged)
+    affordable = max(FEWEST_IMAGES, BENCH_PIXELS // math.prod(network.config.input_size[1:]))
+    pixels_BCHW = task.sample(images, min(BENCH_IMAGES, affordable))
+    backends, batch_sizes = backends or _backends_of(network), batch_sizes or task.timed_sizes
     rows = []
     with progress("timing", len(backends) * len(batch_sizes) * repeats) as advance:
         for backend in backends:

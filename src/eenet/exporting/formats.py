@@ -86,13 +86,14 @@ def _single(job: Job, save: Save, *, defaults: bool, images: Literal["one", "any
 
 def _parts(job: Job) -> tuple[list[dict[str, Any]], list[Any]]:
     """For each segment the names of what goes in and out, and its ONNX model."""
-    from eenet.runtime import Cutter, inputs_and_outputs
+    from eenet.runtime import Cutter, has_state, inputs_and_outputs
 
     cutter, final = Cutter(parse(job.graph.SerializeToString(), "the graph")), job.network.num_exits
-    stages, models = [], []
+    stages, models, state = [], [], has_state(job.network)
     for segment in job.segments:
-        inputs, outputs = inputs_and_outputs(segment, job.policy.score, final)
-        stages.append({"inputs": inputs, "outputs": dict(zip(_kinds(segment, final), outputs, strict=True))})
+        inputs, outputs = inputs_and_outputs(segment, job.policy.score, final, with_state=state)
+        kinds = _kinds(segment, final, with_state=state)
+        stages.append({"inputs": inputs, "outputs": dict(zip(kinds, outputs, strict=True))})
         models.append(cutter.cut(inputs, outputs))
     return stages, models
 
@@ -123,8 +124,10 @@ def whole_graph(job: Job) -> Any:
     return model
 
 
-def _kinds(segment: Segment, final: int) -> list[str]:
-    return ["probabilities"] if segment.exit == final else ["features", "probabilities", "score"]
+def _kinds(segment: Segment, final: int, *, with_state: bool = False) -> list[str]:
+    if segment.exit == final:
+        return ["probabilities"]
+    return ["features", *(["state"] if with_state else []), "probabilities", "score"]
 
 
 def _save_onnx(job: Job, model: Any, name: str) -> str:

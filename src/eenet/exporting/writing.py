@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from eenet.common import Result, lines, say, working, wrapped
-from eenet.data import ImageSet, sample
+from eenet.data import ImageSet, Pixels
 from eenet.evaluation import as_images, collect, measure, pace
 from eenet.exporting.comparing import bytes_in, compare, reason, time_against_fp32
 from eenet.exporting.formats import FORMATS, PRECISIONS, Job, whole_graph
@@ -35,6 +35,7 @@ from eenet.policies import ExitPolicy, looks_back, policies_for_budgets, policy_
 from eenet.tasks import task_of
 
 COMPARED_IMAGES = 256
+TOGETHER = 32
 COMPARED_PIXELS = 4_000_000  # of all images together: fewer where they are large
 
 
@@ -133,7 +134,9 @@ def export(
     _check(format, precision, out, force)
     network = open_network(checkpoint)
     config = network.config
-    task_of(config.task).must_support("export")
+    task = task_of(config.task)
+    task.must_support(f"format {format}")
+    task.must_support(precision)
     chosen = config.exit_policy(budget, policy)
     if looks_back(chosen.score):
         raise ValueError(
@@ -147,7 +150,7 @@ def export(
         from eenet.exporting.quantize import simplified
 
         graph = simplified(graph_of(network))
-    images, before = _images(network, data, skip_damaged), (graph, chosen)
+    pixels_BCHW, before = _pixels(network, data, skip_damaged), (graph, chosen)
     if precision == "int8":
         from eenet.exporting.quantize import graph_records
 
@@ -156,19 +159,21 @@ def export(
                 f"int8 needs images to quantise on; name the data set of {name_of(checkpoint)} with --data"
             )
         graph, chosen, budgets, measured = _quantized(network, graph, chosen, data_name, skip_damaged)
-        expected = graph_records(graph, network, images)
+        labels_B, names = np.zeros(len(pixels_BCHW), np.int64), network.config.class_names or []
+        records = graph_records(graph, network, ImageSet(pixels_BCHW, labels_B, names))
+        said = records.logits_KBN, records.confidence_logits_KB
     else:
-        expected = collect(network, images)
+        said = _said(network, pixels_BCHW)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
         job = Job(network, chosen, precision, Path(temporary), graph)
         with working(f"writing {format}"):
             manifest = _write(job, budgets, format, name_of(checkpoint))
-        found = {**compare(job, images, expected), "bytes": bytes_in(job.target)}
+        found = {**compare(job, pixels_BCHW, said), "bytes": bytes_in(job.target)}
         if precision != "fp32":
             with tempfile.TemporaryDirectory() as other, working(f"timing {precision} against fp32"):
                 _write(Job(network, before[1], "fp32", Path(other), before[0]), {}, format, "")
-                measured |= time_against_fp32(job.target, Path(other), images)
+                measured |= time_against_fp32(job, Path(other), pixels_BCHW)
             write_manifest(manifest | {"measured": {**measured, "bytes": found["bytes"]}}, job.target)
         written = sorted(path.name for path in job.target.iterdir())
         _move(job.target, out, written)
@@ -217,21 +222,26 @@ def _check(format: str, precision: str, out: Path, force: bool) -> None:
         raise FileExistsError(f"{out} is not empty; give another directory, or --force")
 
 
-def _images(network: Network, data: str | None, skip_damaged: bool) -> ImageSet:
-    """Test images; where none are named, and those of the data trained on can't be had, random ones."""
+def _pixels(network: Network, data: str | None, skip_damaged: bool) -> Pixels:
+    """Of test images; where none are named, and those of the data trained on can't be had, random ones."""
     channels, height, width = network.config.input_size
     count = min(COMPARED_IMAGES, max(8, COMPARED_PIXELS // (height * width)))
-    names = network.config.class_names or [str(n) for n in range(network.config.num_classes)]
     try:
         images = as_images(data, network.config, "test", skip_damaged=skip_damaged)
-        pixels_BCHW = sample(images, count)
+        return task_of(network.config.task).sample(images, count)
     except (FileNotFoundError, ValueError) as error:
         if data is not None:
             raise
         say(f"compared on random images: {error}")
         size = (count, channels, height, width)
-        pixels_BCHW = np.random.default_rng(0).integers(256, size=size, dtype=np.uint8)
-    return ImageSet(pixels_BCHW, np.zeros(len(pixels_BCHW), np.int64), names)
+        return np.random.default_rng(0).integers(256, size=size, dtype=np.uint8)
+
+
+def _said(network: Network, pixels_BCHW: Pixels) -> tuple[Any, Any]:
+    """Logits and confidence logits of all exits."""
+    parts = [network.answers(pixels_BCHW[i : i + TOGETHER]) for i in range(0, len(pixels_BCHW), TOGETHER)]
+    logits, confidence_logits = zip(*parts, strict=True)
+    return np.concatenate(logits, 1), np.concatenate(confidence_logits, 1)
 
 
 def _quantized(
@@ -265,7 +275,7 @@ def _quantized(
 def _manifest(job: Job, budgets: dict[str, ExitPolicy], format: str, checkpoint: str) -> dict[str, Any]:
     """What `eenet.json` says, but for the files."""
     config, policy = job.network.config, job.policy
-    channels, height, width = config.input_size
+    task, (channels, height, width) = task_of(config.task), config.input_size
     costs, final = job.network.costs(policy.enabled), job.network.num_exits
     stages: list[dict[str, Any]] = []
     for segment in job.segments:
@@ -282,6 +292,7 @@ def _manifest(job: Job, budgets: dict[str, ExitPolicy], format: str, checkpoint:
         "precision": job.precision,
         "checkpoint": checkpoint,
         "backbone": config.backbone,
+        "task": task.name,
         "versions": {name: version(name) for name in ("eenet", "torch")},
         "input": {
             "type": "uint8",
@@ -290,8 +301,10 @@ def _manifest(job: Job, budgets: dict[str, ExitPolicy], format: str, checkpoint:
             "height": height,
             "width": width,
             "colours": "RGB" if channels == 3 else "grey",
-            "resize": "scale until height and width are covered, antialiased; take the centre",
+            "any_size": task.any_size,
+            "resize": task.explained(config)["resize"],
         },
+        "answer": task.explained(config)["answer"],
         "class_names": config.class_names or [str(n) for n in range(config.num_classes)],
         "score": policy.score,
         "stages": stages,

@@ -77,6 +77,8 @@ class Task(ABC):
     """Whether a network takes images of other sizes than the one it was made for."""
     batch_sizes: ClassVar[Sequence[int]] = (64, 32, 16, 8)
     """Images per step of a run without a recipe: the first of which there are eight batches."""
+    timed_sizes: ClassVar[Sequence[int]] = (1, 64)
+    """Images that arrive together where a network is timed."""
     objectives: ClassVar[Sequence[str] | None] = None
     """Names of those it can be trained by. None: all."""
     carried: ClassVar[Sequence[str]] = ("features",)
@@ -99,6 +101,11 @@ class Task(ABC):
     @abstractmethod
     def load(self, name: str, split: str, **options: Any) -> Any:
         """A split of a data set; arguments and errors as of `eenet.data.load`."""
+
+    @abstractmethod
+    def sample(self, images: Any, count: int) -> Pixels:
+        """Pixels [B, C, H, W] of some images of one size at random, the same every time, as a network
+        takes them; at least one, at most so many."""
 
     @abstractmethod
     def batches(self, images: Any, batch_size: int, augmentation: Any, **which: Any) -> Iterator[Any]:
@@ -149,6 +156,10 @@ class Task(ABC):
         Raises:
             FileNotFoundError, ValueError: it can't be read.
         """
+
+    @abstractmethod
+    def explained(self, config: Any) -> dict[str, str]:
+        """What programs without eenet have to know: how to `resize` an image, and what an `answer` is."""
 
     @abstractmethod
     def prediction(

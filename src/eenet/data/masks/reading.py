@@ -13,7 +13,7 @@ from eenet.data.pixels import Pixels, open_image, whole_pixels
 NO_CLASS = 255
 """What masks hold, once read, where a pixel has no class."""
 MOST_CLASSES = 255
-SPREAD = 64.0  # levels of a standardised image that one standard deviation becomes
+STANDARD_SPREAD = 64.0  # levels of a standardised image that one standard deviation becomes
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def read_pair(
 def standardised(pixels_CHW: Pixels) -> Pixels:
     """With the same mean and spread of all channels together, whatever the light: uint8 [C, H, W]."""
     values = pixels_CHW.astype(np.float32)
-    scaled = (values - values.mean()) * (SPREAD / max(float(values.std()), 1.0)) + 127.5
+    scaled = (values - values.mean()) * (STANDARD_SPREAD / max(float(values.std()), 1.0)) + 127.5
     return np.rint(scaled.clip(0, 255)).astype(np.uint8)
 
 

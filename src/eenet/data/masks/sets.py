@@ -97,6 +97,17 @@ class MaskedImages:
         for shape in list(waiting):
             yield batch(shape)
 
+    def of_one_size(self, count: int) -> Pixels:
+        """So many images at random, the same every time, of the first size that has them: [B, C, H, W]."""
+        seen: dict[tuple[int, ...], list[Pixels]] = {}
+        for index in np.random.default_rng(0).permutation(len(self)).tolist():
+            pixels_CHW, _ = self.scaled(index)
+            alike = seen.setdefault(pixels_CHW.shape, [])
+            alike.append(pixels_CHW)
+            if len(alike) == count:
+                break
+        return np.stack(max(seen.values(), key=len))
+
     def checked(
         self, on_progress: Callable[[int], Any], *, skip_damaged: bool, in_memory: int
     ) -> "MaskedImages":

@@ -26,10 +26,19 @@ ThroughAll = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 def packed(segment: Segment, arrays: Sequence[Any]) -> Outputs:
-    """Outputs from the arrays there are: all three, or what a segment without a head gives."""
-    if len(arrays) == 3:
-        return Outputs(*arrays)
-    return Outputs(arrays[0], None, None) if segment.exit is None else Outputs(None, arrays[0], None)
+    """Outputs from the arrays there are: all, or what a segment without a head or the last one gives.
+
+    What is carried on comes first: features alone, or with a state.
+    """
+    if segment.exit is None:
+        return Outputs(_carried(arrays), None, None)
+    return (
+        Outputs(None, arrays[0], None) if len(arrays) == 1 else Outputs(_carried(arrays[:-2]), *arrays[-2:])
+    )
+
+
+def _carried(arrays: Sequence[Any]) -> Any:
+    return arrays[0] if len(arrays) == 1 else tuple(arrays)
 
 
 class Backend(ABC):

@@ -71,7 +71,8 @@ class Staged(Backend):
         self._runs = [open_stage(directory / stage["file"], stage, threads) for stage in manifest["stages"]]
 
     def run(self, index: int, features: Any) -> Outputs:
-        return packed(self.segments[index], self._runs[index](features))
+        given = features if isinstance(features, tuple) else (features,)
+        return packed(self.segments[index], self._runs[index](*given))
 
 
 class StagedForOne(Staged):

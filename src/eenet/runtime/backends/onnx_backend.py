@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from eenet.common import cores
 from eenet.networks import FLOAT, PIXELS, Network, graph_of, parse, to_array, value_info
 from eenet.runtime.backends.backend import Backend, Outputs, ThroughAll, packed
-from eenet.runtime.graphs.cutting import Cutter, inputs_and_outputs
+from eenet.runtime.graphs.cutting import Cutter, has_state, inputs_and_outputs
 from eenet.runtime.graphs.nesting import nest_all, thresholds_given
 from eenet.runtime.graphs.segments import Segment
-from eenet.tasks import task_of
 
 CPU = "CPUExecutionProvider"
 
@@ -49,8 +48,7 @@ class OnnxRuntimeBackend(Backend):
         """
         self.segments = list(segments)
         graph, final = graph_of(network), network.num_exits
-        self._carried = len(task_of(network.config.task).carried)
-        state, self._channels = self._carried > 1, network.config.input_size[0]
+        state = has_state(network)
         names = [inputs_and_outputs(segment, score, final, with_state=state) for segment in self.segments]
         ends = list(dict.fromkeys(name for _, outputs in names for name in outputs))
         fast, blocked = Cutter(graph).cut([PIXELS], ends), dict[str, str]()
@@ -79,33 +77,13 @@ class OnnxRuntimeBackend(Backend):
             self._sessions.append((session, inputs))
         self._through = [  # one image, several
             graph and session_of(graph, threads, weights=self._weights, **options)
-            for graph in (
-                None if state else nest_all(parts, self.segments, final, images)
-                for images in ("one", "several")
-            )
+            for graph in (nest_all(parts, self.segments, final, images) for images in ("one", "several"))
         ]
 
     def run(self, index: int, features: Any) -> Outputs:
         session, names = self._sessions[index]
-        if self._carried == 1:
-            return packed(self.segments[index], session.run(None, {names[0]: features}))
-        return self._run_carrying(index, session, names, features)
-
-    def _run_carrying(
-        self, index: int, session: ort.InferenceSession, names: Sequence[str], carried: Any
-    ) -> Outputs:
-        """With a state beside the features, and the sizes of the images, which later segments ask for."""
-        if isinstance(carried, tuple):
-            *tensors, sizes_B2 = carried
-            pixels = np.zeros((len(sizes_B2), self._channels, *sizes_B2[0]), np.uint8)  # but its shape
-            given = dict(zip(names, [*tensors, pixels], strict=True))
-        else:
-            sizes_B2, given = np.tile(carried.shape[2:], (len(carried), 1)), {names[0]: carried}
-        asked = {each.name for each in session.get_inputs()}
-        found: list[Any] = [*session.run(None, {name: given[name] for name in asked})]
-        if len(found) > 1:  # the final exit gives probabilities alone
-            found = [(*found[: self._carried], sizes_B2), *found[self._carried :]]
-        return packed(self.segments[index], found)
+        given = features if isinstance(features, tuple) else (features,)
+        return packed(self.segments[index], session.run(None, dict(zip(names, given, strict=True))))
 
     def run_through(self, pixels_BCHW: NDArray[np.uint8], thresholds: Sequence[float]) -> ThroughAll | None:
         session = self._through[len(pixels_BCHW) > 1]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from eenet.networks import PIXELS, Network, graph_of
 from eenet.runtime.backends.backend import Backend, Outputs, ThroughAll, packed
-from eenet.runtime.graphs.cutting import Cutter, inputs_and_outputs
+from eenet.runtime.graphs.cutting import Cutter, has_state, inputs_and_outputs
 from eenet.runtime.graphs.nesting import nest_all, thresholds_given
 from eenet.runtime.graphs.segments import Segment
 
@@ -33,14 +33,16 @@ class OpenVINOBackend(Backend):
     ) -> None:
         """`threads`: by default all cores. `precision`: f32, or bf16 where the processor has it."""
         self.segments = list(segments)
-        cutter, final = Cutter(graph_of(network)), network.num_exits
-        parts = [cutter.cut(*inputs_and_outputs(segment, score, final)) for segment in self.segments]
+        cutter, final, state = Cutter(graph_of(network)), network.num_exits, has_state(network)
+        names = [inputs_and_outputs(segment, score, final, with_state=state) for segment in self.segments]
+        parts = [cutter.cut(*each) for each in names]
         self._models = [Compiled(part.SerializeToString(), threads, precision) for part in parts]
         whole = nest_all(parts, self.segments, final, "several")
         self._whole = whole and Compiled(whole.SerializeToString(), threads, precision)
 
     def run(self, index: int, features: Any) -> Outputs:
-        outputs = packed(self.segments[index], self._models[index].runner(len(features))(features))
+        given = features if isinstance(features, tuple) else (features,)
+        outputs = packed(self.segments[index], self._models[index].runner(len(given[0]))(*given))
         # it writes into the same memory the next time
         answers = [None if a is None else a.copy() for a in (outputs.probabilities_BN, outputs.score_B)]
         return Outputs(outputs.features, *answers)
@@ -77,7 +79,7 @@ class Compiled:
         return self.runner(count).request
 
     def runner(self, count: int) -> "Runner":
-        """The same, for a model with one input."""
+        """The same, to be called."""
         name = "one" if count == 1 else "any"
         if not hasattr(self._local, name):
             compiled = self._single() if count == 1 else self._for_any
@@ -104,14 +106,15 @@ class Runner:
         self.request = compiled.create_infer_request()
         self._count = len(compiled.outputs)
         self._is_fixed = all(port.partial_shape.is_static for port in [*compiled.inputs, *compiled.outputs])
-        self._given: NDArray[Any] | None = None
+        self._given: list[NDArray[Any] | None] = [None] * len(compiled.inputs)
         self._outputs: list[NDArray[Any]] = []
 
-    def __call__(self, given: NDArray[Any]) -> list[NDArray[Any]]:
-        """The outputs of a model with one input, in memory that the next run writes into."""
-        if given is not self._given:
-            self.request.set_input_tensor(openvino.Tensor(given, shared_memory=True))
-            self._given = given
+    def __call__(self, *given: NDArray[Any]) -> list[NDArray[Any]]:
+        """The outputs of a model, in memory that the next run writes into."""
+        for i, array in enumerate(given):
+            if array is not self._given[i]:
+                self.request.set_input_tensor(i, openvino.Tensor(array, shared_memory=True))
+                self._given[i] = array
         self.request.infer(share_outputs=True)  # else all are copied, features as well
         if not (self._is_fixed and self._outputs):
             self._outputs = [self.request.get_output_tensor(i).data for i in range(self._count)]

@@ -1,10 +1,25 @@
 """Parts of a network's ONNX graph, by the names of what goes in and comes out."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from eenet.networks import PIXELS, copy_of, extract, features_name, probabilities_name, score_name, state_name
+import numpy as np
+
+from eenet.networks import (
+    PIXELS,
+    Network,
+    copy_of,
+    extract,
+    features_name,
+    from_array,
+    make_node,
+    probabilities_name,
+    score_name,
+    state_name,
+)
 from eenet.runtime.graphs.segments import Segment
+from eenet.tasks import task_of
 
 
 def inputs_and_outputs(
@@ -16,17 +31,20 @@ def inputs_and_outputs(
         segment: of a network.
         score: that its exit gives.
         final: number of the final exit.
-        with_state: a state is carried beside the features; then later segments may ask the pixels' size.
+        with_state: a state is carried beside the features.
     """
-    given = [PIXELS]
-    if segment.first:
-        given = [*carried_names(segment.first - 1, with_state=with_state), *([PIXELS] if with_state else [])]
+    given = carried_names(segment.first - 1, with_state=with_state) if segment.first else [PIXELS]
     if segment.exit == final:
         return given, [probabilities_name(final)]
     wanted = carried_names(segment.last, with_state=with_state)
     if segment.exit is not None:
         wanted += [probabilities_name(segment.exit), score_name(score, segment.exit)]
     return given, wanted
+
+
+def has_state(network: Network) -> bool:
+    """Whether something is carried beside the features."""
+    return len(task_of(network.config.task).carried) > 1
 
 
 def carried_names(stage: int, *, with_state: bool) -> list[str]:
@@ -39,10 +57,10 @@ class Cutter:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._asks_pixels = any(map(_is_batch_size, model.graph.node))
+        self._asks_pixels = any(_asked(node) is not None for node in model.graph.node)
 
     def cut(self, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
-        """The part from one input on; what needs the batch size takes it from there, not from the pixels.
+        """The part from some inputs on; what needs sizes takes them from there, not from the pixels.
 
         Raises:
             ValueError: the graph makes no such output.
@@ -50,15 +68,40 @@ class Cutter:
         if not self._asks_pixels or PIXELS in inputs:
             return extract(self._model, inputs, outputs)
         model = copy_of(self._model)
-        for node in model.graph.node:
-            if _is_batch_size(node):
-                node.input[0] = inputs[0]
+        del model.graph.node[:]
+        for node in self._model.graph.node:
+            model.graph.node.extend(self._from_inputs(node, inputs))
         return extract(model, inputs, outputs)
 
+    def _from_inputs(self, node: Any, inputs: Sequence[str]) -> Iterator[Any]:
+        """A node, or those that give the same without the pixels."""
+        axis = _asked(node)
+        if axis is None:
+            yield node
+        elif axis == 0:
+            yield make_node("Shape", [inputs[0]], node.output, end=1)
+        else:
+            # Only sizes of the state or coarser ones are asked for, and these are the same for all
+            # images that have this state: also for the largest, whose sides are multiples of the stride.
+            size, stride = f"{node.output[0]}_of_state", f"{node.output[0]}_stride"
+            value = from_array(np.array([_stride(self._model)], np.int64))
+            yield make_node("Shape", [inputs[-1]], [size], start=axis, end=axis + 1)
+            yield make_node("Constant", [], [stride], value=value)
+            yield make_node("Mul", [size, stride], node.output)
 
-def _is_batch_size(node: Any) -> bool:
-    """Exporters ask the pixels for it, wherever it is needed."""
+
+def _asked(node: Any) -> int | None:
+    """The axis whose size a node asks of the pixels: exporters do, wherever a size is needed."""
     if node.op_type != "Shape" or list(node.input) != [PIXELS]:
-        return False
+        return None
     asked = {attribute.name: attribute.i for attribute in node.attribute}
-    return asked.get("start", 0) == 0 and asked.get("end") == 1
+    start = asked.get("start", 0)
+    return start if asked.get("end") == start + 1 else None
+
+
+def _stride(model: Any) -> int:
+    """Of the state, by the size that the graph says it has, such as `(height + 3)//4`."""
+    outputs = (info for info in model.graph.output if info.name.startswith(state_name("")))
+    size = next(outputs).type.tensor_type.shape.dim[2].dim_param
+    found = re.search(r"//\s*(\d+)", size)
+    return int(found[1]) if found else 1

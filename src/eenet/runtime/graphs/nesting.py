@@ -60,7 +60,7 @@ def nest(parts: Sequence[Any], segments: Sequence[Segment], images: Images = "an
     for each in nodes:
         each.input[:] = [ends.get(name, name) for name in each.input]
         each.output[:] = [ends.get(name, name) for name in each.output]
-    model = copy_of(parts[0])
+    model, rank = copy_of(parts[0]), _rank(parts)
     graph = model.graph
     del graph.node[:], graph.output[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(nodes)
@@ -68,17 +68,23 @@ def nest(parts: Sequence[Any], segments: Sequence[Segment], images: Images = "an
     graph.initializer.extend(held.values())  # above all branches, since they share them
     thresholds = [threshold_name(k) for k in range(len(parts) - 1)]
     graph.input.extend(value_info(t, FLOAT, [1]) for t in thresholds)
-    graph.output.extend(_values(ENDS))
+    graph.output.extend(_values(ENDS, rank))
     return model
+
+
+def _rank(parts: Sequence[Any]) -> int:
+    """How many axes the probabilities have: 2, or of answers for pixels 4."""
+    return len(parts[-1].graph.output[0].type.tensor_type.shape.dim)
 
 
 def _level(parts: Sequence[Any], segments: Sequence[Segment], images: Images) -> Level:
     given = parts[0].graph.input[0].name
     if images == "one":
-        return _Nest(parts, segments).alone(0, given)
+        return _Nest(parts, segments).alone(0, [given])
     if images == "several":
-        return _Nest(parts, segments).together(0, given)
-    alone, together = (_branch(*_level(parts, segments, way)) for way in ("one", "several"))
+        return _Nest(parts, segments).together(0, [given])
+    rank = _rank(parts)
+    alone, together = (_branch(*_level(parts, segments, way), rank) for way in ("one", "several"))
     either = [
         node("Shape", [given], ["count"], end=1),
         _constant("one", [1]),
@@ -97,19 +103,19 @@ class _Nest:
     """Builds the levels of a nested graph, each a segment and those behind it."""
 
     def __init__(self, parts: Sequence[Any], segments: Sequence[Segment]) -> None:
-        self.parts, self.segments = parts, segments
+        self.parts, self.segments, self.rank = parts, segments, _rank(parts)
         self.made: set[str] = set()
 
-    def alone(self, k: int, given: str, joined: str | None = None) -> Level:
+    def alone(self, k: int, given: Sequence[str], joined: str | None = None) -> Level:
         """Segment k and those behind it, for one image; `joined` is what the exits before said."""
         nodes, outputs = self._segment(k, given)
         number, last = f"number_{k}", k == len(self.parts) - 1
         nodes.append(_constant(number, [self.segments[k].exit]))
-        probabilities = outputs[0] if last else outputs[1]
+        probabilities = outputs[0] if last else outputs[-2]
         joining, joined, answering, answer = _joined(self.segments[k], k, probabilities, joined)
         if last:
             return [*nodes, *joining, *answering], [answer, number]
-        features, _, score = outputs
+        *features, _, score = outputs
         behind, answers = self.alone(k + 1, features, joined)
         if answering:
             nodes += joining
@@ -117,14 +123,15 @@ class _Nest:
             behind = [*joining, *behind]
         nodes.append(node("LessOrEqual", [score, threshold_name(k)], [f"stays_{k}"]))
         found = [f"probabilities_from_{k}", f"number_from_{k}"]
-        nodes.append(_if(f"stays_{k}", found, _branch(behind, answers), [answer, number], answering))
+        onward = _branch(behind, answers, self.rank)
+        nodes.append(_if(f"stays_{k}", found, onward, [answer, number], self.rank, answering))
         return nodes, found
 
-    def together(self, k: int, given: str, joined: str | None = None) -> Level:
+    def together(self, k: int, given: Sequence[str], joined: str | None = None) -> Level:
         """Segment k and those behind it, each for the images that stay; `joined` as for one."""
         nodes, outputs = self._segment(k, given)
         number, last = f"number_{k}", k == len(self.parts) - 1
-        probabilities = outputs[0] if last else outputs[1]
+        probabilities = outputs[0] if last else outputs[-2]
         joining, joined, answering, probabilities = _joined(self.segments[k], k, probabilities, joined)
         nodes += [*joining, *answering]
         value = from_array(np.array([self.segments[k].exit], np.int64))
@@ -134,36 +141,40 @@ class _Nest:
         ]
         if last:
             return nodes, [probabilities, number]
-        features, _, score = outputs
+        *features, _, score = outputs
         nodes += [
             node("LessOrEqual", [score, threshold_name(k)], [f"stays_{k}"]),
             node("NonZero", [f"stays_{k}"], [f"row_{k}"]),
             node("Shape", [f"row_{k}"], [f"staying_{k}"], start=1),
             node("Cast", [f"staying_{k}"], [f"some_stay_{k}"], to=BOOL),
         ]
-        rows, kept, merged = f"rows_{k}", f"kept_{k}", [f"probabilities_on_{k}", f"number_on_{k}"]
+        rows, merged = f"rows_{k}", [f"probabilities_on_{k}", f"number_on_{k}"]
+        kept = [f"kept_{k}_{i}" for i in range(len(features))]
         kept_joined = None if joined is None else f"kept_joined_{k}"
         behind, answers = self.together(k + 1, kept, kept_joined)
         onward = [
             node("Transpose", [f"row_{k}"], [rows], perm=[1, 0]),
-            node("GatherND", [features, rows], [kept]),
+            *(node("GatherND", [part, rows], [name]) for part, name in zip(features, kept, strict=True)),
             *([node("GatherND", [joined, rows], [kept_joined])] if joined and kept_joined else []),
             *behind,
             node("ScatterND", [probabilities, rows, answers[0]], [merged[0]]),
             node("ScatterND", [number, rows, answers[1]], [merged[1]]),
         ]
         # with the shape known in the branch, ONNX Runtime adds a shortcut in place
-        dims = self.parts[k + 1].graph.input[0].type.tensor_type.shape.dim
-        shape = [kept, *(dim.dim_value or None for dim in dims[1:])]
-        info = value_info(kept, FLOAT, shape)
+        infos = []
+        for name, taken in zip(kept, self.parts[k + 1].graph.input, strict=True):
+            dims = taken.type.tensor_type.shape.dim
+            shape = [f"kept_{k}", *(dim.dim_value or None for dim in dims[1:])]
+            infos.append(value_info(name, FLOAT, shape))
         found = [f"probabilities_from_{k}", f"number_from_{k}"]
-        nodes.append(_if(f"some_stay_{k}", found, _branch(onward, merged, info), [probabilities, number]))
+        onward = _branch(onward, merged, self.rank, *infos)
+        nodes.append(_if(f"some_stay_{k}", found, onward, [probabilities, number], self.rank))
         return nodes, found
 
-    def _segment(self, k: int, given: str) -> tuple[list[Any], list[str]]:
-        """A segment's nodes on another input, and its outputs; names that are made already get a suffix."""
+    def _segment(self, k: int, given: Sequence[str]) -> tuple[list[Any], list[str]]:
+        """A segment's nodes on other inputs, and its outputs; names that are made already get a suffix."""
         graph = self.parts[k].graph
-        names: dict[str, str] = {graph.input[0].name: given}
+        names: dict[str, str] = {info.name: name for info, name in zip(graph.input, given, strict=True)}
         names |= {name: f"{name}_in_{k}" for old in graph.node for name in old.output if name in self.made}
         nodes = []
         for old in graph.node:
@@ -204,23 +215,24 @@ def _if(
     found: Sequence[str],
     onward: Any,
     here: Sequence[str],
+    rank: int,
     before: Sequence[Any] = (),
 ) -> Any:
     """Go on, or keep what is there; what only those need who leave is done `before`."""
     names = [f"{name}_here" for name in found]
     copies = [*before, *(node("Identity", [a], [b]) for a, b in zip(here, names, strict=True))]
-    return node("If", [condition], found, then_branch=onward, else_branch=_branch(copies, names))
+    return node("If", [condition], found, then_branch=onward, else_branch=_branch(copies, names, rank))
 
 
-def _branch(nodes: Sequence[Any], found: Sequence[str], *infos: Any) -> Any:
-    return Graph(name="branch", node=nodes, output=_values(found), value_info=infos)
+def _branch(nodes: Sequence[Any], found: Sequence[str], rank: int, *infos: Any) -> Any:
+    return Graph(name="branch", node=nodes, output=_values(found, rank), value_info=infos)
 
 
-def _values(names: Sequence[str]) -> list[Any]:
-    """Probabilities [B, N] and exits [B]."""
+def _values(names: Sequence[str], rank: int) -> list[Any]:
+    """Probabilities [B, N, ...] and exits [B]."""
     probabilities, number = names
     return [
-        value_info(probabilities, FLOAT, [None, None]),
+        value_info(probabilities, FLOAT, [None] * rank),
         value_info(number, INT64, [None]),
     ]
 

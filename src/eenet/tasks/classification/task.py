@@ -12,7 +12,7 @@ from eenet.tasks.classification.diagnostics import DiagnosedEvaluation, diagnose
 from eenet.tasks.classification.metrics import Evaluation, loss_of, measure
 from eenet.tasks.classification.prediction import Prediction
 from eenet.tasks.measured import Loss
-from eenet.tasks.task import Parts, Seen, Task
+from eenet.tasks.task import Parts, Pixels, Seen, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +40,11 @@ class Classification(Task):
         if options.pop("standardise", False):
             raise ValueError("standardise doesn't work for classification yet; give mean and std")
         return load(name, split, **options)
+
+    def sample(self, images: Any, count: int) -> Pixels:
+        from eenet.data import sample
+
+        return sample(images, count)
 
     def batches(self, images: Any, batch_size: int, augmentation: Any, **which: Any) -> Iterator[Any]:
         from eenet.data import batches
@@ -89,6 +94,12 @@ class Classification(Task):
         from eenet.data import to_pixels
 
         return Seen(to_pixels(image, config.input_size), config.input_size[1:])
+
+    def explained(self, config: Any) -> dict[str, str]:  # noqa: ARG002
+        return {
+            "resize": "scale until height and width are covered, antialiased; take the centre",
+            "answer": "probabilities [B, N] of the classes",
+        }
 
     def prediction(
         self,

@@ -19,7 +19,7 @@ from eenet.tasks.segmentation.metrics import (
 )
 from eenet.tasks.segmentation.prediction import MaskPrediction
 from eenet.tasks.segmentation.records import RECORDED, SegmentationRecords, confusion
-from eenet.tasks.task import Parts, Seen, Task
+from eenet.tasks.task import Parts, Pixels, Seen, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,12 +45,14 @@ class Segmentation(Task):
     any_size: ClassVar[bool] = True
     carried: ClassVar[Sequence[str]] = ("features", "state")
     batch_sizes: ClassVar[Sequence[int]] = (8,)
+    timed_sizes: ClassVar[Sequence[int]] = (1, 16)
     objectives: ClassVar[Sequence[str] | None] = ("joint",)
     unsupported: ClassVar[Mapping[str, str]] = dict.fromkeys(
         (
             "--top-k",
-            "bench",
-            "export",
+            "int8",
+            "format aoti",
+            "format executorch",
             "serve",
             "sweep",
             "pruning",
@@ -58,7 +60,6 @@ class Segmentation(Task):
             "report",
             "a budget in time",
             "measuring damaged images",
-            "backend openvino",
             "backend torch-compile",
             "starting from a trained checkpoint",
         ),
@@ -73,6 +74,9 @@ class Segmentation(Task):
                 f"{columns[0]} is for tables of labels; masks lie in the column mask, or in a folder"
             )
         return load_masks(name, split, **options)
+
+    def sample(self, images: Any, count: int) -> Pixels:
+        return images.of_one_size(count)
 
     def batches(self, images: Any, batch_size: int, augmentation: Any, **which: Any) -> Iterator[Any]:
         from eenet.data import mask_batches
@@ -126,6 +130,21 @@ class Segmentation(Task):
         if config.task_settings.get("standardise"):
             pixels_CHW = standardised(pixels_CHW)
         return Seen(scaled_to(pixels_CHW, size_for((height, width), min(sides))), (height, width))
+
+    def explained(self, config: Any) -> dict[str, str]:
+        from eenet.data import STANDARD_SPREAD
+
+        resize = f"scale, antialiased, until the shorter side is {min(config.input_size[1:])}; keep the shape"
+        if config.task_settings.get("standardise"):
+            first = (
+                f"bring the values of all channels together to mean 127.5 and deviation {STANDARD_SPREAD:g}"
+            )
+            resize = f"{first}; {resize}"
+        return {
+            "resize": resize,
+            "answer": "probabilities [B, N, h, w] of the classes, coarser than the image: bring their "
+            "logarithms to its size bilinearly; the largest is the pixel's class",
+        }
 
     def prediction(
         self,
