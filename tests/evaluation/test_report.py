@@ -22,7 +22,7 @@ from eenet.backbones.names import create_backbone
 from eenet.data.image_sets import ImageSet
 from eenet.evaluation.benching import Bench
 from eenet.evaluation.evaluating import collect
-from eenet.evaluation.page import EXACT_UP_TO, THUMBNAIL, Entry, build_report, wilson
+from eenet.evaluation.page import Entry, build_report
 from eenet.evaluation.reporting import report_entry
 from eenet.networks.building import create_model, without_exits
 from eenet.networks.graphs.stored import open_network
@@ -33,6 +33,8 @@ from eenet.policies.risk import policy_for_drop
 from eenet.runtime.predictor import Predictor
 from eenet.runtime.timing import BenchRow
 from eenet.tasks.classification.metrics import measure
+from eenet.tasks.classification.showing import wilson
+from eenet.tasks.pages import EXACT_UP_TO, THUMBNAIL
 
 CHECKPOINT = "digits-eenet8"
 TIMES = [("torch", 1.31, 2.0), ("onnxruntime", 1.87, 0.3), ("openvino", 0.71, 0.9)]

@@ -191,8 +191,8 @@ def test_verbs_that_cannot_be_had_yet_say_so(tmp_path: Path) -> None:
     for verb in TASKS["segmentation"].unsupported:
         with pytest.raises(ValueError, match=f"{verb} doesn't work for segmentation yet"):
             TASKS["segmentation"].must_support(verb)
-    with pytest.raises(ValueError, match="report doesn't work for segmentation yet"):
-        eenet.report(tmp_path / "c", tmp_path / "out.html")
+    with pytest.raises(ValueError, match="measuring damaged images doesn't work for segmentation yet"):
+        eenet.evaluate_under_corruptions(tmp_path / "c", data="camvid")
 
 
 def test_a_configuration_knows_what_its_task_takes() -> None:

@@ -1,7 +1,8 @@
 // Draws the page from the JSON in #data; the slider moves everything that a budget changes.
 "use strict";
 const page = JSON.parse(document.getElementById("data").textContent);
-const nets = page.networks, several = nets.length > 1;
+const nets = page.networks, several = nets.length > 1, metric = page.metric;
+const capital = /^[a-z]+$/.test(metric) ? metric[0].toUpperCase() + metric.slice(1) : metric;
 const percent = (x, digits = 2) => (100 * x).toFixed(digits) + " %";
 const sum = values => values.reduce((a, b) => a + b, 0);
 
@@ -75,15 +76,15 @@ function dial() {
 const fewer = cost => `${Math.round(100 * Math.abs(1 - cost))} % ${cost > 1 ? "more" : "fewer"} MACs`;
 function better(difference) {
   const points = 100 * Math.abs(difference);
-  return points < .005 ? "as accurate" : `${points.toFixed(points < .1 ? 2 : 1)} points ${difference > 0 ? "more" : "less"} accurate`;
+  return points < .005 ? page.compared[2] : `${points.toFixed(points < .1 ? 2 : 1)} points ${page.compared[difference > 0 ? 0 : 1]}`;
 }
 function headline(net) {  // the times are of the network's own policy
   const now = setting(net), rows = position.label === null && net.timings ? net.timings.rows : [];
   const [row] = rows.toSorted((a, b) => a.batch_size - b.batch_size || a.early_exit_ms - b.early_exit_ms);
   const faster = row ? `${row.speedup.toFixed(row.speedup < 1 ? 2 : 1)} times as fast (${row.backend}, batch ${row.batch_size}), ` : "";
-  const full = better(now.accuracy - net.full), than = full === "as accurate" ? "as" : "than";
+  const full = better(now.quality - net.full), than = full === page.compared[2] ? "as" : "than";
   return [`${fewer(now.cost)} than the plain backbone, ${faster}${full} ${than} never leaving early`, ...nets.filter(n => n.exits.length === 1).map(plain =>
-    `against ${plain.name}: ${fewer(now.cost * net.scale / (plain.full_cost * plain.scale))}, ${better(now.accuracy - plain.full)}`)].join("; ") + ".";
+    `against ${plain.name}: ${fewer(now.cost * net.scale / (plain.full_cost * plain.scale))}, ${better(now.quality - plain.full)}`)].join("; ") + ".";
 }
 function summary() {
   const body = section("At this budget", "Thresholds were set on other images; all that is shown is measured on the " + page.images.toLocaleString("en") + " images of this page. "
@@ -99,9 +100,9 @@ function summary() {
       const [low, high] = now.interval;
       if (early) head.textContent = headline(net);
       tiles.replaceChildren(
-        tile(percent(now.accuracy), `accuracy${early ? ", leaving early" : ""}`, `95 %: ${(100 * low).toFixed(2)} to ${(100 * high).toFixed(2)}`),
+        tile(percent(now.quality), `${metric}${early ? ", leaving early" : ""}`, `95 %: ${(100 * low).toFixed(2)} to ${(100 * high).toFixed(2)}`),
         tile(now.cost.toFixed(3), "mean relative cost", ...(net.scale === 1 ? [] : [`${(now.cost * net.scale).toFixed(3)} of ${nets[0].backbone}`])),
-        ...(early ? [tile(percent(net.full), "accuracy, never leaving early"), tile(now.dead.map(k => `exit ${k}`).join(", ") || "none", "dead exits")] : []));
+        ...(early ? [tile(percent(net.full), `${metric}, never leaving early`), tile(now.dead.map(k => `exit ${k}`).join(", ") || "none", "dead exits")] : []));
       shares.replaceChildren(...now.counts.map((count, k) => make("div", {
         style: `flex:${count} 0 0;background:${exit_colour(net, k)}`, title: `${net.exits[k]}: ${count} images`,
       }, count > .08 * total ? percent(count / total, 0) : "")));
@@ -113,63 +114,64 @@ function summary() {
 
 // Costs measured on few images needn't grow with the budget: the line goes by cost, and budgets that do the same are one point of it.
 function line_of(net) {
-  const points = net.settings.filter(s => s.budget !== null).sort((a, b) => a.cost - b.cost || a.accuracy - b.accuracy);
-  const same = (a, b) => a && a.cost === b.cost && a.accuracy === b.accuracy;
+  const points = net.settings.filter(s => s.budget !== null).sort((a, b) => a.cost - b.cost || a.quality - b.quality);
+  const same = (a, b) => a && a.cost === b.cost && a.quality === b.quality;
   return points.filter((point, i) => !same(points[i - 1], point)).map(point =>
     ({ ...point, x: point.cost * net.scale, budgets: points.filter(p => same(p, point)).map(p => p.budget).join(", ") }));
 }
 
 function curves() {
-  const body = section("Accuracy against cost", "Line: the budgets of the slider, by the cost measured here; its band: 95 % intervals. "
+  const body = section(`${capital} against cost`, "Line: the budgets of the slider, by the cost measured here; its band: 95 % intervals. "
     + "Star: the network's own policy, which need not be one of them. Ring: what is shown now. "
     + (several ? `Costs of all networks are divided by the MACs of the first one's backbone (${nets[0].backbone}).` : ""));
   const where = make("div"), traces = [], now = [];
   body.style.display = "block";
   body.append(where);
   nets.forEach((net, i) => {
-    const colour = page.lines[i % page.lines.length], early = net.exits.length > 1, at = "<br>cost %{x:.3f}<br>accuracy %{y:.2%}<extra></extra>";
+    const colour = page.lines[i % page.lines.length], early = net.exits.length > 1, at = `<br>cost %{x:.3f}<br>${metric} %{y:.2%}<extra></extra>`;
     const named = (alone, text = alone) => several ? `${net.name}${text && `: ${text}`}` : alone;
     const points = line_of(net), x = points.map(p => p.x), legendgroup = several ? net.name : "";
-    const dot = (cost, accuracy, name, marker) => traces.push({ x: [cost * net.scale], y: [accuracy], mode: "markers", legendgroup, name,
+    const dot = (cost, quality, name, marker) => traces.push({ x: [cost * net.scale], y: [quality], mode: "markers", legendgroup, name,
       hovertemplate: name + at, marker: { color: colour, line: { width: 2, color: colour }, ...marker } });
     if (points.length) {
       traces.push({ x: [...x, ...x.toReversed()], y: [...points.map(p => p.interval[1]), ...points.map(p => p.interval[0]).toReversed()], name: "band",
         fill: "toself", fillcolor: colour + "26", mode: "lines", line: { width: 0 }, hoverinfo: "skip", showlegend: false, legendgroup });
-      traces.push({ x, y: points.map(p => p.accuracy), customdata: points.map(p => p.budgets), mode: "lines+markers", marker: { size: 5 },
+      traces.push({ x, y: points.map(p => p.quality), customdata: points.map(p => p.budgets), mode: "lines+markers", marker: { size: 5 },
         line: { color: colour, width: 3 }, name: named("budgets", ""), legendgroup, hovertemplate: "budget %{customdata}" + at });
     }
     if (early) {
-      traces.push({ x: net.oracle.map(p => p[0] * net.scale), y: net.oracle.map(p => p[1]), mode: "lines", line: { color: colour, dash: "dot", width: 2 },
+      if (net.oracle) traces.push({ x: net.oracle.map(p => p[0] * net.scale), y: net.oracle.map(p => p[1]), mode: "lines", line: { color: colour, dash: "dot", width: 2 },
         name: named("oracle: leaves at the first right exit", "oracle"), legendgroup, visible: "legendonly", hovertemplate: "oracle" + at });
-      dot(1, net.plain, named("exits taken off"), { size: 11, symbol: "square-open" });
+      if (net.plain) dot(1, net.plain, named("exits taken off"), { size: 11, symbol: "square-open" });
       dot(net.full_cost, net.full, named("never leaving early"), { size: 10, symbol: "square" });
-      dot(net.settings[0].cost, net.settings[0].accuracy, named(`own policy${net.own_budget ? ` (budget ${net.own_budget})` : ""}`), { size: 15, symbol: "star" });
+      dot(net.settings[0].cost, net.settings[0].quality, named(`own policy${net.own_budget ? ` (budget ${net.own_budget})` : ""}`), { size: 15, symbol: "star" });
       now.push([traces.length, net]);
       dot(0, 0, named("shown now"), { size: 22, symbol: "circle-open" });
     } else dot(net.full_cost, net.full, `${net.name}: static`, { size: 11, symbol: "diamond" });
   });
   if (page.claim) traces.push({ x: [page.claim], y: [nets[0].full], mode: "markers", marker: { size: 13, color: grey, symbol: "diamond-open", line: { width: 2 } },
     name: `what the paper reports: similar accuracy at ${page.claim}`, hovertemplate: "Demir & Akbas 2024, abstract<extra></extra>" });
-  draw(where, traces, { title: { text: "mean relative cost" }, rangemode: "tozero" }, { title: { text: "accuracy" }, tickformat: ".1%" }, 460,
-    "Accuracy against mean relative cost; the numbers are in the table below");
-  moved.push(() => now.forEach(([index, net]) => Plotly.restyle(where, { x: [[setting(net).cost * net.scale]], y: [[setting(net).accuracy]] }, [index])));
-  const row = (name, { cost, accuracy, interval }) => [name, cost.toFixed(3), percent(accuracy), interval ? `${(100 * interval[0]).toFixed(2)} to ${(100 * interval[1]).toFixed(2)}` : ""];
+  draw(where, traces, { title: { text: "mean relative cost" }, rangemode: "tozero" }, { title: { text: metric }, tickformat: ".1%" }, 460,
+    `${capital} against mean relative cost; the numbers are in the table below`);
+  moved.push(() => now.forEach(([index, net]) => Plotly.restyle(where, { x: [[setting(net).cost * net.scale]], y: [[setting(net).quality]] }, [index])));
+  const row = (name, { cost, quality, interval }) => [name, cost.toFixed(3), percent(quality), interval ? `${(100 * interval[0]).toFixed(2)} to ${(100 * interval[1]).toFixed(2)}` : ""];
   const rows = exiting.flatMap(net => [...net.settings.map(s => row(`${several ? `${net.name}, ` : ""}${s.budget ?? "own policy"}`, s)),
-    row(`${several ? `${net.name}, ` : ""}never leaving early`, { cost: net.full_cost, accuracy: net.full }),
-    row(`${several ? `${net.name}, ` : ""}exits taken off`, { cost: 1, accuracy: net.plain })]);
-  if (rows.length) body.append(make("details", {}, make("summary", {}, "All points as a table"), table(["budget", "relative cost", "accuracy", "95 % interval"], rows)));
+    row(`${several ? `${net.name}, ` : ""}never leaving early`, { cost: net.full_cost, quality: net.full }),
+    ...(net.plain ? [row(`${several ? `${net.name}, ` : ""}exits taken off`, { cost: 1, quality: net.plain })] : [])]);
+  if (rows.length) body.append(make("details", {}, make("summary", {}, "All points as a table"), table(["budget", "relative cost", metric, "95 % interval"], rows)));
 }
 
 function exits() {
-  const body = section("Exits", "Ranking: how well the score tells right answers from wrong ones at this exit (area under the ROC curve); 0.5 is chance.");
+  const ranked = nets.some(net => net.auroc), left = nets.some(net => net.settings[0].leaving);
+  const body = section("Exits", !ranked ? null : "Ranking: how well the score tells right answers from wrong ones at this exit (area under the ROC curve); 0.5 is chance.");
   for (const net of nets.filter(n => n.exits.length > 1)) {
     const holder = make("div");
     body.append(titled(net, holder));
     moved.push(() => {
       const now = setting(net), total = sum(now.counts);
-      holder.replaceChildren(table(["exit", "cost", "images", "accuracy of these", "on all images", "ranking"], net.exits.map((_, k) => [
+      holder.replaceChildren(table(["exit", "cost", "images", ...(left ? [`${metric} of these`] : []), left ? "on all images" : `${metric} on all images`, ...(ranked ? ["ranking"] : [])], net.exits.map((_, k) => [
         keyed(net, k), now.costs[k].toFixed(3), now.off.includes(k) ? "off" : make("span", { class: "wraps" }, `${now.counts[k]} (${percent(now.counts[k] / total, 1).replace(" ", "\u00a0")})`),
-        now.leaving[k] === null ? "–" : percent(now.leaving[k]), percent(net.exit_accuracy[k]), net.auroc[k]?.toFixed(3) ?? "–"])));
+        ...(left ? [now.leaving[k] === null ? "–" : percent(now.leaving[k])] : []), percent(net.exit_quality[k]), ...(ranked ? [net.auroc[k]?.toFixed(3) ?? "–"] : [])])));
     });
   }
 }
@@ -178,9 +180,11 @@ const FEW = 10;  // images in a bin: an accuracy of so few says little
 const populated = bins => Object.fromEntries(Object.entries(bins).map(([key, values]) => [key, values.filter((_, i) => bins.count[i] >= FEW)]));
 
 function reliability() {
+  const known = nets.filter(net => net.reliability);
+  if (!known.length) return;
   const body = section("Is a probability what it says?", "Images in bins of the largest class probability at each exit, all images counted at every exit, "
     + "bins of fewer than 10 left out. On the diagonal, probability and accuracy agree. In brackets: expected calibration error.");
-  for (const net of nets) {
+  for (const net of known) {
     const where = make("div", { style: "max-width:44rem" });
     body.append(titled(net, where));
     draw(where, [{ x: [0, 1], y: [0, 1], mode: "lines", line: { color: grey, dash: "dot" }, hoverinfo: "skip", showlegend: false },
@@ -212,27 +216,25 @@ function matrix(now) {
     make("tbody", {}, names.map((n, i) => make("tr", {}, make("th", { scope: "row" }, n), cells[i].map((x, j) => cell(x, i, j)))))));
 }
 function frequent(now) {
-  return table(["it is", "the answer", "images"], now.confusion.map(([is, said, count]) => [page.classes[is], page.classes[said], String(count)]));
+  return table(["it is", "the answer", page.counted], now.confusion.map(([is, said, count]) => [page.classes[is], page.classes[said], String(count)]));
 }
 
 function classes() {
   const many = page.classes.length > page.matrix_up_to;
-  const body = section("Classes", many ? `The ${page.matrix_up_to} with the lowest accuracy.` : "The lowest accuracy first.");
+  const body = section("Classes", many ? `The ${page.matrix_up_to} with the lowest ${page.class_metric}.` : `The lowest ${page.class_metric} first.`);
   for (const net of nets) {
     const holder = make("div"), early = net.exits.length > 1;
     body.append(titled(net, holder));
-    moved.push(() => holder.replaceChildren(table(["class", "images", "accuracy", ...(early ? ["never leaving early"] : [])],
-      setting(net).by_class.map(([n, count, right, full]) => [page.classes[n], String(count), percent(right / count, 1), ...(early ? [percent(full / count, 1)] : [])]))));
+    moved.push(() => holder.replaceChildren(table(["class", page.counted, page.class_metric, ...(early ? ["never leaving early"] : [])],
+      setting(net).by_class.map(([n, count, ours, full]) => [page.classes[n], String(count), percent(ours, 1), ...(early ? [percent(full, 1)] : [])]))));
   }
 }
 
 function strips() {
-  const body = section("Easy and hard images", "At the network's own policy. A dashed red frame: wrong answer.");
+  const body = section("Easy and hard images", `At the network's own policy. ${page.pictured}`);
   for (const net of nets) {
-    const parts = net.strips.map(strip => [make("h4", {}, `${strip.title}`), make("div", { class: "strip" }, strip.figures.length ? strip.figures.map(f => {
-      const caption = f.said === f.is ? f.said : `${f.said}, is ${f.is}`;
-      return make("figure", f.said === f.is ? {} : { class: "wrong" }, make("img", { src: f.src, alt: caption }), make("figcaption", {}, caption));
-    }) : make("span", { class: "soft" }, "none"))]);
+    const parts = net.strips.map(strip => [make("h4", {}, `${strip.title}`), make("div", { class: "strip" }, strip.figures.length ? strip.figures.map(f =>
+      make("figure", { class: `${f.wrong ? "wrong" : ""} ${f.wide ? "wide" : ""}`.trim() }, make("img", { src: f.src, alt: f.caption }), make("figcaption", {}, f.caption))) : make("span", { class: "soft" }, "none"))]);
     body.append(titled(net, ...parts.flat()));
   }
 }

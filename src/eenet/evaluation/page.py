@@ -1,33 +1,26 @@
 """A self-contained HTML report, interactive: accuracy against cost, exits, confusions, images, time."""
 
-import base64
 import html
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from eenet.data import Images
+from eenet.data import AnyImages
 from eenet.evaluation.benching import Bench
 from eenet.evaluation.shift import ShiftRow
-from eenet.policies import ExitPolicy, Records, decide, probabilities, recorded_scores
-from eenet.tasks import diagnose, measure, reliability
+from eenet.policies import AnyRecords, ExitPolicy, decide, recorded_scores
+from eenet.tasks import MATRIX_UP_TO, measure, task_of
 
 IMAGES_PER_STRIP = 8
 MOST_IMAGES = 200  # on a page
-EXACT_UP_TO, THUMBNAIL = 32, 96  # pixels: small images are kept whole, others made smaller
 PAPER_DATA = {"cifar10", "svhn", "mnist", "tiny-imagenet"}
 PAPER_COST = 0.2  # Demir & Akbas 2024, abstract: "similar accuracy ... computational cost to 20%"
 PLOTLY = "plotly-basic.min.js"
-MATRIX_UP_TO = 25  # classes; a list of the most frequent confusions above
-MOST_CONFUSIONS = 15  # in that list
 EXIT_COLOURS = ("#1b7f5c", "#4d7a12", "#8a6100", "#b34700", "#a3286f", "#5b539f", "#2c6596", "#6b5426")
 FINAL_COLOUR = "#56626e"  # of the last exit, however many there are before it
 LINE_COLOURS = ("#2f7fc1", "#d9701a", "#2a9d6f", "#b04fa0", "#8a7a1f", "#6f6fd0")
@@ -38,7 +31,7 @@ class Entry:
     """One network on the page."""
 
     name: str
-    records: Records
+    records: AnyRecords
     """Of the page's images, in the same order, not used for training or calibration."""
     policy: ExitPolicy
     """The network's own."""
@@ -54,9 +47,11 @@ class Entry:
     """How it does on damaged images."""
     timings: Bench | None = None
     """How fast it is."""
+    network: Any = None
+    """Itself, to show answers that records don't keep."""
 
 
-def build_report(entries: Sequence[Entry], images: Images, *, title: str, data_name: str = "") -> str:
+def build_report(entries: Sequence[Entry], images: AnyImages, *, title: str, data_name: str = "") -> str:
     """The page as one string of HTML, scripts and pictures included; it needs no network access.
 
     Args:
@@ -73,8 +68,14 @@ def build_report(entries: Sequence[Entry], images: Images, *, title: str, data_n
     for entry in entries:
         if len(entry.records) != len(images):
             raise ValueError(f"{len(entry.records)} records of {entry.name}, but {len(images)} images")
-    first = entries[0].records.backbone_macs
+    first, task = entries[0].records.backbone_macs, task_of(images.task)
+    measured = measure(entries[0].records, entries[0].policy)
     page = {
+        "metric": measured.metric,
+        "class_metric": measured.class_metric,
+        "compared": measured.compared,
+        "counted": task.counted,
+        "pictured": task.pictured,
         "networks": [_network(entry, images, first, len(entries)) for entry in entries],
         "budgets": sorted({budget for entry in entries for budget in entry.budgets}, key=float),
         "images": len(images),
@@ -105,12 +106,9 @@ def asset(name: str) -> str:
     return files("eenet").joinpath("assets", name).read_text("utf-8")
 
 
-def _network(entry: Entry, images: Images, first_macs: int, entries: int) -> dict[str, Any]:
-    records, found = entry.records, diagnose(entry.records, entry.policy)
-    early = len(records.head_macs)
-    behind = [f", {block}" for block in entry.exits] or [""] * early
-    classes = len(images.class_names)
-    own = _setting(records, entry.policy, None, classes)
+def _network(entry: Entry, images: AnyImages, first_macs: int, entries: int) -> dict[str, Any]:
+    records, task = entry.records, task_of(entry.records.task)
+    behind = [f", {block}" for block in entry.exits] or [""] * len(records.head_macs)
     return {
         "name": entry.name,
         "about": entry.about,
@@ -120,21 +118,12 @@ def _network(entry: Entry, images: Images, first_macs: int, entries: int) -> dic
         "exits": [*(f"exit {k}{block}" for k, block in enumerate(behind)), "final exit"],
         "policy": _described(entry),
         "own_budget": _own_budget(entry),
-        "full": records.full_accuracy,
-        "plain": float((records.logits_KBN[-1].argmax(1) == records.labels_B).mean()),
         "full_cost": records.costs()[-1],
-        "exit_accuracy": records.correct().mean(1).tolist(),
-        "auroc": [*found.auroc, None],
-        "oracle": found.oracle,
-        "calibration_error": found.calibration_error,
-        "reliability": [
-            dict(zip(("probability", "accuracy", "count"), reliability(logits_BN, right_B), strict=True))
-            for logits_BN, right_B in zip(records.answers(), records.correct(), strict=True)
-        ],
+        **task.exits_shown(records, entry.policy),
         "settings": [
-            own,
+            _setting(records, entry.policy, None),
             *(
-                _setting(records, policy, float(budget), classes)
+                _setting(records, policy, float(budget))
                 for budget, policy in sorted(entry.budgets.items(), key=lambda item: float(item[0]))
             ),
         ],
@@ -165,67 +154,32 @@ def _own_budget(entry: Entry) -> str | None:
     return next((budget for budget, policy in entry.budgets.items() if policy == entry.policy), None)
 
 
-def _setting(records: Records, policy: ExitPolicy, budget: float | None, classes: int) -> dict[str, Any]:
+def _setting(records: AnyRecords, policy: ExitPolicy, budget: float | None) -> dict[str, Any]:
     """What a policy does, for a position of the slider."""
-    measured, exits_B = measure(records, policy), decide(records, policy)
-    right, count = round(measured.accuracy * len(records)), len(records)
-    answers_B = _answers(records, policy, exits_B)
-    confusion = _confusion(records.labels_B, answers_B, classes)
+    measured = measure(records, policy)
     return {
         "budget": budget,
-        "accuracy": measured.accuracy,
-        "interval": wilson(right, count),
+        "quality": measured.quality,
         "cost": measured.relative_cost,
         "costs": measured.costs,
         "counts": measured.exit_counts,
-        "leaving": measured.leaving_accuracy,
         "off": measured.switched_off,
         "dead": measured.dead_exits,
-        "confusion": confusion.tolist(),
-        "by_class": _by_class(records, answers_B == records.labels_B, classes),
+        **task_of(records.task).policy_shown(records, policy),
     }
-
-
-def wilson(right: int, count: int) -> tuple[float, float]:
-    """95 % interval of a share. Wilson 1927."""
-    square = NormalDist().inv_cdf(0.975) ** 2
-    middle = (right + square / 2) / (count + square)
-    reach = (square * (right * (count - right) / count + square / 4)) ** 0.5 / (count + square)
-    return max(middle - reach, 0.0), min(middle + reach, 1.0)
-
-
-def _confusion(labels_B: NDArray[Any], answers_B: NDArray[Any], classes: int) -> NDArray[Any]:
-    """Rows of label, answer, count: all that occur, or the most frequent mistakes if classes are many."""
-    kinds, counts = np.unique(np.stack([labels_B, answers_B], 1), axis=0, return_counts=True)
-    found = np.column_stack([kinds, counts])
-    if classes <= MATRIX_UP_TO:
-        return found
-    wrong = found[found[:, 0] != found[:, 1]]
-    return wrong[_descending(wrong[:, 2])][:MOST_CONFUSIONS]
-
-
-def _by_class(records: Records, right_B: NDArray[Any], classes: int) -> list[list[int]]:
-    """Rows of class, images, right ones, and right ones of never leaving early; the worst classes first."""
-    labels_B = records.labels_B
-    each = [np.bincount(labels_B, over, classes) for over in (None, right_B, records.correct()[-1])]
-    rows_N4 = np.column_stack([np.arange(classes), *each]).astype(int)
-    rows_N4 = rows_N4[rows_N4[:, 1] > 0]
-    return rows_N4[np.argsort(rows_N4[:, 2] / rows_N4[:, 1], kind="stable")][:MATRIX_UP_TO].tolist()
-
-
-def _answers(records: Records, policy: ExitPolicy, exits_B: NDArray[Any]) -> NDArray[Any]:
-    return records.answers(policy.enabled)[exits_B, np.arange(len(records))].argmax(1)
 
 
 def _descending(values: NDArray[Any]) -> NDArray[Any]:
     return np.argsort(-values, kind="stable")
 
 
-def _strips(entry: Entry, images: Images, entries: int) -> list[dict[str, Any]]:
-    """Per exit the images it is surest of and those it is least sure of, then wrong early exits."""
+def _strips(entry: Entry, images: AnyImages, entries: int) -> list[dict[str, Any]]:
+    """Per exit the images it is surest of and those it is least sure of, then those that left too early."""
     records, policy = entry.records, entry.policy
-    exits_B = decide(records, policy)
-    answers_B, on = _answers(records, policy, exits_B), [k for k, on in enumerate(policy.enabled) if on]
+    near = records.around(policy) or records
+    exits_B, worth_KB = decide(records, policy), near.worth(policy.enabled)
+    own_B = worth_KB[exits_B, np.arange(len(records))]
+    on = [k for k, on in enumerate(policy.enabled) if on]
     final = len(policy.thresholds)
     room = MOST_IMAGES // (entries * (2 * len(on) + 3))
     number = max(2, min(IMAGES_PER_STRIP, room))
@@ -233,7 +187,7 @@ def _strips(entry: Entry, images: Images, entries: int) -> list[dict[str, Any]]:
         score_KB = recorded_scores(records, policy.score)
         score_B = score_KB[np.minimum(exits_B, on[-1]), np.arange(len(records))]
     else:
-        score_B = probabilities(records.answers()[-1]).max(1)
+        score_B = records.sureness()
     chosen: list[tuple[str, NDArray[Any]]] = []
     for k in [*on, final]:
         members = np.flatnonzero(exits_B == k)
@@ -246,33 +200,13 @@ def _strips(entry: Entry, images: Images, entries: int) -> list[dict[str, Any]]:
         if len(ranked) > number:
             chosen.append((f"{name}: {unsure}", ranked[number:][::-1][:number]))
     if on:
-        full_B = records.correct()[-1]
-        lost = np.flatnonzero((exits_B < final) & (answers_B != records.labels_B) & full_B)
-        ranked = lost[_descending(score_B[lost])]
-        title = f"Left too early: wrong, and the final exit is right ({len(lost)})"
+        gained_B = worth_KB[-1] - own_B
+        lost = np.flatnonzero((exits_B < final) & (gained_B > 0))
+        ranked = lost[np.lexsort((-score_B[lost], -gained_B[lost]))]
+        title = f"Left too early: the final exit answers better ({len(lost)})"
         chosen.append((title, ranked[: 2 * number]))
-    return [{"title": title, "figures": _figures(members, answers_B, images)} for title, members in chosen]
-
-
-def _figures(members: NDArray[Any], answers_B: NDArray[Any], images: Images) -> list[dict[str, str]]:
-    names = images.class_names
-    pixels = images.pixels(members.tolist()) if len(members) else []
+    task = task_of(records.task)
     return [
-        {
-            "src": _data_uri(pixels_CHW),
-            "said": names[int(answers_B[i])],
-            "is": names[int(images.labels_B[i])],
-        }
-        for i, pixels_CHW in zip(members.tolist(), pixels, strict=True)
+        {"title": title, "figures": task.figures(records, policy, images, members.tolist(), entry.network)}
+        for title, members in chosen
     ]
-
-
-def _data_uri(pixels_CHW: Any) -> str:
-    """Small images as they are, large ones as small ones."""
-    array = np.asarray(pixels_CHW)
-    array = array[0] if len(array) == 1 else array.transpose(1, 2, 0)
-    picture, buffer = Image.fromarray(array), io.BytesIO()
-    exact = max(picture.size) <= EXACT_UP_TO
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    picture.save(buffer, "webp", **({"lossless": True, "method": 6} if exact else {"quality": 75}))
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from eenet.common import Result, counted, lines, write_atomically
-from eenet.data import Images
+from eenet.data import AnyImages
 from eenet.evaluation.benching import bench
 from eenet.evaluation.evaluating import as_images, collect
 from eenet.evaluation.page import Entry, build_report
 from eenet.evaluation.shift import evaluate_under_corruptions
 from eenet.networks import Config, Network, checkpoint_directory, name_of, open_network
-from eenet.policies import RECORDS_FILE, ExitPolicy, Records
+from eenet.policies import RECORDS_FILE, AnyRecords, ExitPolicy
 from eenet.tasks import task_of
 
 
@@ -73,7 +73,7 @@ def report(
         task_of(network.config.task).must_support("report")
         images = as_images(data, network.config, split, skip_damaged=skip_damaged)
         shown = images if shown is None else shown
-        if images.class_names != shown.class_names:
+        if (images.task, images.class_names) != (shown.task, shown.class_names):
             raise ValueError(f"{label} has other classes than {labels[0]}")
         measured: dict[str, Any] = {}
         if corruptions:
@@ -85,7 +85,8 @@ def report(
                 network, data=images if split == "test" else data, skip_damaged=skip_damaged
             )
         records = _records(network, checkpoint, images, split)
-        entries.append(report_entry(label, network.config, records, network.config.exit_policy(), **measured))
+        policy = network.config.exit_policy()
+        entries.append(report_entry(label, network.config, records, policy, network=network, **measured))
     if shown is None:
         raise ValueError("give at least one checkpoint to report on")
     title = f"{' and '.join([', '.join(labels[:-1]), labels[-1]] if labels[1:] else labels)} on {data}"
@@ -94,25 +95,22 @@ def report(
     return Report(report=str(out), bytes=len(page), seconds=round(time.perf_counter() - start, 1))
 
 
-def _records(network: Network, checkpoint: Network | str | Path, images: Images, split: str) -> Records:
+def _records(network: Network, checkpoint: Network | str | Path, images: AnyImages, split: str) -> Any:
     """Those that training left, if they are of these images and this network, else collected now."""
     if isinstance(checkpoint, str | Path):
         path = checkpoint_directory(checkpoint) / RECORDS_FILE.format(split=split)
-        if path.exists() and len(kept := Records.load(path)) == len(images):
+        kept = task_of(network.config.task).kept_records(path, images) if path.exists() else None
+        if kept is not None:
             some = np.linspace(0, len(images) - 1, min(len(images), 64)).astype(int)
-            fresh, same = collect(network, images.subset(some.tolist())), kept.subset(some)
-            if (
-                np.array_equal(kept.labels_B, images.labels_B)
-                and fresh.ensemble == same.ensemble
-                and fresh.logits_KBN.shape == same.logits_KBN.shape
-                and np.allclose(fresh.logits_KBN, same.logits_KBN, rtol=0, atol=1e-3)
-            ):
+            if kept.subset(some).alike(collect(network, images.subset(some.tolist()))):
                 return kept
     return collect(network, images, show_progress=True)
 
 
-def report_entry(name: str, config: Config, records: Records, policy: ExitPolicy, **measured: Any) -> Entry:
-    """A trained network for `build_report`; `measured`: its `corruptions` and `timings`."""
+def report_entry(
+    name: str, config: Config, records: AnyRecords, policy: ExitPolicy, **measured: Any
+) -> Entry:
+    """A trained network for `build_report`; `measured`: its `corruptions`, `timings` and `network`."""
     return Entry(
         name,
         records,

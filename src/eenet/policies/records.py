@@ -85,6 +85,14 @@ class AnyRecords(ABC):
     def classes_seen(self) -> set[int]:
         """The classes that occur."""
 
+    def sureness(self) -> NDArray[np.floating]:
+        """By which inputs are ordered, where no exit has a score: [B]. Default: how good answers are."""
+        return self.worth()[-1]
+
+    def alike(self, other: Any) -> bool:
+        """Whether both hold the same answers to the same inputs, but for rounding."""
+        raise NotImplementedError
+
     def costs(self, enabled: Sequence[bool] | None = None) -> list[float]:
         """Relative cost of leaving at each exit."""
         return relative_costs(self.stage_macs, self.head_macs, self.backbone_macs, enabled)
@@ -178,6 +186,19 @@ class Records(AnyRecords):
     def classes_seen(self) -> set[int]:
         """The classes that occur."""
         return set(self.labels_B.tolist())
+
+    def sureness(self) -> NDArray[np.floating]:
+        """The largest class probability of the final exit's answer: [B]."""
+        return probabilities(self.answers()[-1]).max(1)
+
+    def alike(self, other: Any) -> bool:
+        """Whether both hold the same answers to the same inputs, but for rounding."""
+        return (
+            np.array_equal(self.labels_B, other.labels_B)
+            and self.ensemble == other.ensemble
+            and self.logits_KBN.shape == other.logits_KBN.shape
+            and np.allclose(self.logits_KBN, other.logits_KBN, rtol=0, atol=1e-3)
+        )
 
     def subset(self, rows: NDArray[Any]) -> "Records":
         """Those of some inputs, by index."""

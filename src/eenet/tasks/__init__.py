@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from eenet.tasks.classification.prediction import Prediction
     from eenet.tasks.known import TASKS, measure, task_of
     from eenet.tasks.measured import Loss, Measured, named_exits
+    from eenet.tasks.pages import MATRIX_UP_TO
     from eenet.tasks.segmentation.metrics import SegmentationEvaluation, bootstrap
     from eenet.tasks.segmentation.prediction import MaskPrediction
     from eenet.tasks.segmentation.records import SegmentationRecords

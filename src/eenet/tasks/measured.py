@@ -16,6 +16,8 @@ class Measured(Result):
     """The same of a single class."""
     figures: ClassVar[tuple[str, str]]
     """The names of its fields: of the policy, and without leaving early."""
+    compared: ClassVar[tuple[str, str, str]]
+    """How a page says so many points more, less, and the same, such as `more accurate`."""
     num_examples: int
     relative_cost: float
     """Mean MACs spent, exit heads included, divided by those of the plain network."""

@@ -102,10 +102,10 @@ class Task(ABC):
     def load(self, name: str, split: str, **options: Any) -> Any:
         """A split of a data set; arguments and errors as of `eenet.data.load`."""
 
-    @abstractmethod
     def sample(self, images: Any, count: int) -> Pixels:
         """Pixels [B, C, H, W] of some images of one size at random, the same every time, as a network
         takes them; at least one, at most so many."""
+        return images.of_one_size(count)
 
     @abstractmethod
     def batches(self, images: Any, batch_size: int, augmentation: Any, **which: Any) -> Iterator[Any]:
@@ -157,9 +157,9 @@ class Task(ABC):
             FileNotFoundError, ValueError: it can't be read.
         """
 
-    @abstractmethod
     def explained(self, config: Any) -> dict[str, str]:
         """What programs without eenet have to know: how to `resize` an image, and what an `answer` is."""
+        raise NotImplementedError
 
     @abstractmethod
     def prediction(
@@ -219,3 +219,31 @@ class Task(ABC):
     @abstractmethod
     def by_class(self, records: Any, policy: ExitPolicy, class_names: Sequence[str]) -> dict[str, float]:
         """The metric of each class that occurs, by its name."""
+
+    # What a report shows -------------------------------------------------------------------
+
+    counted: ClassVar[str] = "images"
+    """What a table of classes counts."""
+    pictured: ClassVar[str] = "A dashed red frame: wrong answer."
+    """What pictures of answers are."""
+
+    def kept_records(self, path: Path, images: Any) -> Any | None:
+        """Those that were saved, if they are of as many images with the same truth."""
+        raise NotImplementedError
+
+    def exits_shown(self, records: Any, policy: ExitPolicy) -> dict[str, Any]:
+        """Of the exits: the metric of each (`exit_quality`) and of the last (`full`). Where a task has them:
+        `plain`, that of the last one's own answer; by exit `auroc` of the policy's score,
+        `calibration_error` and bins of `reliability`; `oracle`, points of cost and metric."""
+        raise NotImplementedError
+
+    def policy_shown(self, records: Any, policy: ExitPolicy) -> dict[str, Any]:
+        """Of a policy: the metric's `interval`; `confusion`, see `confusions`; `by_class`, see
+        `worst_classes`. Where a task has it: `leaving`, the metric of those that leave at each exit."""
+        raise NotImplementedError
+
+    def figures(
+        self, records: Any, policy: ExitPolicy, images: Any, members: Sequence[int], network: Any
+    ) -> list[dict[str, Any]]:
+        """Some images with their answers, see `figure`."""
+        raise NotImplementedError

@@ -245,7 +245,7 @@ def _conclude(
     title = f"{network.config.backbone or config.model}{exits} on {config.data}"
     network.save_pretrained(out, card=_card(network.config, title, result, how))
     if result.report is not None:
-        entry = report_entry(out.name, network.config, tested, fitted.policy)
+        entry = report_entry(out.name, network.config, tested, fitted.policy, network=network)
         page = build_report([entry], images["test"], title=title, data_name=config.data)
         write_atomically(out / REPORT_FILE, page.encode())
     return result

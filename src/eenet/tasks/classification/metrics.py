@@ -29,6 +29,7 @@ class Evaluation(Measured):
     metric: ClassVar[str] = "accuracy"
     class_metric: ClassVar[str] = "accuracy"
     figures: ClassVar[tuple[str, str]] = ("accuracy", "full_accuracy")
+    compared: ClassVar[tuple[str, str, str]] = ("more accurate", "less accurate", "as accurate")
 
     num_examples: int
     accuracy: float

@@ -11,6 +11,7 @@ from eenet.policies import ExitPolicy, Records, decide
 from eenet.tasks.classification.diagnostics import DiagnosedEvaluation, diagnose
 from eenet.tasks.classification.metrics import Evaluation, loss_of, measure
 from eenet.tasks.classification.prediction import Prediction
+from eenet.tasks.classification.showing import exits_shown, labels_shown, policy_shown
 from eenet.tasks.measured import Loss
 from eenet.tasks.task import Parts, Pixels, Seen, Task
 
@@ -187,3 +188,23 @@ class Classification(Task):
             for n, name in enumerate(class_names)
             if (labels_B == n).any()
         }
+
+    def kept_records(self, path: Path, images: Any) -> Records | None:
+        records = Records.load(path)
+        return records if np.array_equal(records.labels_B, images.labels_B) else None
+
+    def exits_shown(self, records: Records, policy: ExitPolicy) -> dict[str, Any]:
+        return exits_shown(records, policy)
+
+    def policy_shown(self, records: Records, policy: ExitPolicy) -> dict[str, Any]:
+        return policy_shown(records, policy)
+
+    def figures(
+        self,
+        records: Records,
+        policy: ExitPolicy,
+        images: Any,
+        members: Sequence[int],
+        network: Any,  # noqa: ARG002
+    ) -> list[dict[str, Any]]:
+        return labels_shown(records, policy, images, members)

@@ -23,6 +23,7 @@ class SegmentationEvaluation(Measured):
     metric: ClassVar[str] = "mIoU"
     class_metric: ClassVar[str] = "IoU"
     figures: ClassVar[tuple[str, str]] = ("miou", "full_miou")
+    compared: ClassVar[tuple[str, str, str]] = ("of mIoU more", "of mIoU less", "as good")
 
     num_examples: int
     miou: float

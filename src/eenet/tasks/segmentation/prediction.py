@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eenet.policies import logarithm
-from eenet.tasks.segmentation.maps import class_map
-from eenet.tasks.segmentation.rendering import indexed, overlay
+from eenet.tasks.segmentation.maps import class_map, indexed, overlay
 
 
 @dataclass(frozen=True)

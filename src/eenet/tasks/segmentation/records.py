@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 STATISTICS = ("sure_share", "low_quantile", "entropy", "max_softmax")
 """Scores that a gate sees, of its own exit's answer."""
 RECORDED = (*STATISTICS, "margin")
+ROUNDED = 1e-3  # of the pixels, whose class rounding may change
 _TENSORS = ("confusion_KBNN", "scores_SKB", "agreement_KKB", "confidence_logits_KB")
 _ABOUT = ("stage_macs", "head_macs", "backbone_macs", "class_names")
 
@@ -125,6 +126,15 @@ class SegmentationRecords(AnyRecords):
     def classes_seen(self) -> set[int]:
         """The classes that occur."""
         return set(np.flatnonzero(self.confusion_KBNN[-1].sum((0, 2))).tolist())
+
+    def alike(self, other: Any) -> bool:
+        """Whether both hold the same answers to the same images, but for rounding."""
+        mine, others = self.confusion_KBNN.astype(np.int64), other.confusion_KBNN.astype(np.int64)
+        return (
+            mine.shape == others.shape
+            and np.allclose(self.scores_SKB, other.scores_SKB, rtol=0, atol=1e-3)
+            and float(np.abs(mine - others).sum()) <= ROUNDED * mine.sum()
+        )
 
     def save(self, path: str | Path) -> None:
         """Write them as one safetensors file."""

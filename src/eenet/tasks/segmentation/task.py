@@ -19,7 +19,8 @@ from eenet.tasks.segmentation.metrics import (
 )
 from eenet.tasks.segmentation.prediction import MaskPrediction
 from eenet.tasks.segmentation.records import RECORDED, SegmentationRecords, confusion
-from eenet.tasks.task import Parts, Pixels, Seen, Task
+from eenet.tasks.segmentation.showing import exits_shown, masks_shown, policy_shown
+from eenet.tasks.task import Parts, Seen, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +44,8 @@ class Segmentation(Task):
     keeps_classifier: ClassVar[bool] = False
     works_unlabelled: ClassVar[bool] = False
     any_size: ClassVar[bool] = True
+    counted: ClassVar[str] = "pixels"
+    pictured: ClassVar[str] = "Left: the answer, right: the truth. Per cent: mIoU of the image's own classes."
     carried: ClassVar[Sequence[str]] = ("features", "state")
     batch_sizes: ClassVar[Sequence[int]] = (8,)
     timed_sizes: ClassVar[Sequence[int]] = (1, 16)
@@ -57,7 +60,6 @@ class Segmentation(Task):
             "sweep",
             "pruning",
             "optimize",
-            "report",
             "a budget in time",
             "measuring damaged images",
             "backend torch-compile",
@@ -74,9 +76,6 @@ class Segmentation(Task):
                 f"{columns[0]} is for tables of labels; masks lie in the column mask, or in a folder"
             )
         return load_masks(name, split, **options)
-
-    def sample(self, images: Any, count: int) -> Pixels:
-        return images.of_one_size(count)
 
     def batches(self, images: Any, batch_size: int, augmentation: Any, **which: Any) -> Iterator[Any]:
         from eenet.data import mask_batches
@@ -230,3 +229,25 @@ class Segmentation(Task):
         self, records: SegmentationRecords, policy: ExitPolicy, class_names: Sequence[str]
     ) -> dict[str, float]:
         return iou_by_class(records, policy, class_names)
+
+    def kept_records(self, path: Path, images: Any) -> SegmentationRecords | None:
+        records = SegmentationRecords.load(path)
+        pixels_N = records.confusion_KBNN[-1].sum((0, 2))
+        same = len(records) == len(images) and np.array_equal(pixels_N, images.class_counts())
+        return records if same else None
+
+    def exits_shown(self, records: SegmentationRecords, policy: ExitPolicy) -> dict[str, Any]:  # noqa: ARG002
+        return exits_shown(records)
+
+    def policy_shown(self, records: SegmentationRecords, policy: ExitPolicy) -> dict[str, Any]:
+        return policy_shown(records, policy)
+
+    def figures(
+        self,
+        records: SegmentationRecords,
+        policy: ExitPolicy,
+        images: Any,
+        members: Sequence[int],
+        network: Any,
+    ) -> list[dict[str, Any]]:
+        return masks_shown(records, policy, images, members, network)
