@@ -12,9 +12,10 @@ import pytest
 from eenet.serving.protocol.describing import absent
 from eenet.serving.protocol.requests import decompress, parse_request
 from eenet.serving.protocol.responses import write_response
-from eenet.serving.protocol.tensors import Takes
+from eenet.serving.protocol.tensors import OUTPUTS, Takes
 
-TAKES = Takes((1, 2, 3), most_images=4, mean=[0.25], std=[0.5])
+GIVES = {"probabilities": "FP32", "label": "BYTES", **OUTPUTS}
+TAKES = Takes((1, 2, 3), most_images=4, mean=[0.25], std=[0.5], outputs=GIVES)
 
 
 def request(**changes: Any) -> dict[str, Any]:
@@ -251,7 +252,9 @@ def test_response_holds_what_was_asked() -> None:
         {"name": "exit_index"},
     ]
     asked = parse(request() | {"outputs": wanted, "id": "seven"})
-    body, length = write_response(asked, values, model="m", version="1", parameters={"policy": "own"})
+    body, length = write_response(
+        asked, values, TAKES.outputs, model="m", version="1", parameters={"policy": "own"}
+    )
     assert length is not None
     head, blobs = json.loads(body[:length]), body[length:]
     assert (head["model_name"], head["model_version"], head["id"]) == ("m", "1", "seven")

@@ -2,6 +2,7 @@
 "use strict";
 const at = id => document.getElementById(id);
 let models = [], work = Promise.resolve();
+const MOST_PARTS = 5; // of a mask that are named
 const seen = new Map(); // model → costs and milliseconds of its images
 
 // 8 × 8 digits of scikit-learn (BSD licence), of the test split
@@ -78,9 +79,9 @@ function card(pen, width, height, channels) {
 }
 
 async function classify(file) {
-  const where = new URLSearchParams({ model: at("model").value });
+  const labels = chosen().labels, where = new URLSearchParams({ model: at("model").value, ...(labels ? {} : { pictures: true }) });
   if (at("budget").value) where.set("budget", at("budget").value);
-  const found = await ask(`/classify?${where}`, { method: "POST", body: file, headers: { "Content-Type": file.type || "application/octet-stream" } });
+  const found = await ask(`${labels ? "/classify" : "/predict"}?${where}`, { method: "POST", body: file, headers: { "Content-Type": file.type || "application/octet-stream" } });
   const { model: name, predictions: [first], ...others } = found;
   return { ...others, ...first, model: models.find(model => model.name === name) };
 }
@@ -103,12 +104,15 @@ function way({ model, ...found }) {
 }
 function row(file, found) {
   const { model } = found;
-  const picture = make("img", { alt: file.name, src: URL.createObjectURL(file) });
-  const text = make("p", {}, make("b", {}, found.label), ` ${(100 * found.probability).toFixed(1)} % sure · ${file.name}`);
+  const picture = make("img", { alt: file.name, src: found.picture ?? URL.createObjectURL(file), ...(found.picture ? { class: "large" } : {}) });
+  const parts = Object.entries(found.shares ?? {}).sort((a, b) => b[1] - a[1]).filter(([, share]) => share >= .005);
+  const text = found.label === undefined
+    ? make("p", {}, make("b", {}, parts.slice(0, MOST_PARTS).map(([name, share]) => `${name} ${percent(share)}`).join(", ")), ` · ${file.name}`)
+    : make("p", {}, make("b", {}, found.label), ` ${(100 * found.probability).toFixed(1)} % sure · ${file.name}`);
   const cost = make("p", { class: "soft cost" }, `${models.length > 1 ? `${model.name}: ` : ""}${percent(found.relative_cost)} of the plain network's work, ${short(model.alone_ms[found.exit])} ms when alone`
     + ` · never leaving early: ${percent(model.costs.at(-1))}, ${short(model.alone_ms.at(-1))} ms`);
   const spent = make("p", { class: "soft" }, `This request: ${short(found.milliseconds)} ms in the server, of which ${short(found.network_milliseconds)} in the network`);
-  const attributes = { "data-file": file.name, "data-label": found.label, "data-exit": found.exit };
+  const attributes = { "data-file": file.name, "data-label": found.label ?? parts[0]?.[0] ?? "", "data-exit": found.exit };
   return make("article", attributes, picture, make("div", {}, text, cost, spent, make("ol", { "aria-label": "way through the network" }, ...way(found))));
 }
 async function takeAll(files) {

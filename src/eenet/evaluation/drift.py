@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eenet.policies import ExitPolicy, Records, decide, recorded_scores, sigmoid
+from eenet.policies import AnyRecords, ExitPolicy, decide, recorded_scores, sigmoid
 
 BINS = 10  # of p-values
 RESTART = 50  # images after which a new bet is opened
@@ -99,7 +99,7 @@ class _Bet:
         self._counts[bin_index] += 1
 
 
-def depths_of(records: Records, policy: ExitPolicy) -> NDArray[np.float64]:
+def depths_of(records: AnyRecords, policy: ExitPolicy) -> NDArray[np.float64]:
     """How deep recorded inputs go: the exit each takes minus its score there, squashed to (0, 1): [B].
 
     At the final exit, which has no score, that of the last early exit that is on counts.

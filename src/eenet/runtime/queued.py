@@ -264,7 +264,8 @@ class QueuedEngine:
                 part = slice(kept_at, kept_at := kept_at + len(leaves) - count)
                 before = None if before_BN is None else before_BN[part]
                 mine_seen = [(p[mine][~leaves], h[mine][~leaves]) for p, h in seen]
-                onward.append(Chunk(chunk.request, chunk.rows[~leaves], kept[part], before, mine_seen))
+                features = tuple(of[part] for of in kept) if isinstance(kept, tuple) else kept[part]
+                onward.append(Chunk(chunk.request, chunk.rows[~leaves], features, before, mine_seen))
         done: list[Request] = []
         with self._changed:
             for request, rows, values in leaving:

@@ -68,7 +68,7 @@ class Request:
     def answer(self, rows: NDArray[np.intp], values: NDArray[np.float32], exit_index: int) -> None:
         """Note the answers of some images."""
         if self.probabilities_BN is None:
-            self.probabilities_BN = np.empty((len(self.exits_B), values.shape[1]), np.float32)
+            self.probabilities_BN = np.empty((len(self.exits_B), *values.shape[1:]), np.float32)
         self.probabilities_BN[rows] = values
         self.exits_B[rows] = exit_index
         self.left -= len(rows)
@@ -91,6 +91,12 @@ class Chunk:
     seen: Seen = field(default_factory=list)
     """What each of them said, if the policy's score looks back."""
 
+    @property
+    def size(self) -> list[tuple[int, ...]]:
+        """Of an image's features, and of all else that it carries: images of one size run together."""
+        parts = self.features if isinstance(self.features, tuple) else (self.features,)
+        return [tuple(part.shape[1:]) for part in parts]
+
     def part(self, backend: Backend, first: int, end: int) -> "Chunk":
         """Some of its images."""
         before_BN = None if self.before_BN is None else self.before_BN[first:end]
@@ -109,9 +115,9 @@ class Queue:
         self.images += len(chunk.rows)
 
     def pop(self, backend: Backend, most: int) -> list[Chunk]:
-        """The first chunks, together at most so many images; the last one may be divided."""
+        """The first chunks of one size, together at most so many images; the last one may be divided."""
         taken: list[Chunk] = []
-        while self.chunks and most > 0:
+        while self.chunks and most > 0 and (not taken or self.chunks[0].size == taken[0].size):
             chunk = self.chunks.popleft()
             if len(chunk.rows) > most:
                 self.chunks.appendleft(chunk.part(backend, most, len(chunk.rows)))

@@ -22,6 +22,7 @@ from eenet.serving.metrics import Metrics
 from eenet.serving.model import ServedModel, Setting
 from eenet.serving.models import Models
 from eenet.serving.protocol.describing import VERSION
+from eenet.tasks import Seen
 
 MOST_FILES = 64  # in one multipart request
 DECODING = 4  # images at once
@@ -35,6 +36,27 @@ class Answered(NamedTuple):
     answers: Answers
     seconds: float
     """In the network, waiting for others included."""
+
+
+class Batch(NamedTuple):
+    """Images of one size."""
+
+    pixels_BCHW: NDArray[np.uint8]
+    size: tuple[int, int]
+    """(height, width) of each as it was."""
+
+
+def together(seen: Sequence[Seen]) -> Batch:
+    """Images as one batch.
+
+    Raises:
+        ValueError: their sizes differ.
+    """
+    sizes = {(one.size, one.pixels_CHW.shape) for one in seen}
+    if len(sizes) > 1:
+        shown = ", ".join(sorted({f"{width} x {height}" for (height, width), _ in sizes}))
+        raise ValueError(f"images of {shown} pixels don't fit into one tensor; send them one by one")
+    return Batch(np.stack([one.pixels_CHW for one in seen]), seen[0].size)
 
 
 class File(NamedTuple):
@@ -74,8 +96,8 @@ class Desk:
         self._metrics.refused(model.name)
         return HTTPException(503, f"no room: {why}", {"Retry-After": "1"})
 
-    async def decode(self, sent: Sequence[File], input_size: Sequence[int]) -> NDArray[np.uint8]:
-        """Pixels [B, C, H, W] of image files.
+    async def decode(self, sent: Sequence[File], model: ServedModel) -> list[Seen]:
+        """Image files as a model sees them.
 
         Raises:
             ValueError: one can't be read; says which, if there are several.
@@ -83,11 +105,11 @@ class Desk:
 
         most = self._limits.image_pixels
 
-        async def decoded(content: bytes) -> NDArray[np.uint8] | ValueError:
+        async def decoded(content: bytes) -> Seen | ValueError:
             async with self._decoding:
                 try:
                     return await asyncio.to_thread(
-                        lambda: to_pixels(open_image(content, most_pixels=most), input_size)
+                        lambda: model.task.read(open_image(content, most_pixels=most), model.config)
                     )
                 except ValueError as error:
                     return error
@@ -98,7 +120,7 @@ class Desk:
                 name = f" ({sent[index].name})" if sent[index].name else ""
                 raise one if len(sent) == 1 else ValueError(f"image {index}{name}: {one}")
             found.append(one)
-        return np.stack(found)
+        return found
 
     async def answer(
         self,

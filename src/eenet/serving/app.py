@@ -15,7 +15,8 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import Match
 
-from eenet.serving.answering import Desk, File, asked, images_of
+from eenet.data import open_image
+from eenet.serving.answering import Desk, File, asked, images_of, together
 from eenet.serving.guard import INTERNAL_ERROR, App, Guard, Limits, Receive, Scope, Send
 from eenet.serving.metrics import Metrics
 from eenet.serving.models import Models
@@ -26,16 +27,18 @@ from eenet.serving.protocol.tensors import parameters_of
 from eenet.serving.schemas import (
     ERRORS,
     INFER,
-    OUTPUT_VALUES,
     PIXELS,
     Budget,
     Classified,
     Deadline,
     Metadata,
     Policy,
+    Predicted,
     ServerMetadata,
     TopK,
     found_by,
+    output_of,
+    predicted,
 )
 
 SMALL_BODY = 100_000  # bytes of JSON that are parsed without a thread of their own
@@ -76,17 +79,19 @@ def create_app(
     )
     async def infer(request: Request, name: str, wanted: str = VERSION) -> Response:
         """Answers for pixels of the network's size or encoded images, as JSON or binary tensors."""
-        takes = desk.with_room(name, wanted).takes
+        served = desk.with_room(name, wanted)
         length = request.headers.get(JSON_LENGTH)
         with asked():
             encoding = request.headers.get("content-encoding")
             body = decompress(await request.body(), encoding, limits.body_bytes)
-            given = (body, length, takes)
+            given = (body, length, served.takes)
             small = len(body) <= SMALL_BODY or length is not None  # of binary tensors only the head is parsed
             wish = parse_request(*given) if small else await asyncio.to_thread(parse_request, *given)
-            pixels = wish.images
-            if isinstance(pixels, list):
-                pixels = await desk.decode([File(None, one) for one in pixels], takes.input_size)
+            if isinstance(wish.images, list):
+                sent = [File(None, one) for one in wish.images]
+                pixels, size = together(await desk.decode(sent, served))
+            else:
+                pixels, size = wish.images, (wish.images.shape[2], wish.images.shape[3])
         wishes = wish.parameters
         model, setting, answers, _ = await desk.answer(
             request,
@@ -95,10 +100,9 @@ def create_app(
             lambda model: model.setting(wishes.get("budget"), wishes.get("policy")),
             wishes.get("deadline_ms"),
         )
-        values = {output: OUTPUT_VALUES[output](model, answers) for output in wish.outputs}
-        text, json_length = write_response(
-            wish, values, model=name, version=VERSION, parameters={"policy": setting.name}
-        )
+        values = {output: output_of(model, answers, output, size) for output in wish.outputs}
+        told = {"model": name, "version": VERSION, "parameters": {"policy": setting.name}}
+        text, json_length = write_response(wish, values, model.takes.outputs, **told)
         if json_length is None:
             return Response(text, media_type="application/json")
         headers = {JSON_LENGTH: str(json_length)}
@@ -115,12 +119,16 @@ def create_app(
     ) -> Classified:
         """Labels for image files: one as the body, or several as multipart form data."""
         start = time.perf_counter()
-        takes = desk.with_room(model).takes
+        served = desk.with_room(model)
+        if not served.labels:
+            raise HTTPException(
+                400, f"{served.name} gives {', '.join(served.task.outputs)}; POST to /predict"
+            )
         with asked():
             sent = await images_of(request)
-            pixels = await desk.decode(sent, takes.input_size)
+            batch = together(await desk.decode(sent, served))
         served, setting, answers, seconds = await desk.answer(
-            request, model, pixels, lambda served: served.setting(budget, policy), deadline_ms
+            request, model, batch.pixels_BCHW, lambda served: served.setting(budget, policy), deadline_ms
         )
         return Classified(
             model=served.name,
@@ -128,6 +136,42 @@ def create_app(
             thresholds=setting.thresholds,
             network_milliseconds=round(1e3 * seconds, 3),
             predictions=found_by(served, answers, [file.name for file in sent], top_k),
+            milliseconds=round(1e3 * (time.perf_counter() - start), 3),
+        )
+
+    @app.post("/predict", responses=LATE, openapi_extra=PIXELS)
+    async def predict(
+        request: Request,
+        model: str | None = None,
+        budget: Budget = None,
+        policy: Policy = None,
+        deadline_ms: Deadline = None,
+        pictures: bool = False,
+    ) -> Predicted:
+        """Answers of any task for image files of any size; with `pictures` also as pictures to look at."""
+        start = time.perf_counter()
+        served = desk.with_room(model)
+        with asked():
+            sent = await images_of(request)
+            seen = await desk.decode(sent, served)
+        found, spent, setting = [], 0.0, served.own
+        for file, one in zip(sent, seen, strict=True):
+            served, setting, answers, seconds = await desk.answer(
+                request,
+                model,
+                one.pixels_CHW[None],
+                lambda served: served.setting(budget, policy),
+                deadline_ms,
+            )
+            spent += seconds
+            image = open_image(file.content) if pictures else None
+            found.append(await asyncio.to_thread(predicted, served, answers, file.name, one.size, image))
+        return Predicted(
+            model=served.name,
+            policy=setting.name,
+            thresholds=setting.thresholds,
+            network_milliseconds=round(1e3 * spent, 3),
+            predictions=found,
             milliseconds=round(1e3 * (time.perf_counter() - start), 3),
         )
 

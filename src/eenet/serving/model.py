@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eenet.common import cores
-from eenet.evaluation import DriftMonitor, Evaluation, depth, depths_of, measure
+from eenet.evaluation import DriftMonitor, Measured, depth, depths_of, measure
 from eenet.networks import Config, Network, checkpoint_directory, open_network
-from eenet.policies import RECORDS_FILE, ExitPolicy, Records
+from eenet.policies import RECORDS_FILE, AnyRecords, ExitPolicy
 from eenet.runtime import (
     Answers,
     Awaited,
@@ -31,7 +31,7 @@ from eenet.runtime import (
 )
 from eenet.serving.metrics import Metrics
 from eenet.serving.protocol.describing import configuration, metadata, statistics
-from eenet.serving.protocol.tensors import Takes
+from eenet.serving.protocol.tensors import takes
 from eenet.tasks import task_of
 
 WATCHED_PER_SECOND = 20  # images that the drift monitor sees, at most
@@ -103,9 +103,11 @@ class ServedModel:
         self.name, self._metrics = name, metrics
         network = open_network(checkpoint)
         self.config = config = network.config
-        task_of(config.task).must_support("serve")
+        self.task = task = task_of(config.task)
+        task.must_support("serve")
         self.class_names = config.class_names or [str(n) for n in range(config.num_classes)]
-        self.takes = Takes(config.input_size, options.most_waiting, config.mean, config.std)
+        self.labels = "label" in task.outputs
+        self.takes = takes(config, options.most_waiting)
         own = config.exit_policy()
         policies = {budget: config.exit_policy(float(budget)) for budget in config.budgets}
         named = {key: config.exit_policy(None, key) for key in config.policies}
@@ -238,13 +240,14 @@ class ServedModel:
 
     def metadata(self) -> dict[str, Any]:
         """Inputs and outputs."""
-        return metadata(self.name, self.takes, len(self.class_names))
+        return metadata(self.name, self.takes, self.task.output_shapes(self.config))
 
     def configuration(self) -> dict[str, Any]:
         """In Triton's shape."""
         return configuration(
             self.name,
             self.takes,
+            self.task.output_shapes(self.config),
             self.class_names,
             backend=self.backend,
             batch_size=self._batch_size,
@@ -262,6 +265,7 @@ class ServedModel:
             "name": self.name,
             "backend": self.backend,
             "input_size": list(self.config.input_size),
+            "labels": self.labels,
             "exits": [*self.config.exits, "final"],
             "costs": self.costs,
             "off": [k for k, on in enumerate(self._served.enabled) if not on],
@@ -288,8 +292,8 @@ class _Load:
     def __init__(
         self,
         model: ServedModel,
-        records: Records | None,
-        measured: Evaluation | None,
+        records: AnyRecords | None,
+        measured: Measured | None,
         floor: float | None,
     ) -> None:
         self._model, self._level, self._changed = model, 0, 0.0
@@ -301,14 +305,14 @@ class _Load:
                 f"an accuracy floor for {model.name} needs its records of validation images; "
                 "give --data, or serve the directory that training wrote"
             )
-        if measured.accuracy < floor:
+        if measured.quality < floor:
             raise ValueError(
-                f"{model.name} has {measured.accuracy:.2%} accuracy, below the floor of {floor:.2%}"
+                f"{model.name} has {measured.quality:.2%} {measured.metric}, below the floor of {floor:.2%}"
             )
         cheaper = []
         for budget in model.config.budgets:
             found = measure(records, model.config.exit_policy(float(budget)))
-            if found.accuracy >= floor and found.relative_cost < measured.relative_cost:
+            if found.quality >= floor and found.relative_cost < measured.relative_cost:
                 cheaper.append((found.relative_cost, model.setting(budget=float(budget))))
         self._settings += [setting for _, setting in sorted(cheaper, key=lambda one: -one[0])]
 
@@ -328,7 +332,7 @@ class _Load:
         self._changed = now
 
 
-def _held_out(network: Network, directory: Path, options: ServeOptions) -> Records | None:
+def _held_out(network: Network, directory: Path, options: ServeOptions) -> AnyRecords | None:
     """Records of validation images: collected from a data set, or those that training left."""
     if options.data is not None:
         from eenet.evaluation import as_images, collect  # which take a second to import
@@ -336,9 +340,9 @@ def _held_out(network: Network, directory: Path, options: ServeOptions) -> Recor
         images = as_images(options.data, network.config, "validation", skip_damaged=options.skip_damaged)
         return collect(network, images)
     path = directory / RECORDS_FILE.format(split="validation")
-    return Records.load(path) if path.exists() else None
+    return task_of(network.config.task).load_records(path) if path.exists() else None
 
 
-def _monitor(records: Records, own: ExitPolicy) -> DriftMonitor | None:
+def _monitor(records: AnyRecords, own: ExitPolicy) -> DriftMonitor | None:
     few = len(records) < 100 or not any(own.enabled)
     return None if few else DriftMonitor(depths_of(records, own).tolist())

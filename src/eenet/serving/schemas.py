@@ -11,8 +11,8 @@ from pydantic import BaseModel
 
 from eenet.runtime import Answers
 from eenet.serving.model import ServedModel
-from eenet.serving.protocol.requests import OUTPUTS
-from eenet.serving.protocol.tensors import DATATYPES, INPUT
+from eenet.serving.protocol.tensors import DATATYPES, INPUT, OUTPUTS
+from eenet.tasks import TASKS
 
 MOST_TOLD, FEW = 100, 5  # with more classes, without `top_k`, only the probabilities of the few likeliest
 
@@ -54,6 +54,23 @@ class Classified(BaseModel):
     network_milliseconds: float
     """Of those, in the network, waiting for others included."""
     predictions: list[Found]
+
+
+class Predicted(BaseModel):
+    """Answers of any task, in the order of the images."""
+
+    model: str
+    policy: str
+    """Whose thresholds were used: own, a budget, or a name."""
+    thresholds: list[float | None]
+    """By early exit; none: no image leaves there."""
+    milliseconds: float
+    """In the server, of all images together: from the whole request to its answer, decoding included."""
+    network_milliseconds: float
+    """Of those, in the network, waiting for others included."""
+    predictions: list[dict[str, Any]]
+    """`file`, `exit`, `relative_cost`, `confidences` as of `/classify`, and what the task answers: of masks
+    `shares` of the pixels by class, and the `mask`, a PNG as data URI."""
 
 
 class Metadata(BaseModel):
@@ -115,6 +132,7 @@ PIXELS = {
         },
     }
 }
+OUTPUT_NAMES = [name for outputs in (*(task.outputs for task in TASKS.values()), OUTPUTS) for name in outputs]
 INFER = {
     "requestBody": {
         "required": True,
@@ -160,7 +178,7 @@ INFER = {
                             "items": {
                                 "type": "object",
                                 "required": ["name"],
-                                "properties": {"name": {"enum": list(OUTPUTS)}},
+                                "properties": {"name": {"enum": OUTPUT_NAMES}},
                             },
                         },
                     },
@@ -180,13 +198,14 @@ def _confidences(model: ServedModel, answers: Answers) -> NDArray[np.float32]:
     return padded[np.arange(len(padded)), answers.exits_B]
 
 
-def _labels(model: ServedModel, answers: Answers) -> list[str]:
-    return [model.class_names[best] for best in answers.probabilities_BN.argmax(1).tolist()]
+def output_of(model: ServedModel, answers: Answers, name: str, size: tuple[int, int]) -> Any:
+    """An output tensor for images that were of this (height, width); of BYTES a list of strings."""
+    if name in OUTPUT_VALUES:
+        return OUTPUT_VALUES[name](model, answers)
+    return model.task.output(name, answers.probabilities_BN, size, model.config)
 
 
 OUTPUT_VALUES: dict[str, Callable[[ServedModel, Answers], Any]] = {
-    "probabilities": lambda _, answers: answers.probabilities_BN,
-    "label": _labels,
     "exit_index": lambda _, answers: answers.exits_B,
     "confidence": _confidences,
     "relative_cost": lambda model, answers: np.array(
@@ -223,3 +242,16 @@ def found_by(
             )
         )
     return found
+
+
+def predicted(
+    model: ServedModel, answers: Answers, file: str | None, size: tuple[int, int], image: Any
+) -> dict[str, Any]:
+    """The answer for one image that was of this (height, width), of any task."""
+    assert answers.scores_BK is not None
+    exit_index = int(answers.exits_B[0])
+    cost = model.costs[exit_index]
+    found = model.task.prediction(answers.probabilities_BN[0], exit_index, cost, size, model.config)
+    confidences = [float(score) for score in answers.scores_BK[0] if not math.isnan(score)]
+    told = {"file": file, "exit": exit_index, "relative_cost": cost, "confidences": confidences}
+    return {**told, **model.task.told(found, image)}

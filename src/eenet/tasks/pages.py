@@ -43,6 +43,13 @@ def data_uri(picture: Image.Image, *, thumbnail: int = THUMBNAIL) -> str:
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+def png_uri(picture: Image.Image) -> str:
+    """A picture as it is, as data URI."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "png")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
 def figure(picture: Image.Image, caption: str, *, wrong: bool = False, **options: Any) -> dict[str, Any]:
     """A picture on a page, with a frame if its answer is wrong."""
     wide = picture.width > picture.height * WIDE

@@ -172,6 +172,26 @@ class Task(ABC):
     ) -> Any:
         """The answer of the exit that an image left at, for an image of this (height, width)."""
 
+    # Answers over the wire ---------------------------------------------------------------
+
+    outputs: ClassVar[Mapping[str, str]] = {}
+    """Tensors that a server gives, beside those of every task: name → datatype of the Open Inference
+    Protocol."""
+
+    def output_shapes(self, config: Any) -> dict[str, list[int]]:
+        """The shape of each for one image; -1 where it depends on the image."""
+        raise NotImplementedError
+
+    def output(
+        self, name: str, answers: NDArray[np.float32], size: tuple[int, int], config: Any
+    ) -> NDArray[Any] | list[str]:
+        """One of these for images of a (height, width), from what they left with."""
+        raise NotImplementedError
+
+    def told(self, found: Any, image: Any = None) -> dict[str, Any]:
+        """An answer for JSON, beside its exit; with its image also a `picture` to look at, as data URI."""
+        raise NotImplementedError
+
     # Rows of answers --------------------------------------------------------------------
 
     @abstractmethod
@@ -226,6 +246,10 @@ class Task(ABC):
     """What a table of classes counts."""
     pictured: ClassVar[str] = "A dashed red frame: wrong answer."
     """What pictures of answers are."""
+
+    def load_records(self, path: Path) -> Any:
+        """Records that were saved; errors as of `eenet.Records.load`."""
+        raise NotImplementedError
 
     def kept_records(self, path: Path, images: Any) -> Any | None:
         """Those that were saved, if they are of as many images with the same truth."""

@@ -2,11 +2,10 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eenet.serving.metrics import Totals
-from eenet.serving.protocol.requests import OUTPUTS
 from eenet.serving.protocol.tensors import DATATYPES, INPUT, Takes
 
 VERSION = "1"
@@ -29,26 +28,31 @@ def absent(path: str) -> str | None:
     return None
 
 
-def metadata(name: str, takes: Takes, classes: int) -> dict[str, Any]:
-    """Inputs and outputs with their whole shapes."""
-    shapes = _shapes(classes)
+def metadata(name: str, takes: Takes, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """Inputs and outputs with their whole shapes; `shapes`: of outputs for one image, unless one number."""
     return {
         "name": name,
         "versions": [VERSION],
         "platform": PLATFORM,
-        "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, *takes.input_size]}],
+        "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, *_size(takes)]}],
         "outputs": [
-            {"name": output, "datatype": kind, "shape": [-1, *shapes[output]]}
-            for output, kind in OUTPUTS.items()
+            {"name": output, "datatype": kind, "shape": [-1, *shapes.get(output, [])]}
+            for output, kind in takes.outputs.items()
         ],
     }
 
 
 def configuration(
-    name: str, takes: Takes, class_names: Sequence[str], *, backend: str, batch_size: int, workers: int
+    name: str,
+    takes: Takes,
+    shapes: Mapping[str, Sequence[int]],
+    class_names: Sequence[str],
+    *,
+    backend: str,
+    batch_size: int,
+    workers: int,
 ) -> dict[str, Any]:
     """Triton's `ModelConfig`: shapes are those of one image."""
-    shapes = _shapes(len(class_names))
     told = {"accepts": DATATYPES, "mean": takes.mean, "std": takes.std, "class_names": list(class_names)}
     return {
         "name": name,
@@ -61,12 +65,12 @@ def configuration(
                 "name": INPUT,
                 "data_type": "TYPE_UINT8",
                 "format": "FORMAT_NCHW",
-                "dims": list(takes.input_size),
+                "dims": _size(takes),
             }
         ],
         "output": [
-            {"name": output, "data_type": _config_type(kind), "dims": shapes[output]}
-            for output, kind in OUTPUTS.items()
+            {"name": output, "data_type": _config_type(kind), "dims": list(shapes.get(output, []))}
+            for output, kind in takes.outputs.items()
         ],
         "dynamic_batching": {"preferred_batch_size": [batch_size]},
         "instance_group": [{"name": name, "kind": "KIND_CPU", "count": workers}],
@@ -74,8 +78,8 @@ def configuration(
     }
 
 
-def _shapes(classes: int) -> dict[str, list[int]]:
-    return {output: [classes] if output == "probabilities" else [] for output in OUTPUTS}
+def _size(takes: Takes) -> list[int]:
+    return [takes.input_size[0], -1, -1] if takes.any_size else list(takes.input_size)
 
 
 def _config_type(datatype: str) -> str:

@@ -12,13 +12,6 @@ from typing import Any
 from eenet.serving.protocol.tensors import INPUT, Pixels, Takes, parameters_of, read_images
 
 JSON_LENGTH = "inference-header-content-length"
-OUTPUTS = {
-    "probabilities": "FP32",
-    "label": "BYTES",
-    "exit_index": "INT64",
-    "confidence": "FP32",
-    "relative_cost": "FP32",
-}
 
 
 @dataclass(frozen=True)
@@ -59,7 +52,7 @@ def parse_request(body: bytes, json_length: str | None, takes: Takes) -> InferRe
         raise ValueError("'id' must be a string")
     return InferRequest(
         read_images(inputs[0], body[length:], takes, normalized=parameters.get("normalized", False)),
-        _outputs(asked.get("outputs"), parameters.get("binary_data_output") is True),
+        _outputs(asked.get("outputs"), takes.outputs, parameters.get("binary_data_output") is True),
         parameters,
         request_id,
     )
@@ -87,20 +80,20 @@ def parse_object(text: bytes) -> dict[str, Any]:
     return found
 
 
-def _outputs(asked: Any, binary: bool) -> dict[str, bool]:
+def _outputs(asked: Any, known: Mapping[str, str], binary: bool) -> dict[str, bool]:
     if asked is None:
-        return dict.fromkeys(OUTPUTS, binary)
+        return dict.fromkeys(known, binary)
     if not isinstance(asked, list) or not all(isinstance(output, dict) for output in asked):
         raise ValueError("'outputs' must be a list of objects")
     wanted = {}
     for output in asked:
         name, parameters = output.get("name"), parameters_of(output)
-        if not isinstance(name, str) or name not in OUTPUTS:
-            raise ValueError(f"unknown output {name!r}; choose from {', '.join(OUTPUTS)}")
+        if not isinstance(name, str) or name not in known:
+            raise ValueError(f"unknown output {name!r}; choose from {', '.join(known)}")
         if parameters.get("classification"):
-            raise ValueError("the classification extension is not supported; ask for probabilities and label")
+            raise ValueError(f"the classification extension is not supported; ask for {', '.join(known)}")
         wanted[name] = bool(parameters.get("binary_data", binary))
-    return wanted or dict.fromkeys(OUTPUTS, binary)
+    return wanted or dict.fromkeys(known, binary)
 
 
 def decompress(body: bytes, encoding: str | None, most: int) -> bytes:

@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from eenet.serving.protocol.requests import OUTPUTS, InferRequest
+from eenet.serving.protocol.requests import InferRequest
 
-DTYPES = {"FP32": np.dtype("<f4"), "INT64": np.dtype("<i8")}
+DTYPES = {"FP32": np.dtype("<f4"), "INT64": np.dtype("<i8"), "UINT8": np.dtype("u1")}
 
 
 def write_response(
     request: InferRequest,
     values: Mapping[str, Any],
+    datatypes: Mapping[str, str],
     *,
     model: str,
     version: str,
@@ -23,21 +24,22 @@ def write_response(
 
     Args:
         request: says which outputs are wanted, and how.
-        values: arrays for the wanted outputs; `label` is a list of strings.
+        values: arrays for the wanted outputs; of the datatype BYTES lists of strings.
+        datatypes: of outputs, by name.
         model, version: names for the response.
         parameters: of the response.
     """
     outputs, blobs = [], []
     for name, binary in request.outputs.items():
-        array = values[name]
-        count = len(array)
-        shape = [count] if name == "label" else list(array.shape)
-        described: dict[str, Any] = {"name": name, "datatype": OUTPUTS[name], "shape": shape}
+        array, datatype = values[name], datatypes[name]
+        texts = datatype == "BYTES"
+        shape = [len(array)] if texts else list(array.shape)
+        described: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
         if binary:
-            blobs.append(_bytes(array) if name == "label" else array.astype(DTYPES[OUTPUTS[name]]).tobytes())
+            blobs.append(_bytes(array) if texts else array.astype(DTYPES[datatype]).tobytes())
             described["parameters"] = {"binary_data_size": len(blobs[-1])}
         else:
-            described["data"] = list(array) if name == "label" else array.ravel().tolist()
+            described["data"] = list(array) if texts else array.ravel().tolist()
         outputs.append(described)
     found: dict[str, Any] = {"model_name": model, "model_version": version}
     if request.id is not None:

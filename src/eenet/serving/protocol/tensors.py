@@ -4,11 +4,14 @@ import base64
 import binascii
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from eenet.networks import Config
+from eenet.tasks import task_of
 
 INPUT = "images"
 DATATYPES = {
@@ -16,6 +19,8 @@ DATATYPES = {
     "FP32": "pixels of the network's size, 0 to 1, or normalised with the parameter normalized",
     "BYTES": "encoded images of any size",
 }
+OUTPUTS = {"exit_index": "INT64", "confidence": "FP32", "relative_cost": "FP32"}
+"""Of every task."""
 HALF_A_GREY_LEVEL = 0.501 / 255
 
 Pixels = NDArray[np.uint8]
@@ -32,6 +37,17 @@ class Takes:
     mean: Sequence[float] | None = None
     """By which the network normalises, from 0 to 1."""
     std: Sequence[float] | None = None
+    any_size: bool = False
+    """Pixels may have another height and width."""
+    outputs: Mapping[str, str] = field(default_factory=lambda: OUTPUTS)
+    """What it gives, name → datatype."""
+
+
+def takes(config: Config, most_images: int) -> Takes:
+    """What a network of this configuration takes and gives."""
+    task = task_of(config.task)
+    outputs = {**task.outputs, **OUTPUTS}
+    return Takes(config.input_size, most_images, config.mean, config.std, task.any_size, outputs)
 
 
 def read_images(
@@ -101,8 +117,16 @@ def _shape(given: Mapping[str, Any], most: int, *rest: Sequence[int]) -> list[in
     return shape
 
 
+def _sizes_like(given: Mapping[str, Any], takes: Takes) -> Sequence[int]:
+    """What an image has to be: of the network's size, or where any does, of that given."""
+    shape, size = given.get("shape"), list(takes.input_size)
+    if takes.any_size and isinstance(shape, list) and len(shape) == len(size) + 1:
+        size[1:] = [n if type(n) is int and n > 0 else -1 for n in shape[2:]]
+    return size
+
+
 def _numbers(given: Mapping[str, Any], binary: bytes, takes: Takes, kind: np.dtype[Any]) -> NDArray[Any]:
-    shape = _shape(given, takes.most_images, takes.input_size)
+    shape = _shape(given, takes.most_images, _sizes_like(given, takes))
     count = math.prod(shape)
     needed = count * kind.itemsize
     raw = _binary(given, binary, needed, f"the shape {shape} needs {needed}")

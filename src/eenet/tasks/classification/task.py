@@ -34,6 +34,7 @@ class Classification(Task):
     keeps_classifier: ClassVar[bool] = True
     works_unlabelled: ClassVar[bool] = True
     any_size: ClassVar[bool] = False
+    outputs: ClassVar[Mapping[str, str]] = {"probabilities": "FP32", "label": "BYTES"}
 
     def load(self, name: str, split: str, **options: Any) -> Any:
         from eenet.data import load
@@ -122,6 +123,26 @@ class Classification(Task):
             class_names=names,
         )
 
+    def output_shapes(self, config: Any) -> dict[str, list[int]]:
+        return {"probabilities": [config.num_classes], "label": []}
+
+    def output(
+        self,
+        name: str,
+        answers: NDArray[np.float32],
+        size: tuple[int, int],  # noqa: ARG002
+        config: Any,
+    ) -> NDArray[Any] | list[str]:
+        if name == "probabilities":
+            return answers
+        names = config.class_names or [str(n) for n in range(config.num_classes)]
+        return [names[best] for best in answers.argmax(1).tolist()]
+
+    def told(self, found: Prediction, image: Any = None) -> dict[str, Any]:  # noqa: ARG002
+        return {
+            name: getattr(found, name) for name in ("label", "class_index", "probability", "probabilities")
+        }
+
     def places(self, out: Path | None) -> tuple[Path | None, Path | None]:
         return out, None
 
@@ -188,6 +209,9 @@ class Classification(Task):
             for n, name in enumerate(class_names)
             if (labels_B == n).any()
         }
+
+    def load_records(self, path: Path) -> Records:
+        return Records.load(path)
 
     def kept_records(self, path: Path, images: Any) -> Records | None:
         records = Records.load(path)

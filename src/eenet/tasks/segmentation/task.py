@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from eenet.policies import ExitPolicy, score_of
+from eenet.policies import ExitPolicy, logarithm, score_of
 from eenet.tasks.measured import Loss
+from eenet.tasks.pages import data_uri, png_uri
 from eenet.tasks.segmentation.maps import class_map
 from eenet.tasks.segmentation.metrics import (
     SegmentationEvaluation,
@@ -31,6 +32,7 @@ WIDTH = 64  # channels of the decoder's state
 IGNORED = -100  # the target of pixels without a class
 ROWS_FILE = "predictions.csv"
 ROW_SUFFIXES = (".csv", ".jsonl", ".parquet")
+SHOWN = 480  # pixels of a picture's longer side on a page
 TOGETHER = 16  # images at most, whose logits are held at a time
 
 
@@ -44,6 +46,7 @@ class Segmentation(Task):
     keeps_classifier: ClassVar[bool] = False
     works_unlabelled: ClassVar[bool] = False
     any_size: ClassVar[bool] = True
+    outputs: ClassVar[Mapping[str, str]] = {"mask": "UINT8"}
     counted: ClassVar[str] = "pixels"
     pictured: ClassVar[str] = "Left: the answer, right: the truth. Per cent: mIoU of the image's own classes."
     carried: ClassVar[Sequence[str]] = ("features", "state")
@@ -56,7 +59,6 @@ class Segmentation(Task):
             "int8",
             "format aoti",
             "format executorch",
-            "serve",
             "sweep",
             "pruning",
             "optimize",
@@ -156,6 +158,22 @@ class Segmentation(Task):
         names = config.class_names or [str(n) for n in range(config.num_classes)]
         return MaskPrediction(exit_index, cost, size, probabilities, names)
 
+    def output_shapes(self, config: Any) -> dict[str, list[int]]:  # noqa: ARG002
+        return {"mask": [-1, -1]}
+
+    def output(
+        self,
+        name: str,  # noqa: ARG002
+        answers: NDArray[np.float32],
+        size: tuple[int, int],
+        config: Any,  # noqa: ARG002
+    ) -> NDArray[Any] | list[str]:
+        return np.stack([class_map(logarithm(answer_Nhw), size) for answer_Nhw in answers])
+
+    def told(self, found: MaskPrediction, image: Any = None) -> dict[str, Any]:
+        said = {"shares": found.shares, "mask": png_uri(found.picture())}
+        return said if image is None else {**said, "picture": data_uri(found.overlay(image), thumbnail=SHOWN)}
+
     def places(self, out: Path | None) -> tuple[Path | None, Path | None]:
         """A file of rows, or a directory of pictures with such a file in it."""
         if out is None or out.suffix in ROW_SUFFIXES:
@@ -229,6 +247,9 @@ class Segmentation(Task):
         self, records: SegmentationRecords, policy: ExitPolicy, class_names: Sequence[str]
     ) -> dict[str, float]:
         return iou_by_class(records, policy, class_names)
+
+    def load_records(self, path: Path) -> SegmentationRecords:
+        return SegmentationRecords.load(path)
 
     def kept_records(self, path: Path, images: Any) -> SegmentationRecords | None:
         records = SegmentationRecords.load(path)
