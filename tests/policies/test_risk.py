@@ -12,6 +12,7 @@ from scipy.stats import binom
 from eenet.policies.records import Records
 from eenet.policies.risk import (
     Guarantee,
+    bounded_p_value,
     inputs_needed,
     p_value,
     policy_for_drop,
@@ -45,6 +46,20 @@ def test_p_value_of_excess_error(lost: int, won: int, limit: float) -> None:
 
 def test_p_value_of_disagreement() -> None:
     assert p_value(3, 0, 50, 0.1, "disagreement") == pytest.approx(binom.cdf(3, 50, 0.1))
+
+
+@pytest.mark.parametrize(("count", "limit"), [(20, 0.3), (50, 0.1), (200, 0.05)])
+def test_p_value_of_losses_between_0_and_1(count: int, limit: float) -> None:
+    """Against Hoeffding's bound by its definition, Bentkus' by scipy; never below the chance it bounds."""
+    assert bounded_p_value(0, count, limit) == pytest.approx((1 - limit) ** count)
+    assert bounded_p_value(limit, count, limit) == 1
+    for whole in range(1, math.ceil(count * limit)):
+        mean = whole / count
+        divergence = mean * math.log(mean / limit) + (1 - mean) * math.log((1 - mean) / (1 - limit))
+        exact = float(binom.cdf(whole, count, limit))
+        expected = min(math.exp(-count * divergence), math.e * exact)
+        assert bounded_p_value(mean, count, limit) == pytest.approx(expected)
+        assert expected >= exact
 
 
 def draw(count: int, seed: int, early: float = 1.0) -> Records:

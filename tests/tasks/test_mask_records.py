@@ -124,8 +124,46 @@ def test_a_drop_is_kept_with_the_boldest_threshold() -> None:
     assert full - records.quality(chosen) <= 0.02
     bolder = eenet.ExitPolicy("confidence", tuple(t - 0.05 for t in chosen.thresholds))
     assert full - records.quality(bolder) > 0.02
-    with pytest.raises(ValueError, match="a guaranteed risk doesn't work for segmentation yet"):
-        eenet.policy_for_risk(records, 0.1)
+
+
+def population(count: int, seed: int) -> SegmentationRecords:
+    """Of 100 pixels an early exit loses some to the final one, and a score says how many, nearly."""
+    random = np.random.default_rng(seed)
+    lost_KB = np.stack([random.binomial(100, 0.3 * random.random(count) ** p) for p in (1, 3)])
+    right_KB = np.concatenate([100 - lost_KB, np.full((1, count), 100)])
+    matrices = np.zeros((3, count, 2, 2), np.uint32)
+    matrices[:, :, 0, 0], matrices[:, :, 0, 1] = right_KB, 100 - right_KB
+    scores = 1 - lost_KB / 100 + 0.03 * random.standard_normal(lost_KB.shape)
+    return SegmentationRecords(
+        matrices, np.stack([scores.astype(np.float32)] * len(RECORDED)), np.zeros((2, 2, count), np.float32),
+        np.zeros((2, count), np.float32), [40, 30, 30], [2, 2], 100, ["a", "b"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("delta", [0.2, None])
+def test_a_risk_is_kept_on_new_images(delta: float | None) -> None:
+    """Over calibrations: for all but a part `delta` of them, or on average."""
+    everyone, limit = population(20_000, 0), 0.03
+    rows, losses_KB, true = np.arange(20_000), everyone.losses(), []
+    for seed in range(40):
+        some = population(150, seed + 1)
+        chosen, promise = eenet.policy_for_risk(some, limit, delta=delta, score="sure_share")
+        assert promise.measured <= limit
+        true.append(float(losses_KB[decide(everyone, chosen), rows].mean()))
+    assert np.std(true) > 0
+    if delta is None:
+        assert np.mean(true) <= limit
+        assert np.mean(true) > 0.6 * limit  # and not by doing nothing
+    else:
+        assert np.mean(np.array(true) > limit) <= delta
+        assert np.mean(true) > 0.2 * limit  # the bound is wide for losses that vary little
+
+
+def test_risks_that_cannot_be_shown_are_one_line() -> None:
+    with pytest.raises(ValueError, match=r"20 inputs can't show a risk of 0.01 with delta 0.1; at least 230"):
+        eenet.policy_for_risk(population(20, 0), 0.01)
+    with pytest.raises(ValueError, match="risk 'disagreement' isn't known of segmentation"):
+        eenet.policy_for_risk(population(200, 0), 0.1, risk="disagreement")
 
 
 def test_agreement_looks_at_the_last_exit_that_is_on() -> None:

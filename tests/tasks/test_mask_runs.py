@@ -70,7 +70,7 @@ def test_calibrate(checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.
     assert budget["relative_cost"] <= 1.3
     for extra, message in (
         (("--budget", "1", "--objective", "latency"), "a budget in time doesn't work for segmentation yet"),
-        (("--risk", "0.1", "--split", "test"), "a guaranteed risk doesn't work for segmentation yet"),
+        (("--risk", "0.1", "--split", "test"), "6 inputs can't show a risk of 0.1 with delta 0.1"),
         (("--budget", "1", "--rule", "patience"), "'patience' is not recorded of masks"),
     ):
         assert main([*words, str(tmp_path / "x"), *extra]) == 2

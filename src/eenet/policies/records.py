@@ -93,6 +93,14 @@ class AnyRecords(ABC):
         """Whether both hold the same answers to the same inputs, but for rounding."""
         raise NotImplementedError
 
+    def losses(self) -> NDArray[np.float64]:
+        """What each input loses by leaving at each exit against the final one, from 0 to 1: [K, B].
+
+        Raises:
+            ValueError: that isn't known.
+        """
+        raise ValueError(f"a guaranteed risk doesn't work for {self.task} yet; give a budget or max drop")
+
     def costs(self, enabled: Sequence[bool] | None = None) -> list[float]:
         """Relative cost of leaving at each exit."""
         return relative_costs(self.stage_macs, self.head_macs, self.backbone_macs, enabled)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from eenet.common import require
 from eenet.policies.policy import ExitPolicy
-from eenet.policies.records import AnyRecords, Records, recorded_scores
+from eenet.policies.records import AnyRecords, Records, decide, recorded_scores
 
 STEPS, DECADES = 300, 6  # of the grid of thresholds
 RISKS = ("excess_error", "disagreement")
@@ -30,7 +30,8 @@ class Guarantee:
     """What is promised about new inputs that are drawn like those calibrated on."""
 
     risk: str
-    """`excess_error`: error rate of the policy minus that of the full network.
+    """`excess_error`: error rate of the policy minus that of the full network. Of pixels: the part of an image
+    that is wrong beyond that of the full network, its mean over images; gains don't count.
     `disagreement`: how often the policy's answer differs from the full network's."""
     limit: float
     """The risk is at most this ..."""
@@ -95,7 +96,8 @@ def policy_for_risk(
     rate of gains held in a confidence set (Berger & Boos 1994). Without `delta`, the risk
     keeps the limit on average over calibrations: conformal risk control (Angelopoulos et al.
     2024) on losses made monotone, where an input once lost stays lost; so gains don't count. For early
-    exit: Jazbec et al. 2024.
+    exit: Jazbec et al. 2024. Losses of pixels lie between 0 and 1; they are bounded by Hoeffding and Bentkus
+    (Bates et al. 2021).
 
     Args:
         records: of inputs that neither the network nor its gates were fitted on.
@@ -110,17 +112,18 @@ def policy_for_risk(
     """
     if risk not in RISKS:
         raise ValueError(f"unknown risk {risk!r}; choose from {', '.join(RISKS)}")
-    if not isinstance(records, Records):
-        raise ValueError(f"a guaranteed risk doesn't work for {records.task} yet; give a budget or max drop")
     for name, value in (("risk", limit), ("delta", delta)):
         if value is not None and not 0 < value < 1:
             raise ValueError(f"{name} is {value}; it must lie between 0 and 1")
-    needed = inputs_needed(limit, delta, risk)
+    bounded = not isinstance(records, Records)  # losses between 0 and 1
+    needed = inputs_needed(limit, delta, "disagreement" if bounded else risk)
     if len(records) < needed:
         within = "on average" if delta is None else f"with delta {delta}"
         raise ValueError(
             f"{len(records)} inputs can't show a risk of {limit} {within}; at least {needed} are needed"
         )
+    if bounded:
+        return _policy_for_bounded(records, limit, delta, risk, score)
     count = len(records)
     lost_T, won_T, once_lost_T = _along_the_grid(records, score, risk)
     if delta is None:
@@ -131,6 +134,41 @@ def policy_for_risk(
         raise ValueError(f"even the most careful threshold can't be shown to keep a risk of {limit}")
     measured = (lost_T[kept] - won_T[kept]) / count
     return _policy(records, score, kept), Guarantee(risk, limit, delta, len(records), measured)
+
+
+def _policy_for_bounded(
+    records: AnyRecords, limit: float, delta: float | None, risk: str, score: str
+) -> tuple[ExitPolicy, Guarantee]:
+    """The same for losses between 0 and 1, one for each input and exit."""
+    if risk != "excess_error":
+        raise ValueError(f"risk {risk!r} isn't known of {records.task}; give excess_error")
+    losses_KB, rows_B, count = records.losses(), np.arange(len(records)), len(records)
+    lost_T, worst_B, worst_T = [], np.zeros(count), []
+    for t in range(STEPS + 1):
+        loss_B = losses_KB[decide(records, _policy(records, score, t)), rows_B]
+        worst_B = np.maximum(worst_B, loss_B)
+        lost_T.append(float(loss_B.mean()))
+        worst_T.append(float(worst_B.sum()))
+    if delta is None:
+        kept = _before_first_failure(lambda t: (worst_T[t] + 1) / (count + 1) <= limit)
+    else:
+        kept = _before_first_failure(lambda t: bounded_p_value(lost_T[t], count, limit) <= delta)
+    if kept is None:
+        raise ValueError(f"even the most careful threshold can't be shown to keep a risk of {limit}")
+    return _policy(records, score, kept), Guarantee(risk, limit, delta, count, lost_T[kept])
+
+
+def bounded_p_value(mean: float, count: int, limit: float) -> float:
+    """How likely so small a mean of losses between 0 and 1 is, if the true risk is `limit` or more.
+
+    The smaller one of Hoeffding's and Bentkus' bounds. Bates et al. 2021, section 3.1.
+    """
+    if mean >= limit:
+        return 1.0
+    rest = (1 - mean) * math.log((1 - mean) / (1 - limit))
+    distance = rest + (mean * math.log(mean / limit) if mean > 0 else 0.0)
+    bentkus = math.e * float(_special().bdtr(math.ceil(count * mean - 1e-9), count, limit))
+    return min(math.exp(-count * distance), bentkus)
 
 
 @lru_cache(100_000)

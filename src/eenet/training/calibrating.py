@@ -167,9 +167,9 @@ def calibrate(
         asked_for = f"{risk_of} at most {risk} with {within}"
     elif max_drop is not None:
         if not 0 <= max_drop <= 100:
-            raise ValueError(f"max drop is {max_drop}; it is in points of accuracy, from 0 to 100")
+            raise ValueError(f"max drop is {max_drop}; it is in points of {task.metric}, from 0 to 100")
         policy = policy_for_drop(fitted, max_drop / 100)
-        asked_for = f"a drop of accuracy of at most {max_drop:g} points"
+        asked_for = f"a drop of {task.metric} of at most {max_drop:g} points"
     elif objective == "latency":
         measured = stage_times(
             network, sample(images, 64), backend=backend or default_backend(), batch_size=batch_size

@@ -102,6 +102,12 @@ class SegmentationRecords(AnyRecords):
         change_KB = both_KBN @ scale_N - either_KBN @ (scale_N * iou(totals_NN, absent=0.0))
         return miou(totals_NN) + len(self) * change_KB
 
+    def losses(self) -> NDArray[np.float64]:
+        """By how much less of an image's pixels an exit gets right than the final one: [K, B]."""
+        right_KB = np.trace(self.confusion_KBNN, axis1=2, axis2=3).astype(np.float64)
+        pixels_B = self.confusion_KBNN[-1].sum((1, 2))
+        return np.maximum(right_KB[-1] - right_KB, 0) / np.maximum(pixels_B, 1)
+
     def around(self, policy: ExitPolicy) -> "SegmentationRecords":
         """With mIoU taken as linear near a policy."""
         return replace(self, totals_NN=self.totals(policy))
