@@ -1,51 +1,54 @@
-"""Many machines, as far as one with two processors shows them: Ray beside processes run by hand.
+"""Many images on many machines, as far as one with two processors shows them: Ray beside processes run by hand.
 
-    EENET_DATA=... python benchmarks/scale.py [--parts bulk stages serve]
+    EENET_DATA=... python benchmarks/scale.py [--parts equal bulk stages memory faults]
 
+- `equal`: `eenet batch` on a parquet file, `eenet predict` on the same images as files: row by row.
 - `bulk`: `eenet batch` with two workers against two processes of `eenet.Predictor`, each with half of the
-  images and one thread, in turn; the same rows.
+  images and one thread, in turn.
 - `stages`: a ResNet-50 of random weights, a quarter of whose images comes to its last segment, by network and
   by stage.
-- `serve`: Ray Serve with two replicas against `eenet serve`, in turn, 16 clients that wait for their answers.
+- `memory`: both ways with a small object store, through which several times as much goes.
+- `faults`: a worker is killed; the whole command is killed and resumed.
 
-Processor time is told beside that of the clock, because other programs on the machine hardly change it.
+`scale_serving.py` has the servers, `nodes.py` training, `fleet.py` the simulator, `scale_page.py` the page.
 Writes benchmarks/results/scale-….csv.
 """
 
 import io
 import os
-import re
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import results
-import tritonclient.http as triton
 import tyro
-from fleet import processor_seconds
 from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import parquet
 from runtime import noise, policy_for_shares, random_network
-from watching import watched
+from watching import actors, family, raylet_of
 
-from eenet import data
+import eenet
+from eenet import Predictor
 from eenet.common import format_table
+from eenet.networks import open_network
+from eenet.runtime import create_backend, segments_of
 from eenet.scale import predict
 from eenet.scale.session import session
+from eenet.scale.shipping import PLAIN
 
-CHECKPOINT = "cifar10-eenet20"
-CLIENTS, WINDOW = 16, 10.0
+CHECKPOINT = "cifar10-eenet56"
+COLUMNS = ("label", "exit", "probability")
+STORE_MB = 100  # of the object store, where its bound is tried
 BY_HAND = """
 import sys
 import pyarrow as pa
@@ -62,109 +65,151 @@ parquet.write_table(pa.table(columns), out)
 
 
 def main(
-    parts: tuple[str, ...] = ("bulk", "stages", "serve"), images: int = 50_000, repeats: int = 3
+    parts: tuple[str, ...] = ("equal", "bulk", "stages", "memory", "faults"),
+    images: int = 50_000,
+    repeats: int = 3,
 ) -> None:
-    """Run the parts that are named; `repeats` turns."""
+    """Run the parts that are named, on so many images of CIFAR-10; `bulk` in so many turns."""
     known: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
+        "equal": lambda: equal(images),
         "bulk": lambda: bulk(images, repeats),
-        "stages": stages,
-        "serve": lambda: serve(repeats),
+        "stages": lambda: stages(images // 25),
+        "memory": lambda: memory(images),
+        "faults": lambda: faults(images // 4),
     }
     for part in parts:
         rows = list(known[part]())
         print(format_table(list(rows[0]), [[str(value) for value in row.values()] for row in rows]))
-        print(results.write(f"scale-{part}", rows))
+        print(results.write(f"scale-{part}", rows), flush=True)
+
+
+def cifar(count: int) -> Any:
+    """A table of training images, as files in a column."""
+    files = sorted((Path(os.environ["EENET_DATA"]) / "cifar10").glob("train*.parquet"))
+    return pa.concat_tables(
+        [parquet.read_table(file).rename_columns(["image", "label"]) for file in files]
+    ).slice(0, count)
+
+
+def written(table: Any, home: Path) -> Path:
+    """The table as a file, in groups of a thousand rows."""
+    home.mkdir(exist_ok=True)
+    parquet.write_table(table, home / "images.parquet", row_group_size=1000)
+    return home / "images.parquet"
+
+
+def read(files: Sequence[Path]) -> Any:
+    return pa.concat_tables([parquet.read_table(file, columns=list(COLUMNS)) for file in files])
+
+
+def parts_of(out: Path) -> Any:
+    return read(sorted(out.glob("part-*")))
+
+
+def differing(one: Any, other: Any) -> int:
+    """Rows whose label or exit is another one."""
+    assert one.num_rows == other.num_rows
+    pairs = ((one[name].to_pylist(), other[name].to_pylist()) for name in ("label", "exit"))
+    return int(np.sum(np.any([[a != b for a, b in zip(*pair, strict=True)] for pair in pairs], 0)))
+
+
+def apart(one: Any, other: Any) -> float:
+    """Probabilities, at most."""
+    return float(np.abs(np.subtract(one["probability"].to_numpy(), other["probability"].to_numpy())).max())
+
+
+def equal(count: int) -> Iterator[dict[str, Any]]:
+    """Both ways against the command that people know."""
+    table = cifar(count)
+    with tempfile.TemporaryDirectory() as directory, session(cpus=2):
+        home = Path(directory)
+        given, files = written(table, home), home / "files"
+        files.mkdir()
+        for i, row in enumerate(table["image"].to_pylist()):
+            (files / f"{i:06}.png").write_bytes(row["bytes"])
+        told = [row.to_dict() for row in eenet.predict(CHECKPOINT, files)]
+        expected = pa.table({name: [row[name] for row in told] for name in COLUMNS})
+        for by in ("network", "stage"):
+            found = predict(given, CHECKPOINT, out=home / by, by=by, workers=2)
+            rows = parts_of(home / by)
+            yield {
+                "by": by,
+                "images": found.images,
+                "rows with another label or exit than eenet predict": differing(rows, expected),
+                "probabilities apart, at most": f"{apart(rows, expected):.1e}",
+            }
 
 
 def bulk(count: int, repeats: int) -> Iterator[dict[str, Any]]:
     """The same images either way, a turn each; a third of them too, so that the start can be taken off."""
-    files = sorted((Path(os.environ["EENET_DATA"]) / "cifar10").glob("train*.parquet"))
-    tables = [parquet.read_table(file) for file in files]
-    whole = pa.concat_tables([table.rename_columns(["image", "label"]) for table in tables]).slice(0, count)
-    seconds: dict[tuple[str, int], list[tuple[float, float]]] = {}
-    memory, same = dict.fromkeys(("Ray", "by hand"), 0.0), True
+    few, found = count // 3, dict[tuple[str, int], list[tuple[float, float]]]()
+    most, other = dict.fromkeys(("worker", "store"), 0.0), 0
     with tempfile.TemporaryDirectory() as directory:
         for turn in range(repeats):
-            for images in (count // 3, count):
+            for images in (few, count):
                 home = Path(directory) / f"{turn}-{images}"
-                home.mkdir()
-                parquet.write_table(whole.slice(0, images), home / "images.parquet", row_group_size=1000)
-                spent, took, most = _ray(home)
-                seconds.setdefault(("Ray", images), []).append((spent, took))
-                memory["Ray"] = max(memory["Ray"], most)
-                spent, took = by_hand(home, images)
-                seconds.setdefault(("by hand", images), []).append((spent, took))
-                hands = _read([home / f"hand-{k}.parquet" for k in (0, 1)])
-                same = same and _read(sorted((home / "ray").glob("part-*"))) == hands
-    for way, most in memory.items():
-        few, all_ = (np.median(seconds[way, images], 0) for images in (count // 3, count))
+                given = written(cifar(images), home)
+                took, spent, seen = with_ray(given, home / "ray")
+                found.setdefault(("Ray", images), []).append((took, spent))
+                most = {name: max(most[name], seen[name]) for name in most}
+                found.setdefault(("by hand", images), []).append(by_hand(given, home, images))
+                hands = read([home / f"hand-{k}.parquet" for k in (0, 1)])
+                other = max(other, differing(parts_of(home / "ray"), hands))
+                print(turn, images, *(found[way, images][-1] for way in ("Ray", "by hand")), flush=True)
+    for way in ("Ray", "by hand"):
+        less, all_ = (np.median(found[way, images], 0) for images in (few, count))
+        took, spent = (all_ - less) / (count - few)
         yield {
             "way": way,
             "images": count,
-            "images a second": round(count / all_[1]),
-            "processor ms an image, without the start": round(
-                1e3 * (all_[0] - few[0]) / (count - count // 3), 3
-            ),
-            "processor s of the start": round(few[0] - (all_[0] - few[0]) / 2, 1),
-            "equal rows": same,
-            "MB of a worker, at most": round(most) or "",
+            "turns": repeats,
+            "images a second, without the start": round(1 / took),
+            "seconds in all": round(all_[0], 1),
+            "of these the start": round(all_[0] - count * took, 1),
+            "processor ms an image": round(1e3 * spent, 3),
+            "other rows": other,
+            "own MB of a worker, at most": round(most["worker"]) if way == "Ray" else "",
+            "MB in the object store, at most": round(most["store"]) if way == "Ray" else "",
         }
 
 
-def _ray(home: Path) -> tuple[float, float, float]:
-    """Seconds of processors, of the clock, and the memory of the largest worker."""
-    own = time.process_time()
-    with (
-        session(cpus=2),
-        processor_seconds("ray::Map", "ray::IDLE") as spent,
-        peak(lambda name: name.startswith("ray::")) as seen,
-    ):
-        found = predict(home / "images.parquet", CHECKPOINT, out=home / "ray", by="network", workers=2)
-    return sum(spent.values()) + time.process_time() - own, found.seconds, max(seen)
+def with_ray(given: Path, out: Path) -> tuple[float, float, dict[str, float]]:
+    """Seconds of the clock and of processors, with Ray's start; memory."""
+    start = time.perf_counter()
+    with session(cpus=2), family() as seen:
+        predict(given, CHECKPOINT, out=out, by="network", workers=2)
+    took = time.perf_counter() - start
+    return took, sum(one.seconds for one in seen.values()), memory_of(seen)
 
 
-def by_hand(home: Path, count: int) -> tuple[float, float]:
-    """Two processes at once, each with half: seconds of processors and of the clock."""
+def memory_of(seen: Mapping[int, Any]) -> dict[str, float]:
+    """MB of the largest worker, and of what Ray's store had in memory: raylets map all of it."""
+    workers = [one.own_mb for one in seen.values() if one.title.startswith("ray::")]
+    stores = [one.shared_mb for one in seen.values() if "raylet/raylet" in one.title]
+    return {"worker": max(workers), "store": max(stores)}
+
+
+def by_hand(given: Path, home: Path, count: int) -> tuple[float, float]:
+    """Two processes at once, each with half: seconds of the clock and of processors."""
     half, running = count // 2, []
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     for k, (first, size) in enumerate([(0, half), (half, count - half)]):
-        words = [home / "images.parquet", home / f"hand-{k}.parquet", str(first), str(size), CHECKPOINT]
+        words = [given, home / f"hand-{k}.parquet", str(first), str(size), CHECKPOINT]
         running.append(subprocess.Popen([sys.executable, "-c", BY_HAND, *words]))
     assert [process.wait() for process in running] == [0, 0]
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return spent, time.perf_counter() - start
+    took, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def _read(files: list[Path]) -> dict[str, list[Any]]:
-    return pa.concat_tables(
-        [parquet.read_table(file, columns=["label", "exit"]) for file in files]
-    ).to_pydict()
-
-
-@contextmanager
-def peak(chosen: Callable[[str], bool]) -> Iterator[list[float]]:
-    """The largest resident memory of a process whose name is chosen, in MB, looked at now and then."""
-    seen = [0.0]
-
-    def look(process: Path, title: str) -> None:
-        if chosen(title):
-            text = (process / "status").read_text()
-            seen.append(int(re.findall(r"VmRSS:\s+(\d+)", text)[0]) / 1024)
-
-    with watched(look, 0.2):
-        yield seen
-
-
-def stages(count: int = 512) -> Iterator[dict[str, Any]]:
+def stages(count: int) -> Iterator[dict[str, Any]]:
     """Three exits; 45, 20 and 10 % leave at them, 25 % come to the last segment."""
     network, pixels = random_network("resnet50", 3, 224, 1000), noise(64)
     policy = policy_for_shares(network, pixels, (0.45, 0.2, 0.1))
     with tempfile.TemporaryDirectory() as directory, session(cpus=2):
         home = Path(directory)
         network.save_pretrained(home / "network", graph=True)
-        encoded = [{"bytes": _png(pixels[i % 64])} for i in range(count)]
-        parquet.write_table(pa.table({"image": encoded}), home / "images.parquet", row_group_size=256)
+        encoded = pa.table({"image": [{"bytes": png(pixels[i % 64])} for i in range(count)]})
+        parquet.write_table(encoded, home / "images.parquet", row_group_size=256)
         for by in ("network", "stage"):
             found = predict(
                 home / "images.parquet", home / "network", out=home / by, by=by, workers=2, policy=policy
@@ -172,77 +217,110 @@ def stages(count: int = 512) -> Iterator[dict[str, Any]]:
             yield {
                 "by": by,
                 "images": found.images,
+                "shares": " ".join(f"{n / found.images:.2f}" for n in found.exit_counts),
                 "images in a batch of the last segment": found.last_batch,
                 "images a second": found.images_per_second,
-                "shares": " ".join(f"{n / found.images:.2f}" for n in found.exit_counts),
             }
 
 
-def _png(pixels_CHW: NDArray[np.uint8]) -> bytes:
+def png(pixels_CHW: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels_CHW.transpose(1, 2, 0))).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def serve(repeats: int) -> Iterator[dict[str, Any]]:
-    """Requests of one image, to one server after the other."""
-    pixels = np.asarray(data.load("cifar10", "test").pixels(list(range(256))))
-    rates: dict[str, list[float]] = {}
-    times: dict[str, list[float]] = {}
-    with ray_server() as ray, plain_server() as plain:
-        for _ in range(repeats):
-            for name, address in (("Ray Serve, two replicas", ray), ("eenet serve", plain)):
-                seconds = loaded(address, pixels)
-                rates.setdefault(name, []).append(len(seconds) / WINDOW)
-                times.setdefault(name, []).extend(seconds)
-    for name, values in rates.items():
+def memory(count: int) -> Iterator[dict[str, Any]]:
+    """What goes through the store is counted from the images and the features of those that stay."""
+    import ray
+    from ray._private.internal_api import memory_summary
+
+    network = open_network(CHECKPOINT)
+    policy = network.config.exit_policy()
+    pixels_bytes = int(np.prod(network.config.input_size))
+    for by in ("network", "stage"):
+        with tempfile.TemporaryDirectory() as directory:
+            home = Path(directory)
+            given = written(cifar(count), home)
+            options: dict[str, Any] = {"log_to_driver": False, "include_dashboard": False}
+            ray.init(address="local", num_cpus=2, object_store_memory=STORE_MB * 2**20, **options)
+            try:
+                with family() as seen:
+                    found = predict(given, CHECKPOINT, out=home / by, by=by, workers=2)
+                spilled = "Spilled" in memory_summary(stats_only=True)
+            finally:
+                ray.shutdown()
+        coming_K = found.images - np.cumsum(found.exit_counts)[:-1]
+        through = found.images * pixels_bytes
+        if by == "stage":
+            through += int(np.dot(coming_K, features_bytes(network, policy)))
+        used = memory_of(seen)
         yield {
-            "server": name,
-            "requests a second": round(median(values)),
-            "p50, ms": round(1e3 * float(np.quantile(times[name], 0.5)), 1),
-            "p99, ms": round(1e3 * float(np.quantile(times[name], 0.99)), 1),
+            "by": by,
+            "images": found.images,
+            "MB through the object store": round(through / 2**20),
+            "MB that it may hold": STORE_MB,
+            "MB that it held, at most": round(used["store"]),
+            "spilled to disk": "yes" if spilled else "no",
+            "own MB of a worker, at most": round(used["worker"]),
         }
 
 
-@contextmanager
-def ray_server() -> Iterator[str]:
-    from eenet.scale.ray_serve import Arguments, app
-
-    with session(cpus=2):
-        from ray import serve
-
-        serve.start(http_options={"host": "127.0.0.1", "port": 8123})
-        serve.run(app(Arguments(checkpoints=CHECKPOINT, min_replicas=2, max_replicas=2)), name="eenet")
-        yield "127.0.0.1:8123"
-        serve.shutdown()
-
-
-@contextmanager
-def plain_server() -> Iterator[str]:
-    command = [sys.executable, "-m", "eenet", "serve", CHECKPOINT, "--port", "8124"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        time.sleep(10)
-        yield "127.0.0.1:8124"
-        process.terminate()
+def features_bytes(network: Any, policy: Any) -> list[int]:
+    """Of an image behind each early exit."""
+    segments = segments_of(policy, network.config.ensemble)
+    backend = create_backend("onnxruntime", network, segments, policy.score, threads=1, providers=PLAIN)
+    features: Any = np.zeros((1, *network.config.input_size), np.uint8)
+    found = []
+    for index in range(len(segments) - 1):
+        features = backend.run(index, features).features
+        found.append(np.asarray(features).nbytes)
+    return found
 
 
-def loaded(address: str, pixels: NDArray[np.uint8]) -> list[float]:
-    """Seconds of all requests that clients make in a window."""
-    end = time.perf_counter() + WINDOW
+def faults(count: int) -> Iterator[dict[str, Any]]:
+    """Every image is known by its row; the oracle is the predictor."""
+    table = cifar(count)
+    told = list(Predictor(CHECKPOINT).predict_many(row["bytes"] for row in table["image"].to_pylist()))
+    expected = pa.table({name: [getattr(one, name) for one in told] for name in COLUMNS})
+    with tempfile.TemporaryDirectory() as directory:
+        home = Path(directory)
+        given = written(table, home)
+        with session(cpus=2) as ray:
+            raylet, killed = raylet_of(ray), list[int]()
+            killer = threading.Thread(target=kill_a_worker, args=(raylet, home / "worker", killed))
+            killer.start()
+            found = predict(given, CHECKPOINT, out=home / "worker", by="network", workers=2, rows=1000)
+            killer.join()
+        assert killed
+        yield {"killed": "a worker", **whole(home / "worker", count, expected), "rows kept": found.resumed}
+        words = ["batch", str(given), str(home / "driver"), CHECKPOINT, "--by", "network", "--rows", "1000"]
+        with subprocess.Popen([sys.executable, "-m", "eenet", *words], stderr=subprocess.DEVNULL) as process:
+            while len(list((home / "driver").glob("part-*"))) < count // 3000:
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.kill()
+        found = predict(given, CHECKPOINT, out=home / "driver", by="network", rows=1000, resume=True)
+        yield {"killed": "the driver", **whole(home / "driver", count, expected), "rows kept": found.resumed}
 
-    def ask(first: int) -> list[float]:
-        seconds = []
-        with triton.InferenceServerClient(address) as client:
-            while time.perf_counter() < end:
-                tensor = triton.InferInput("images", [1, *pixels.shape[1:]], "UINT8")
-                tensor.set_data_from_numpy(pixels[(first + len(seconds)) % len(pixels)][None])
-                start = time.perf_counter()
-                client.infer(CHECKPOINT, [tensor])
-                seconds.append(time.perf_counter() - start)
-        return seconds
 
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        return [each for found in pool.map(ask, range(CLIENTS)) for each in found]
+def kill_a_worker(raylet: str, out: Path, killed: list[int]) -> None:
+    """One that runs the network, as soon as a part is written."""
+    while not killed:
+        running = actors(raylet, "MapWorker(MapBatches(WholeNetwork)")
+        if running and list(out.glob("part-*")):
+            killed.append(running.pop())
+            os.kill(killed[0], signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def whole(out: Path, count: int, expected: Any) -> dict[str, Any]:
+    rows = [n for file in sorted(out.glob("part-*")) for n in parquet.read_table(file)["row"].to_pylist()]
+    return {
+        "images": count,
+        "missing": count - len(set(rows)),
+        "rows twice": len(rows) - len(set(rows)),
+        "other rows": differing(parts_of(out), expected),
+    }
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import pytest
 from light import HEAVY, run_light
 from pyarrow import parquet
 from ray.data.expressions import col
-from ray_cases import actors, raylet_of, write_digits
+from ray_cases import write_digits
+from watching import actors, raylet_of
 
 import eenet
 from eenet.cli import main

@@ -20,7 +20,7 @@ import ray
 import tritonclient.http as triton
 import yaml
 from ray.exceptions import RayActorError
-from ray_cases import actors, raylet_of
+from watching import actors, raylet_of
 
 from eenet import ExitPolicy, Prediction, Predictor, data
 from eenet.runtime import Answers, EngineClosedError

@@ -1,0 +1,250 @@
+"""What a machine of a fleet takes: for a batch in each segment, to hand features on, and Ray for every image."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import parquet
+from watching import family
+
+from eenet import ExitPolicy, Predictor
+from eenet.networks import open_network
+from eenet.runtime import Answers, Backend, Carried, create_backend, run_segment, segments_of
+from eenet.runtime.backends.backend import Outputs
+from eenet.scale import predict
+from eenet.scale.bulk import pipeline
+from eenet.scale.bulk.operators import OneSegment, WholeNetwork, plain_backend
+from eenet.scale.bulk.pipeline import STAGE_BATCH
+from eenet.scale.bulk.tables import FEATURES, array, tensor
+from eenet.scale.shipping import Files, How
+
+LINES = ("batch_K", "image_K", "hop_K", "hop_image_K")
+SIZES = (1, 8, 64, 256)  # of batches that are timed
+REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one machine: of a batch, and for each image in it."""
+
+    batch_K: Sequence[float]
+    """By segment."""
+    image_K: Sequence[float]
+    hop_K: Sequence[float]
+    """To take over a batch of features, by the segment that takes it; the first takes pixels."""
+    hop_image_K: Sequence[float]
+    read: float = 0.0
+    """To read and decode an image, and all that Ray takes for it, its driver included."""
+    driver: float = 0.0
+    """Of that, of the driver, of which there is one."""
+
+    def seconds(self, segment: int, count: int, *, travels: bool = False) -> float:
+        """Of a segment for a batch."""
+        found = self.batch_K[segment] + self.image_K[segment] * count
+        return found + (self.hop_K[segment] + self.hop_image_K[segment] * count if travels else 0.0)
+
+    def hops(self, coming_K: Sequence[float], count: int) -> float:
+        """Of all features that an image takes along, on average, in batches of so many."""
+        lines = zip(coming_K, self.hop_K, self.hop_image_K, strict=True)
+        return sum(coming * (hop / count + each) for coming, hop, each in lines)
+
+
+def measure(checkpoint: str, by: str, pixels_BCHW: NDArray[np.uint8], workers: int = 2) -> Times:
+    """Times of one processor while all `workers` compute: lines through batches of several sizes."""
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        found = list(pool.map(_measure, *zip(*[(checkpoint, by, pixels_BCHW)] * workers, strict=True)))
+    return averaged(found)
+
+
+def averaged(found: Sequence[Times]) -> Times:
+    """Means of several measurements."""
+    rows = [asdict(each) for each in found]
+    return Times(**{name: np.mean([row[name] for row in rows], 0).tolist() for name in rows[0]})
+
+
+def _measure(checkpoint: str, by: str, pixels_BCHW: NDArray[np.uint8]) -> Times:
+    network = open_network(checkpoint)
+    policy = network.config.exit_policy()
+    segments = segments_of(policy, network.config.ensemble)
+    own = create_backend("onnxruntime", network, segments, policy.score, threads=1)
+    backend = plain_backend(network, How(policy)) if by == "stage" else own
+    stay = ExitPolicy(policy.score, (float("inf"),) * len(policy.thresholds), policy.enabled)
+    lines: list[list[tuple[float, float]]] = [[], []]
+    for segment in range(len(backend.segments)):
+        found: list[list[float]] = [[], []]
+        for size in SIZES:
+            images = _at(backend, stay, segment, pixels_BCHW[np.arange(size) % len(pixels_BCHW)])
+            features = np.asarray(images.features)
+            found[0].append(_median(lambda k=segment, given=images: run_segment(backend, stay, k, given)))
+            found[1].append(_median(lambda kept=features: _handed_on(kept)))
+        for line, seconds in zip(lines, found, strict=True):
+            slope, start = np.polyfit(SIZES, seconds, 1, w=1 / np.array(seconds))
+            line.append((max(float(start), 0.0), max(float(slope), 0.0)))
+    run, hop = (tuple(zip(*line, strict=True)) for line in lines)
+    times = Times(run[0], run[1], hop[0], hop[1])
+    if by == "stage":
+        return times
+    # in one go the network runs as one graph: its segments keep their shares of what that takes
+    whole = Predictor(network, threads=1)
+    batches = [pixels_BCHW[i : i + pipeline.BATCH] for i in range(0, len(pixels_BCHW), pipeline.BATCH)]
+    apart = 0.0
+    for batch in batches:
+        exits_B = whole.run(batch).exits_B
+        apart += sum(times.seconds(k, n) for k in range(len(segments)) if (n := int(np.sum(exits_B >= k))))
+    share = _median(lambda: [whole.run(batch) for batch in batches]) / apart
+    return replace(times, batch_K=scaled(share, times.batch_K), image_K=scaled(share, times.image_K))
+
+
+def scaled(factor: float, values: Sequence[float]) -> list[float]:
+    return [factor * value for value in values]
+
+
+def _at(backend: Backend, stay: ExitPolicy, segment: int, pixels_BCHW: NDArray[np.uint8]) -> Carried:
+    """What comes to a segment if no image leaves before."""
+    images = Carried(pixels_BCHW)
+    for k in range(segment):
+        images = run_segment(backend, stay, k, images).carried
+    return images
+
+
+def _handed_on(features: NDArray[Any]) -> None:
+    """As through an object store: copied in, read there, and joined with others to a batch."""
+    sink = pa.BufferOutputStream()
+    table = pa.table({FEATURES: tensor(features)})
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    read = pa.ipc.open_stream(sink.getvalue()).read_all()
+    parts = [read.slice(0, len(features) // 2), read.slice(len(features) // 2)]
+    array(pa.concat_tables(parts)[FEATURES]).sum()
+
+
+def _median(run: Callable[[], Any]) -> float:
+    found = []
+    for _ in range(REPEATS + 1):
+        start = time.process_time()
+        run()
+        found.append(time.process_time() - start)
+    return median(found[1:])
+
+
+# What Ray takes: runs whose networks answer at once ----------------------------------
+
+
+def drawn(shares_K: NDArray[np.float64], count: int, *, first: int = 0) -> NDArray[np.intp]:
+    """Exits of so many images that came to exit `first`, by the shares of all."""
+    left_K = shares_K[first:] / shares_K[first:].sum()
+    return first + np.random.default_rng().choice(len(left_K), count, p=left_K)
+
+
+def silent_network(shares_K: NDArray[np.float64]) -> type:
+    """The operator that runs the whole network, without running it."""
+
+    class Silent(WholeNetwork):
+        def __init__(self, files: Files, how: How) -> None:
+            super().__init__(files, how)
+            classes = len(self._told["class_names"])
+
+            class Said:
+                def run(self, pixels_BCHW: NDArray[np.uint8]) -> Answers:
+                    count = len(pixels_BCHW)
+                    said_BN = np.full((count, classes), 1 / classes, np.float32)
+                    return Answers(said_BN, drawn(shares_K, count))
+
+            self._predictor: Any = Said()
+
+    return Silent
+
+
+def silent_segment(shares_K: NDArray[np.float64]) -> type:
+    """The operator that runs one segment; it answers what its first image got."""
+
+    class Silent(OneSegment):
+        def __init__(self, files: Files, how: How, index: int) -> None:
+            super().__init__(files, how, index)
+            real, first = self._backend, self._backend.segments[index].exit
+
+            class Said:
+                segments, said = real.segments, None
+
+                def run(self, index: int, features: Any) -> Outputs:
+                    count = len(features)
+                    self.said = self.said or real.run(index, features[:1])
+                    rows = (None if v is None else np.repeat(np.asarray(v), count, 0) for v in self.said)
+                    outputs = Outputs(*rows)
+                    if outputs.score_B is None:
+                        return outputs
+                    leaves_B = drawn(shares_K, count, first=first or 0) == first
+                    return outputs._replace(score_B=np.where(leaves_B, 9, -9).astype(np.float32))
+
+                def take(self, features: Any, rows: NDArray[np.intp]) -> Any:
+                    return features[rows]
+
+            self._backend: Any = Said()
+
+    return Silent
+
+
+@contextmanager
+def silent(shares_K: NDArray[np.float64]) -> Iterator[None]:
+    """Within it, `eenet batch` reads, decodes, hands on and writes, but runs nothing."""
+    with (
+        patch.object(pipeline, "WholeNetwork", silent_network(shares_K)),
+        patch.object(pipeline, "OneSegment", silent_segment(shares_K)),
+    ):
+        yield
+
+
+@dataclass(frozen=True)
+class Run:
+    """Of an image, in a real run, without its start."""
+
+    images: int
+    seconds: float
+    """Of the clock."""
+    spent: float
+    """Of all processors."""
+    driver: float
+    """Of that, of the driver."""
+    last_batch: float
+    """Images together in the last segment."""
+
+
+def real_run(checkpoint: str, by: str, table: Any) -> Run:
+    """`eenet batch` with two workers on a third of the images and on all: the difference has no start in it."""
+    found = []
+    with tempfile.TemporaryDirectory() as directory:
+        for part in (3, 1):
+            given, out = (Path(directory) / f"{part}{end}" for end in (".parquet", ""))
+            rows = table.slice(0, table.num_rows // part)
+            parquet.write_table(rows, given, row_group_size=1000)
+            with family() as seen:
+                told = predict(given, checkpoint, out=out, by=by, workers=2)
+            driver = sum(one.seconds for one in seen.values() if one.title == "driver")
+            spent = sum(one.seconds for one in seen.values())
+            found.append(np.array([rows.num_rows, told.seconds, spent, driver]))
+    images, *rest = found[1] - found[0]
+    return Run(table.num_rows, *(value / images for value in rest), told.last_batch or 0.0)
+
+
+def with_ray(
+    times: dict[str, Times], runs: dict[str, Run], coming_K: Sequence[float]
+) -> dict[str, Times]:
+    """Times by way, with what silent runs took: reading, and hops as long as they really are."""
+    network, stage = runs["network"], runs["stage"]
+    read = {"read": max(network.spent, 0.0), "driver": max(network.driver, 0.0)}
+    found = {"network": replace(times["network"], **read, hop_K=[0.0] * len(coming_K), hop_image_K=[0.0] * len(coming_K))}
+    hops = replace(times["stage"], hop_K=[0.0, *times["stage"].hop_K[1:]], hop_image_K=[0.0, *times["stage"].hop_image_K[1:]])
+    more = max(stage.spent - network.spent, 0.0) / hops.hops(coming_K, STAGE_BATCH)
+    found["stage"] = replace(hops, **read, hop_K=scaled(more, hops.hop_K), hop_image_K=scaled(more, hops.hop_image_K))
+    return found
