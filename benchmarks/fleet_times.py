@@ -1,4 +1,4 @@
-"""What a machine of a fleet takes: for a batch in each segment, to hand features on, and Ray for every image."""
+"""What a machine of a fleet takes: for a batch in each segment, to hand it on, and Ray for every image."""
 
 import tempfile
 import time
@@ -221,7 +221,7 @@ class Run:
 
 
 def real_run(checkpoint: str, by: str, table: Any) -> Run:
-    """`eenet batch` with two workers on a third of the images and on all: the difference has no start in it."""
+    """`eenet batch` with two workers, on a third of the images and on all: their difference has no start."""
     found = []
     with tempfile.TemporaryDirectory() as directory:
         for part in (3, 1):
@@ -233,18 +233,26 @@ def real_run(checkpoint: str, by: str, table: Any) -> Run:
             driver = sum(one.seconds for one in seen.values() if one.title == "driver")
             spent = sum(one.seconds for one in seen.values())
             found.append(np.array([rows.num_rows, told.seconds, spent, driver]))
-    images, *rest = found[1] - found[0]
-    return Run(table.num_rows, *(value / images for value in rest), told.last_batch or 0.0)
+    images, seconds, spent, driver = (found[1] - found[0]).tolist()
+    each = {"seconds": seconds / images, "spent": spent / images, "driver": driver / images}
+    return Run(table.num_rows, **each, last_batch=told.last_batch or 0.0)
 
 
-def with_ray(
-    times: dict[str, Times], runs: dict[str, Run], coming_K: Sequence[float]
-) -> dict[str, Times]:
-    """Times by way, with what silent runs took: reading, and hops as long as they really are."""
+def with_ray(times: dict[str, Times], runs: dict[str, Run], coming_K: Sequence[float]) -> dict[str, Times]:
+    """Times by way, with what silent runs took.
+
+    Args:
+        times: of segments, and of hops in one process, by way.
+        runs: silent ones, by way. What the one by stage takes more is that of hops.
+        coming_K: of all images, those that come to each segment.
+    """
     network, stage = runs["network"], runs["stage"]
-    read = {"read": max(network.spent, 0.0), "driver": max(network.driver, 0.0)}
-    found = {"network": replace(times["network"], **read, hop_K=[0.0] * len(coming_K), hop_image_K=[0.0] * len(coming_K))}
-    hops = replace(times["stage"], hop_K=[0.0, *times["stage"].hop_K[1:]], hop_image_K=[0.0, *times["stage"].hop_image_K[1:]])
-    more = max(stage.spent - network.spent, 0.0) / hops.hops(coming_K, STAGE_BATCH)
-    found["stage"] = replace(hops, **read, hop_K=scaled(more, hops.hop_K), hop_image_K=scaled(more, hops.hop_image_K))
-    return found
+    read = {"read": max(network.spent - network.driver, 0.0), "driver": max(network.driver, 0.0)}
+    none = [0.0] * len(coming_K)
+    hops = {name: [0.0, *getattr(times["stage"], name)[1:]] for name in ("hop_K", "hop_image_K")}
+    apart = replace(times["stage"], **hops)
+    more = max(stage.spent - network.spent, 0.0) / apart.hops(coming_K, STAGE_BATCH)
+    return {
+        "network": replace(times["network"], **read, hop_K=none, hop_image_K=none),
+        "stage": replace(apart, **read, **{name: scaled(more, line) for name, line in hops.items()}),
+    }

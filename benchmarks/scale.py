@@ -1,4 +1,4 @@
-"""Many images on many machines, as far as one with two processors shows them: Ray beside processes run by hand.
+"""Many images on many machines, as far as one shows it: Ray beside processes run by hand.
 
     EENET_DATA=... python benchmarks/scale.py [--parts equal bulk stages memory faults]
 
@@ -143,7 +143,7 @@ def equal(count: int) -> Iterator[dict[str, Any]]:
 def bulk(count: int, repeats: int) -> Iterator[dict[str, Any]]:
     """The same images either way, a turn each; a third of them too, so that the start can be taken off."""
     few, found = count // 3, dict[tuple[str, int], list[tuple[float, float]]]()
-    most, other = dict.fromkeys(("worker", "store"), 0.0), 0
+    most, other = {"worker": 0.0, "store": 0.0}, 0
     with tempfile.TemporaryDirectory() as directory:
         for turn in range(repeats):
             for images in (few, count):
@@ -151,7 +151,7 @@ def bulk(count: int, repeats: int) -> Iterator[dict[str, Any]]:
                 given = written(cifar(images), home)
                 took, spent, seen = with_ray(given, home / "ray")
                 found.setdefault(("Ray", images), []).append((took, spent))
-                most = {name: max(most[name], seen[name]) for name in most}
+                most = {name: max(value, seen[name]) for name, value in most.items()}
                 found.setdefault(("by hand", images), []).append(by_hand(given, home, images))
                 hands = read([home / f"hand-{k}.parquet" for k in (0, 1)])
                 other = max(other, differing(parts_of(home / "ray"), hands))

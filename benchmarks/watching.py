@@ -15,8 +15,8 @@ TICK, PAGE_MB = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE") / 2**20
 
 @contextmanager
 def watched(look: Callable[[Path, str], None], every: float) -> Iterator[None]:
-    """Call `look` with each process, its directory in /proc and its command line: at the start, `every` so many
-    seconds, and at the end.
+    """Call `look` with each process, its directory in /proc and its command line, at the start, `every` so
+    many seconds, and at the end.
 
     What it raises when a process ends meanwhile is passed over.
     """

@@ -6,6 +6,7 @@ import numpy as np
 from conftest import in_memory
 from PIL import Image
 
+
 def write_digits(folder: Path, count: int) -> None:
     """Digits as files that are called by their number, and one behind the sixth that is no image."""
     width = len(str(count - 1))

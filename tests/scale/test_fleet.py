@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from fleet import Times, bursts, simulate, sized
+from fleet import bursts, simulate, sized
+from fleet_times import Times
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,6 +39,19 @@ def test_survivors_gather_in_the_second_pool() -> None:
     assert staged.busy == pytest.approx(work)
 
 
+def test_tables_are_joined_to_full_batches() -> None:
+    """Of eight images in tables of three, every second one stays; the next segment waits for three."""
+    exits_B = np.array([0, 1] * 4)
+    found = simulate(TIMES, exits_B, np.zeros(8), [1, 1], 3, table=3)
+    assert found.batches_K[0] == [3, 3, 2]
+    assert found.batches_K[1] == [3, 1]
+    first, handed = TIMES.seconds(0, 3), TIMES.seconds(1, 3, travels=True)
+    assert found.seconds_B[1] == found.seconds_B[5] == pytest.approx(2 * first + handed)
+    whole = simulate(TIMES, exits_B, np.zeros(8), [1], 2, table=3)
+    assert whole.batches_K == [[2, 1, 2, 1, 2], [1, 1, 1, 1]]
+    assert whole.busy == pytest.approx(whole.end)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_every_image_is_answered_once(data: st.DataObject) -> None:
@@ -45,7 +59,8 @@ def test_every_image_is_answered_once(data: st.DataObject) -> None:
     exits_B = np.array(data.draw(st.lists(st.integers(0, 1), min_size=count, max_size=count)))
     pools = data.draw(st.sampled_from([[1], [3], [1, 1], [2, 3]]))
     arrivals_B = np.sort(data.draw(st.lists(st.floats(0, 1), min_size=count, max_size=count)))
-    found = simulate(TIMES, exits_B, np.asarray(arrivals_B), pools, batch)
+    table = data.draw(st.sampled_from([None, 1, 5]))
+    found = simulate(TIMES, exits_B, np.asarray(arrivals_B), pools, batch, table=table)
     least = [TIMES.seconds(0, 1), TIMES.seconds(0, 1) + TIMES.seconds(1, 1)]
     assert (found.seconds_B >= np.array(least)[exits_B] - 1e-9).all()
     assert sum(found.batches_K[0]) == count
