@@ -4,12 +4,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import numpy as np
@@ -147,61 +147,51 @@ def drawn(shares_K: NDArray[np.float64], count: int, *, first: int = 0) -> NDArr
     return first + np.random.default_rng().choice(len(left_K), count, p=left_K)
 
 
-def silent_network(shares_K: NDArray[np.float64]) -> type:
+class SilentNetwork(WholeNetwork):
     """The operator that runs the whole network, without running it."""
 
-    class Silent(WholeNetwork):
-        def __init__(self, files: Files, how: How) -> None:
-            super().__init__(files, how)
-            classes = len(self._told["class_names"])
+    shares_K: NDArray[np.float64]
 
-            class Said:
-                def run(self, pixels_BCHW: NDArray[np.uint8]) -> Answers:
-                    count = len(pixels_BCHW)
-                    said_BN = np.full((count, classes), 1 / classes, np.float32)
-                    return Answers(said_BN, drawn(shares_K, count))
+    def __init__(self, files: Files, how: How) -> None:
+        super().__init__(files, how)
+        self._predictor: Any = self
 
-            self._predictor: Any = Said()
-
-    return Silent
+    def run(self, pixels_BCHW: NDArray[np.uint8]) -> Answers:
+        count, classes = len(pixels_BCHW), len(self._told["class_names"])
+        said_BN = np.full((count, classes), 1 / classes, np.float32)
+        return Answers(said_BN, drawn(self.shares_K, count))
 
 
-def silent_segment(shares_K: NDArray[np.float64]) -> type:
-    """The operator that runs one segment; it answers what its first image got."""
+class SilentSegment(OneSegment):
+    """The operator that runs one segment: it answers what its first image got, and hands its features on."""
 
-    class Silent(OneSegment):
-        def __init__(self, files: Files, how: How, index: int) -> None:
-            super().__init__(files, how, index)
-            real, first = self._backend, self._backend.segments[index].exit
+    shares_K: NDArray[np.float64]
 
-            class Said:
-                segments, said = real.segments, None
+    def __init__(self, files: Files, how: How, index: int) -> None:
+        super().__init__(files, how, index)
+        self._real, self._said = self._backend, None
+        self.segments, self._backend = self._real.segments, cast("Any", self)
 
-                def run(self, index: int, features: Any) -> Outputs:
-                    count = len(features)
-                    self.said = self.said or real.run(index, features[:1])
-                    rows = (None if v is None else np.repeat(np.asarray(v), count, 0) for v in self.said)
-                    outputs = Outputs(*rows)
-                    if outputs.score_B is None:
-                        return outputs
-                    leaves_B = drawn(shares_K, count, first=first or 0) == first
-                    return outputs._replace(score_B=np.where(leaves_B, 9, -9).astype(np.float32))
+    def run(self, index: int, features: Any) -> Outputs:
+        count, here = len(features), self.segments[index].exit
+        self._said = self._said or self._real.run(index, features[:1])
+        outputs = Outputs(*(None if v is None else np.repeat(np.asarray(v), count, 0) for v in self._said))
+        if outputs.score_B is None:
+            return outputs
+        leaves_B = drawn(self.shares_K, count, first=here or 0) == here
+        return outputs._replace(score_B=np.where(leaves_B, 9, -9).astype(np.float32))
 
-                def take(self, features: Any, rows: NDArray[np.intp]) -> Any:
-                    return features[rows]
-
-            self._backend: Any = Said()
-
-    return Silent
+    def take(self, features: Any, rows: NDArray[np.intp]) -> Any:
+        return features[rows]
 
 
 @contextmanager
 def silent(shares_K: NDArray[np.float64]) -> Iterator[None]:
     """Within it, `eenet batch` reads, decodes, hands on and writes, but runs nothing."""
-    with (
-        patch.object(pipeline, "WholeNetwork", silent_network(shares_K)),
-        patch.object(pipeline, "OneSegment", silent_segment(shares_K)),
-    ):
+    with ExitStack() as patched:
+        for name, kind in (("WholeNetwork", SilentNetwork), ("OneSegment", SilentSegment)):
+            known = type(name, (kind,), {"shares_K": shares_K})  # workers get it as it is here
+            patched.enter_context(patch.object(pipeline, name, known))
         yield
 
 

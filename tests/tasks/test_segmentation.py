@@ -14,6 +14,7 @@ import eenet
 from eenet.backbones import create_backbone
 from eenet.networks import without_exits
 from eenet.policies import SCORES, graph_scores, score_of
+from eenet.scale.ray_serve import Arguments, app
 from eenet.tasks import TASKS, task_of
 from eenet.tasks.segmentation.maps import class_map
 from eenet.training.objectives import IGNORED, joint_cross_entropy
@@ -193,6 +194,10 @@ def test_verbs_that_cannot_be_had_yet_say_so(tmp_path: Path) -> None:
             TASKS["segmentation"].must_support(verb)
     with pytest.raises(ValueError, match="measuring damaged images doesn't work for segmentation yet"):
         eenet.evaluate_under_corruptions(tmp_path / "c", data="camvid")
+    with pytest.raises(ValueError, match="batch doesn't work for segmentation yet"):
+        eenet.batch(tmp_path, tmp_path / "c", out=tmp_path / "out")
+    with pytest.raises(ValueError, match="serving by stage doesn't work for segmentation yet"):
+        app(Arguments(checkpoints=str(tmp_path / "c"), by="stage"))
 
 
 def test_a_configuration_knows_what_its_task_takes() -> None:

@@ -29,6 +29,7 @@ from eenet.serving import (
     named_checkpoints,
     served_policy,
 )
+from eenet.tasks import task_of
 
 LOAD = re.compile(r"/v2/repository/models/[^/]+/load")
 NO_LOAD = "replicas load models when they start; roll a new checkpoint out with `serve deploy`"
@@ -118,13 +119,17 @@ def app(arguments: Arguments) -> Any:
     Raises:
         FileNotFoundError, ValueError: a checkpoint can't be read, or arguments don't fit.
     """
-    ray_library()
-    serve = require("ray.serve", "serving with Ray", "scale")
     if arguments.by == "stage" and arguments.backend not in (None, "onnxruntime"):
         raise ValueError(f"by stage networks run on onnxruntime, not {arguments.backend}")
     least, most = arguments.min_replicas, arguments.max_replicas
     if most < least:
         raise ValueError(f"max_replicas is {most}; give at least min_replicas, {least}")
+    named = _named(arguments)
+    configs = {name: open_network(checkpoint).config for name, checkpoint in named.items()}
+    for config in configs.values():
+        task_of(config.task).must_support("serving by stage" if arguments.by == "stage" else "serve")
+    ray_library()
+    serve = require("ray.serve", "serving with Ray", "scale")
     scaled: dict[str, Any] = {
         "max_ongoing_requests": arguments.most_waiting,
         "autoscaling_config": {
@@ -137,8 +142,6 @@ def app(arguments: Arguments) -> Any:
     }
     server = serve.deployment(serve.ingress()(Server), name="server", **scaled)
     given = arguments.model_dump()
-    named = _named(arguments)
-    configs = {name: open_network(checkpoint).config for name, checkpoint in named.items()}
     if arguments.by == "network":
         return server.bind(given)
     firsts = {}

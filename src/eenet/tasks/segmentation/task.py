@@ -59,6 +59,8 @@ class Segmentation(Task):
             "int8",
             "format aoti",
             "format executorch",
+            "serving by stage",
+            "batch",
             "sweep",
             "pruning",
             "optimize",
