@@ -240,7 +240,7 @@ def plan(
             "for each segment": " ".join(map(str, placed)),
             "images a second": round(bulk[by].rate),
             "machine hours for a million": round(1e6 * machines / bulk[by].rate / 3600, 3),
-            "drivers": -int(-bulk[by].rate * times.driver // 1),
+            "drivers": max(1, -int(-bulk[by].rate * times.driver // 1)),
             "last batch": mean(bulk[by].batches_K[-1]),
         }
     rate = load * min(capacity.values())
@@ -275,9 +275,9 @@ def compared(by: str, real: Run, times: Times, shares_K: NDArray[np.float64]) ->
         "images": real.images,
         "images a second, real": round(rates[0]),
         "simulated": round(rates[1]),
-        "simulated / real": round(rates[1] / rates[0], 3),
+        "simulated / real": round(float(rates[1] / rates[0]), 3),
         "processor ms an image, real": round(1e3 * real.spent, 3),
-        "ms simulated": round(1e3 * spent, 3),
+        "ms simulated": round(float(1e3 * spent), 3),
         "of these Ray, files and decoding": round(1e3 * (times.read + times.driver), 3),
         "last batch, real": real.last_batch,
         "last batch, simulated": mean(simulated.batches_K[-1]),
@@ -292,7 +292,7 @@ def main(
     batch_size: int = 64,
     load: float = 0.6,
     most: int = 200_000,
-    images: int = 12_000,
+    images: int = 24_000,
     turns: int = 3,
 ) -> None:
     """Measure, validate and plan.

@@ -1,6 +1,7 @@
 """What a machine of a fleet takes: for a batch in each segment, to hand it on, and Ray for every image."""
 
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import parquet
-from watching import family
+from watching import Family, family
 
 from eenet import ExitPolicy, Predictor
 from eenet.networks import open_network
@@ -32,6 +33,7 @@ from eenet.scale.shipping import Files, How
 LINES = ("batch_K", "image_K", "hop_K", "hop_image_K")
 SIZES = (1, 8, 64, 256)  # of batches that are timed
 REPEATS = 5
+ROWS = 1000  # of a table, and of a part
 
 
 @dataclass(frozen=True)
@@ -211,21 +213,33 @@ class Run:
 
 
 def real_run(checkpoint: str, by: str, table: Any) -> Run:
-    """`eenet batch` with two workers, on a third of the images and on all: their difference has no start."""
-    found = []
-    with tempfile.TemporaryDirectory() as directory:
-        for part in (3, 1):
-            given, out = (Path(directory) / f"{part}{end}" for end in (".parquet", ""))
+    """`eenet batch` with two workers, on a third of the images and on all, each from its first part on.
+
+    The difference of both has no start in it, and no end.
+    """
+    found, last_batch = list[NDArray[np.float64]](), 0.0
+    for part in (3, 1):
+        with tempfile.TemporaryDirectory() as directory, family(every=5.0) as seen:
+            given, out = (Path(directory) / name for name in ("images.parquet", "out"))
             rows = table.slice(0, table.num_rows // part)
-            parquet.write_table(rows, given, row_group_size=1000)
-            with family() as seen:
-                told = predict(given, checkpoint, out=out, by=by, workers=2)
-            driver = sum(one.seconds for one in seen.values() if one.title == "driver")
-            spent = sum(one.seconds for one in seen.values())
-            found.append(np.array([rows.num_rows, told.seconds, spent, driver]))
-    images, seconds, spent, driver = (found[1] - found[0]).tolist()
-    each = {"seconds": seconds / images, "spent": spent / images, "driver": driver / images}
-    return Run(table.num_rows, **each, last_batch=told.last_batch or 0.0)
+            parquet.write_table(rows, given, row_group_size=ROWS)
+            begun = list[NDArray[np.float64]]()
+            begins = threading.Thread(target=_begun, args=(out, seen, begun))
+            begins.start()
+            told = predict(given, checkpoint, out=out, by=by, workers=2, rows=ROWS)
+            ended = np.array([time.perf_counter(), *seen.spent()])
+            begins.join()
+            found.append(ended - begun[0])
+            last_batch = told.last_batch or 0.0
+    seconds, spent, driver = ((found[1] - found[0]) / (table.num_rows - table.num_rows // 3)).tolist()
+    return Run(table.num_rows, seconds, spent, driver, last_batch)
+
+
+def _begun(out: Path, seen: Family, found: list[NDArray[np.float64]]) -> None:
+    """When the first part is there, and what was spent until then."""
+    while not list(out.glob("part-*")):
+        time.sleep(0.01)
+    found.append(np.array([time.perf_counter(), *seen.spent()]))
 
 
 def with_ray(times: dict[str, Times], runs: dict[str, Run], coming_K: Sequence[float]) -> dict[str, Times]:

@@ -16,6 +16,7 @@ Writes benchmarks/results/scale-….csv.
 
 import io
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -23,7 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import parquet
 from runtime import noise, policy_for_shares, random_network
-from watching import actors, family, raylet_of
+from watching import Family, actors, family, raylet_of
 
 import eenet
 from eenet import Predictor
@@ -48,7 +49,7 @@ from eenet.scale.shipping import PLAIN
 
 CHECKPOINT = "cifar10-eenet56"
 COLUMNS = ("label", "exit", "probability")
-STORE_MB = 100  # of the object store, where its bound is tried
+STORE_MB = 200  # of the object store, where its bound is tried
 BY_HAND = """
 import sys
 import pyarrow as pa
@@ -73,7 +74,7 @@ def main(
     known: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
         "equal": lambda: equal(images),
         "bulk": lambda: bulk(images, repeats),
-        "stages": lambda: stages(images // 25),
+        "stages": lambda: stages(images // 32),
         "memory": lambda: memory(images),
         "faults": lambda: faults(images // 4),
     }
@@ -179,14 +180,12 @@ def with_ray(given: Path, out: Path) -> tuple[float, float, dict[str, float]]:
     with session(cpus=2), family() as seen:
         predict(given, CHECKPOINT, out=out, by="network", workers=2)
     took = time.perf_counter() - start
-    return took, sum(one.seconds for one in seen.values()), memory_of(seen)
+    return took, seen.spent()[0], {"worker": worker_mb(seen), "store": seen.shared_mb}
 
 
-def memory_of(seen: Mapping[int, Any]) -> dict[str, float]:
-    """MB of the largest worker, and of what Ray's store had in memory: raylets map all of it."""
-    workers = [one.own_mb for one in seen.values() if one.title.startswith("ray::")]
-    stores = [one.shared_mb for one in seen.values() if "raylet/raylet" in one.title]
-    return {"worker": max(workers), "store": max(stores)}
+def worker_mb(seen: Family) -> float:
+    """Own memory of the largest worker, at most."""
+    return max(one.own_mb for one in seen.members.values() if one.title.startswith("ray::"))
 
 
 def by_hand(given: Path, home: Path, count: int) -> tuple[float, float]:
@@ -207,12 +206,12 @@ def stages(count: int) -> Iterator[dict[str, Any]]:
     policy = policy_for_shares(network, pixels, (0.45, 0.2, 0.1))
     with tempfile.TemporaryDirectory() as directory, session(cpus=2):
         home = Path(directory)
-        network.save_pretrained(home / "network", graph=True)
+        network.save_pretrained(home / "checkpoint", graph=True)
         encoded = pa.table({"image": [{"bytes": png(pixels[i % 64])} for i in range(count)]})
         parquet.write_table(encoded, home / "images.parquet", row_group_size=256)
         for by in ("network", "stage"):
             found = predict(
-                home / "images.parquet", home / "network", out=home / by, by=by, workers=2, policy=policy
+                home / "images.parquet", home / "checkpoint", out=home / by, by=by, workers=2, policy=policy
             )
             yield {
                 "by": by,
@@ -241,27 +240,30 @@ def memory(count: int) -> Iterator[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as directory:
             home = Path(directory)
             given = written(cifar(count), home)
-            options: dict[str, Any] = {"log_to_driver": False, "include_dashboard": False}
+            options: dict[str, Any] = {
+                "log_to_driver": False,
+                "logging_level": "ERROR",
+                "include_dashboard": False,
+            }
             ray.init(address="local", num_cpus=2, object_store_memory=STORE_MB * 2**20, **options)
             try:
                 with family() as seen:
                     found = predict(given, CHECKPOINT, out=home / by, by=by, workers=2)
-                spilled = "Spilled" in memory_summary(stats_only=True)
+                spilled = re.findall(r"Spilled (\d+) MiB", memory_summary(stats_only=True))
             finally:
                 ray.shutdown()
         coming_K = found.images - np.cumsum(found.exit_counts)[:-1]
         through = found.images * pixels_bytes
         if by == "stage":
             through += int(np.dot(coming_K, features_bytes(network, policy)))
-        used = memory_of(seen)
         yield {
             "by": by,
             "images": found.images,
             "MB through the object store": round(through / 2**20),
             "MB that it may hold": STORE_MB,
-            "MB that it held, at most": round(used["store"]),
-            "spilled to disk": "yes" if spilled else "no",
-            "own MB of a worker, at most": round(used["worker"]),
+            "MB that it held, at most": round(seen.shared_mb),
+            "MB that went to disk": int(spilled[0]) if spilled else 0,
+            "own MB of a worker, at most": round(worker_mb(seen)),
         }
 
 
