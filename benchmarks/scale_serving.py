@@ -75,7 +75,7 @@ def deploy(by: str, **arguments: Any) -> None:
     """Our application with two replicas of each deployment, which share two processors."""
     from ray import serve
 
-    replicas = {"min_replicas": 2, "max_replicas": 2, "cpus": 0.2}
+    replicas = {"min_replicas": 2, "max_replicas": 2, "cpus": 0.1}
     given = Arguments.model_validate({"checkpoints": CHECKPOINT, "by": by, **replicas, **arguments})
     serve.run(app(given), name="eenet", route_prefix="/")
 
