@@ -1,0 +1,185 @@
+"""The honest race: networks with early exits against static, pruned and efficient ones, and int8 of each.
+
+    python benchmarks/race.py train --data cifar10 --epochs 60 --out runs/race
+    python benchmarks/race.py measure --data cifar10 --out runs/race
+    python benchmarks/race_page.py
+
+All have the same split, augmentation, optimiser and number of epochs in all, pretraining and pruning
+included. All are taught by the same network: the first of them, trained alone. `train` goes on where it was
+stopped. `measure` writes `benchmarks/results/race-DATA-HARDWARE-torchVERSION.csv`: accuracy on test images
+with half the width of its interval, MACs, and the milliseconds of all networks, in turns on the same batches.
+Thresholds are from validation images.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import results
+import timm
+import tyro
+from torch import nn
+
+import eenet
+from eenet.data import sample
+from eenet.evaluation import as_images, collect, measure
+from eenet.networks import open_network, read_config
+from eenet.policies import ExitPolicy, Records, decide
+from eenet.runtime import Contender, create_backend, mean_ms, run_batch, segments_of, times_in_turn
+from eenet.training import STATE_FILE
+
+TEACHER = "resnet56"
+SHARES = (0.5, 0.35, 0.2)  # of the teacher's MACs, that pruning leaves
+BUDGETS = ("0.300", "0.400", "0.500", "0.600", "0.700")  # relative cost, of networks with exits
+BATCHES = (1, 64)
+BACKENDS = ("onnxruntime", "openvino")
+HERE = "race:small"  # this module's own backbones, as `package.module:factory`
+
+
+def small(name: str, num_classes: int = 10, in_chans: int = 3) -> nn.Module:
+    """A network of timm made for photos, for images of 32 pixels: its first two strides are taken out."""
+    module = timm.create_model(name, num_classes=num_classes, in_chans=in_chans)
+    strided = [m for m in module.modules() if isinstance(m, nn.Conv2d) and m.stride != (1, 1)]
+    for layer in strided[:2]:
+        layer.stride = (1, 1)
+    return module
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network of the race."""
+
+    name: str
+    settings: dict[str, Any]
+    start: str | None = None
+    """Whose trained backbone it goes on from, with half of the epochs each."""
+    exits: bool = False
+
+
+def entries(epochs: int) -> Iterator[Entry]:
+    """All of them, in the order of training."""
+    yield Entry(TEACHER, {"model": "resnet56_cifar", "epochs": epochs})
+    taught = {"teacher": TEACHER}
+    half = {"epochs": max(1, epochs // 2), **taught}
+    yield Entry("half", {"model": "resnet56_cifar", **half})
+    own = {
+        "resnet32": {"model": "resnet32_cifar"},
+        "resnet20": {"model": "resnet20_cifar"},
+        "resnet20-wide": {"model": "resnet20_cifar", "model_args": {"width": 24}},
+        **{
+            name: {"model": HERE, "model_args": {"name": name}}
+            for name in ("mobilenetv2_050", "mobilenetv4_conv_small", "efficientnet_lite0")
+        },
+    }
+    for exits in (False, True):
+        end = "-exits" if exits else ""
+        for name, settings in own.items():
+            yield Entry(name + end, {**settings, "epochs": epochs, **taught}, exits=exits)
+        for share in SHARES:
+            yield Entry(f"pruned-{share:g}{end}", {"prune": share, **half}, start="half", exits=exits)
+    yield Entry(f"{TEACHER}-exits", {"model": "resnet56_cifar", "epochs": epochs, **taught}, exits=True)
+
+
+def train(data: str, out: Path, epochs: int = 60, only: tuple[str, ...] = ()) -> None:
+    """Train what is not there yet, one after the other.
+
+    Args:
+        data: data set of small images.
+        out: directory for all networks.
+        epochs: of each in all.
+        only: names of networks. Default: all.
+    """
+    recipe = "cifar10-resnet20"
+    for entry in entries(epochs):
+        place = out / data / entry.name
+        if (place / "report.html").exists() or (only and entry.name not in only):
+            continue
+        settings = {"data": data, "augmentation": "shift-flip-erase", "budget": 0.5, **entry.settings}
+        if "teacher" in settings:
+            settings["teacher"] = str(out / data / TEACHER)
+        if entry.start:
+            settings["model"] = str(out / data / entry.start)
+        print(entry.name, settings, flush=True)
+        resume = (place / STATE_FILE).exists()
+        eenet.train(recipe, place, plain=not entry.exits, resume=resume, **settings)
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A network, a precision and a policy, to be timed."""
+
+    row: dict[str, Any]
+    network: Any
+    policy: ExitPolicy
+
+
+def runners(place: Path, images: dict[str, Any], precision: str) -> Iterator[Runner]:
+    """The network without leaving early; one with exits also at each budget that is within its costs."""
+    source = place
+    if precision == "int8":
+        source = place / "int8"
+        if not (source / "eenet.json").exists():
+            eenet.export(place, source, precision="int8")
+    network, config = open_network(source), read_config(place)
+    tested = collect(network, images["test"])
+    assert isinstance(tested, Records)
+    count = len(config.exits)
+    policies = {"": ExitPolicy("confidence", (1.0,) * count, (False,) * count)}
+    policies |= {
+        key: ExitPolicy.from_dict(config.budgets[key], count) for key in BUDGETS if key in config.budgets
+    }
+    for budget, policy in policies.items():
+        exits_B = np.asarray(decide(tested, policy))
+        right_B = np.asarray(tested.correct(policy.enabled))[exits_B, np.arange(len(tested))]
+        error = 1.96 * right_B.std() / np.sqrt(len(right_B))
+        cost = measure(tested, policy).relative_cost if any(policy.enabled) else 1.0
+        row = {
+            "network": place.name,
+            "precision": precision,
+            "budget": budget,
+            "epochs": config.provenance["train_config"]["epochs"],
+            "accuracy": round(float(right_B.mean()), 5),
+            "half_width_95": round(float(error), 5),
+            "macs": round(cost * config.backbone_macs),
+            "images": len(right_B),
+        }
+        yield Runner(row, network, policy)
+
+
+def measure_all(data: str, out: Path, repeats: int = 7) -> None:
+    """Accuracy, MACs and milliseconds of all that are trained.
+
+    Args:
+        data: as it was trained on.
+        out: directory of all networks.
+        repeats: runs of all in turn.
+    """
+    places = sorted(path.parent for path in (out / data).glob("*/report.html"))
+    images = {"test": as_images(data, read_config(places[0]), "test")}
+    found = [
+        r for place in places for precision in ("fp32", "int8") for r in runners(place, images, precision)
+    ]
+    pixels_BCHW = sample(images["test"], 1000)
+    for backend in BACKENDS:
+        for batch_size in BATCHES:
+            contenders = []
+            for i, runner in enumerate(found):
+                segments = segments_of(runner.policy, runner.network.config.ensemble)
+                fast = create_backend(backend, runner.network, segments, runner.policy.score)
+                contenders.append(Contender(str(i), partial(run_batch, fast, runner.policy)))
+            times = times_in_turn(
+                contenders, pixels_BCHW, batch_size=batch_size, repeats=repeats, run_seconds=0.3
+            )
+            for i, runner in enumerate(found):
+                held = np.median(times[str(i)], 0)
+                key = f"{backend}_{batch_size}"
+                runner.row[f"{key}_ms"] = mean_ms(times[str(i)])
+                runner.row[f"{key}_p95_ms"] = float(f"{np.percentile(held, 95):.4g}")
+    print(results.write(f"race-{data}", [runner.row for runner in found]))
+
+
+if __name__ == "__main__":
+    tyro.extras.subcommand_cli_from_dict({"train": train, "measure": measure_all})
