@@ -13,7 +13,8 @@ import eenet
 from eenet.evaluation import Measured, measure
 from eenet.policies import decide, fit, policy_for_drop, recorded_scores
 from eenet.tasks import SegmentationRecords, bootstrap, task_of
-from eenet.tasks.segmentation.records import RECORDED, confusion, miou
+from eenet.tasks.segmentation.metrics import measure_masks
+from eenet.tasks.segmentation.records import RECORDED, confusion, miou, near_boundaries
 
 K, B, N = 3, 60, 4
 
@@ -214,3 +215,24 @@ def test_records_come_back(tmp_path: Path) -> None:
         SegmentationRecords.load(tmp_path / "x")
     with pytest.raises(FileNotFoundError):
         SegmentationRecords.load(tmp_path / "y")
+
+
+@pytest.mark.parametrize("reach", [1, 3])
+def test_pixels_near_boundaries_are_those_a_square_says(reach: int) -> None:
+    truth = np.random.default_rng(0).choice(np.array([0, 0, 0, 0, 1, 255], np.uint8), (9, 14))
+    truth[:, :6] = 0
+    found = near_boundaries(truth, 2, reach)
+    for y, x in np.ndindex(*truth.shape):
+        around = truth[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1]
+        assert found[y, x] == (truth[y, x] < 2 and len(set(around[around < 2].tolist())) > 1)
+    assert not near_boundaries(np.zeros((4, 4), np.uint8), 2).any()
+
+
+def test_error_near_boundaries_is_of_pixels() -> None:
+    records, chosen = made(), policy(0.9, 0.9)
+    assert measure_masks(records, chosen).boundary_error is None  # of an older checkpoint
+    near = np.random.default_rng(0).integers(1, 50, (K, B, 2)).astype(np.uint32)
+    found = measure_masks(replace(records, near_KB2=near), chosen)
+    counted = near[decide(records, chosen), np.arange(B)].sum(0)
+    assert found.boundary_error == pytest.approx(counted[0] / counted[1])
+    assert found.full_boundary_error == pytest.approx(near[-1, :, 0].sum() / near[-1, :, 1].sum())

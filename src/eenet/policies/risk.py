@@ -30,8 +30,8 @@ class Guarantee:
     """What is promised about new inputs that are drawn like those calibrated on."""
 
     risk: str
-    """`excess_error`: error rate of the policy minus that of the full network. Of pixels: the part of an image
-    that is wrong beyond that of the full network, its mean over images; gains don't count.
+    """`excess_error`: error rate of the policy minus that of the full network. Of pixels: the part of an
+    image that is wrong beyond that of the full network, its mean over images; gains don't count.
     `disagreement`: how often the policy's answer differs from the full network's."""
     limit: float
     """The risk is at most this ..."""

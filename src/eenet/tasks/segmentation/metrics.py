@@ -34,6 +34,9 @@ class SegmentationEvaluation(Measured):
     """Mean MACs spent, exit heads included, divided by those of the network without exits."""
     pixel_accuracy: float
     full_pixel_accuracy: float
+    boundary_error: float | None
+    """Of the policy: part of the pixels within 3 of another class that are wrong; none if there are none."""
+    full_boundary_error: float | None
     class_iou: dict[str, float]
     """Of the policy, by class; without those that are neither there nor answered."""
     exit_counts: list[int]
@@ -55,11 +58,12 @@ class SegmentationEvaluation(Measured):
             ]
             for k in range(len(self.costs))
         ]
+        near = "" if self.boundary_error is None else f", near boundaries {1 - self.boundary_error:.2%}"
         classes = ", ".join(f"{name} {value:.1%}" for name, value in self.class_iou.items())
         told = (
             f"{format_table(['exit', 'cost', 'images', 'mIoU on all'], rows)}\n\n"
             f"mIoU {self.miou:.2%} at relative cost {self.relative_cost:.3f} on {self.num_examples} images; "
-            f"without leaving early {self.full_miou:.2%}; pixel accuracy {self.pixel_accuracy:.2%}; "
+            f"without leaving early {self.full_miou:.2%}; pixel accuracy {self.pixel_accuracy:.2%}{near}; "
             f"dead exits: {named_exits(self.dead_exits)}\nIoU by class: {classes}"
         )
         if not self.intervals:
@@ -96,6 +100,8 @@ def measure_masks(
         relative_cost=float(np.array(costs)[exits_B].mean()),
         pixel_accuracy=float(np.trace(totals_NN) / max(totals_NN.sum(), 1)),
         full_pixel_accuracy=float(np.trace(totals_KNN[-1]) / max(totals_KNN[-1].sum(), 1)),
+        boundary_error=_boundary_error(records, exits_B),
+        full_boundary_error=_boundary_error(records, np.full(len(records), len(costs) - 1)),
         class_iou={name: value for name, value in names if value == value},
         exit_counts=counts_K.tolist(),
         exit_miou=exit_miou,
@@ -110,16 +116,25 @@ def measure_masks(
     )
 
 
+def _boundary_error(records: SegmentationRecords, exits_B: NDArray[np.integer]) -> float | None:
+    if records.near_KB2 is None:
+        return None
+    wrong, near = records.near_KB2[exits_B, np.arange(len(records))].sum(0, dtype=np.int64).tolist()
+    return wrong / near if near else None
+
+
 def bootstrap(
-    records: SegmentationRecords, policy: ExitPolicy, *, block: int = 1
+    records: SegmentationRecords, policy: ExitPolicy, *, block: int | None = None
 ) -> dict[str, tuple[float, float]]:
     """95 % intervals of `miou`, `full_miou`, `relative_cost` and `drop`; the same every time.
 
     Args:
         records: of images.
         policy: that decides where they leave.
-        block: so many images in a row are drawn together, as neighbours in a video are alike.
+        block: so many images in a row are drawn together, as neighbours in a video are alike. Default: as the
+            records say.
     """
+    block = records.block if block is None else block
     found = {
         name: np.quantile(drawn_D, [0.025, 0.975]) for name, drawn_D in _drawn(records, policy, block).items()
     }
@@ -128,7 +143,7 @@ def bootstrap(
 
 def loss_of_masks(records: SegmentationRecords, policy: ExitPolicy) -> Loss:
     """What a policy loses of mIoU against the full network on the same images."""
-    lost_D = 100 * _drawn(records, policy, 1)["drop"]
+    lost_D = 100 * _drawn(records, policy, records.block)["drop"]
     points = 100 * (miou(records.confusion_KBNN[-1].sum(0)) - miou(records.totals(policy)))
     low, high = np.quantile(lost_D, [0.025, 0.975])
     return Loss(points, float(lost_D.std()), (float(low), float(high)))

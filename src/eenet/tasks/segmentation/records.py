@@ -24,7 +24,9 @@ STATISTICS = ("sure_share", "low_quantile", "entropy", "max_softmax")
 RECORDED = (*STATISTICS, "margin")
 ROUNDED = 1e-3  # of the pixels, whose class rounding may change
 _TENSORS = ("confusion_KBNN", "scores_SKB", "agreement_KKB", "confidence_logits_KB")
+_LATER = ("near_KB2",)  # that records of older checkpoints lack
 _ABOUT = ("stage_macs", "head_macs", "backbone_macs", "class_names")
+BOUNDARY = 3  # pixels: what lies so near to another class is near a boundary
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,10 @@ class SegmentationRecords(AnyRecords):
     head_macs: list[int]
     backbone_macs: int
     class_names: list[str]
+    near_KB2: NDArray[np.uint32] | None = None
+    """Near the boundaries of classes: pixels that are answered wrongly, and all."""
+    block: int = 1
+    """So many images in a row are alike, such as frames of a video: the bootstrap draws them together."""
     ensemble: Ensemble | None = None
     """None: a state already joins what exits know."""
     totals_NN: NDArray[np.float64] | None = None
@@ -64,6 +70,8 @@ class SegmentationRecords(AnyRecords):
             scores_SKB=self.scores_SKB[:, :, rows],
             agreement_KKB=self.agreement_KKB[:, :, rows],
             confidence_logits_KB=self.confidence_logits_KB[:, rows],
+            near_KB2=None if self.near_KB2 is None else self.near_KB2[:, rows],
+            block=1,
             totals_NN=None,
         )
 
@@ -145,8 +153,9 @@ class SegmentationRecords(AnyRecords):
     def save(self, path: str | Path) -> None:
         """Write them as one safetensors file."""
         save = require("safetensors.numpy", "saving records").save
-        tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in _TENSORS}
-        about = {name: getattr(self, name) for name in _ABOUT}
+        kept = [*_TENSORS, *(name for name in _LATER if getattr(self, name) is not None)]
+        tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in kept}
+        about = {name: getattr(self, name) for name in (*_ABOUT, "block")}
         write_atomically(Path(path), save(tensors, {"task": self.task, "about": json.dumps(about)}))
 
     @staticmethod
@@ -162,7 +171,8 @@ class SegmentationRecords(AnyRecords):
         safetensors: Any = require("safetensors", "reading records")
         try:
             with safetensors.safe_open(path, "np") as file:
-                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+                there = [*_TENSORS, *(name for name in _LATER if name in file.keys())]  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in there}
                 return SegmentationRecords(**tensors, **json.loads(file.metadata()["about"]))
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a file of records of masks: {error}") from error
@@ -191,3 +201,26 @@ def confusion(truth_HW: NDArray[np.uint8], answer_HW: NDArray[np.uint8], classes
     counted = truth_HW < classes
     pairs = truth_HW[counted].astype(np.int64) * classes + answer_HW[counted]
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes).astype(np.uint32)
+
+
+def near_boundaries(truth_HW: NDArray[np.uint8], classes: int, reach: int = BOUNDARY) -> NDArray[np.bool_]:
+    """Pixels of a class with another class within `reach` pixels along both axes. Kohli et al. 2009."""
+    lowest, highest = (
+        np.where(truth_HW < classes, truth_HW.astype(np.int16), nothing) for nothing in (classes, -1)
+    )
+    for axis in (0, 1):
+        lowest = _over_neighbours(np.minimum, lowest, reach, axis)
+        highest = _over_neighbours(np.maximum, highest, reach, axis)
+    return (truth_HW < classes) & (lowest != highest)
+
+
+def _over_neighbours(of: np.ufunc, values_HW: NDArray[np.int16], reach: int, axis: int) -> NDArray[np.int16]:
+    found, size = values_HW.copy(), values_HW.shape[axis]
+    for by in range(1, min(reach, size - 1) + 1):
+        ahead, behind = (
+            tuple(cut if a == axis else slice(None) for a in (0, 1))
+            for cut in (slice(by, None), slice(None, size - by))
+        )
+        of(found[behind], values_HW[ahead], out=found[behind])
+        of(found[ahead], values_HW[behind], out=found[ahead])
+    return found

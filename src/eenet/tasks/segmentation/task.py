@@ -19,7 +19,7 @@ from eenet.tasks.segmentation.metrics import (
     measure_masks,
 )
 from eenet.tasks.segmentation.prediction import MaskPrediction
-from eenet.tasks.segmentation.records import RECORDED, SegmentationRecords, confusion
+from eenet.tasks.segmentation.records import RECORDED, SegmentationRecords, confusion, near_boundaries
 from eenet.tasks.segmentation.showing import exits_shown, masks_shown, policy_shown
 from eenet.tasks.task import Parts, Seen, Task
 
@@ -204,6 +204,7 @@ class Segmentation(Task):
         config, exits = network.config, network.num_exits
         classes, count = config.num_classes, len(images)
         confusion_KBNN = np.zeros((exits + 1, count, classes, classes), np.uint32)
+        near_KB2 = np.zeros((exits + 1, count, 2), np.uint32)
         scores_SKB = np.zeros((len(RECORDED), exits, count), np.float32)
         agreement_KKB = np.zeros((exits, exits, count), np.float32)
         confidence_logits_KB = np.zeros((exits, count), np.float32)
@@ -217,9 +218,11 @@ class Segmentation(Task):
                     seen = [j, k]
                     agreement_KKB[k, j, rows] = score_of("agreement", [*logits_KBNhw[seen]], [*said_KB[seen]])
             for i, (row, mask_HW) in enumerate(zip(rows, masks, strict=True)):
+                near_HW = near_boundaries(mask_HW, classes)
                 for k, logits_BNhw in enumerate(logits_KBNhw):
                     answer_HW = class_map(logits_BNhw[i], mask_HW.shape)
                     confusion_KBNN[k, row] = confusion(mask_HW, answer_HW, classes)
+                    near_KB2[k, row] = (near_HW & (answer_HW != mask_HW)).sum(), near_HW.sum()
             advance(len(rows))
         return SegmentationRecords(
             confusion_KBNN,
@@ -230,6 +233,8 @@ class Segmentation(Task):
             config.head_macs,
             config.backbone_macs,
             config.class_names or images.class_names,
+            near_KB2,
+            getattr(images, "block", 1),
         )
 
     def measure(self, records: SegmentationRecords, policy: ExitPolicy) -> SegmentationEvaluation:
