@@ -2,10 +2,17 @@
 
     >>> import eenet
     >>> network = eenet.create_model("resnet20_cifar", num_classes=10, in_chans=3, num_exits=3)
-    >>> network = eenet.convert(my_cnn, (3, 224, 224), num_exits=4)
-    >>> eenet.train("digits", "runs/digits")  # → a checkpoint with a report
-    >>> eenet.train(data="photos", model=my_cnn)  # exits for a trained network, which stays as it is
-    >>> eenet.Predictor("runs/digits", budget=0.5).predict("seven.png")
+    >>> len(network.costs_K)  # three early exits and the final one
+    4
+    >>> found = eenet.evaluate("digits-eenet8", data="digits", budget=0.5)
+    >>> found.num_examples
+    360
+
+With a network and photos of your own:
+
+    network = eenet.convert(my_cnn, (3, 224, 224), num_exits=4)
+    eenet.train(data="photos", model=my_cnn, out="runs/photos")  # exits; the network stays as it is
+    eenet.Predictor("runs/photos", budget=0.5).predict("cat.jpg")
 
 Every verb of the command line is a function here, with the same name and the same inputs. Where a verb takes
 a checkpoint, the function also takes a network in memory: `train` (`train_seeds`), `evaluate` (`eenet eval`),

@@ -38,7 +38,8 @@ DISTRIBUTIONS = {"sklearn": "scikit-learn", "torch_pruning": "torch-pruning"}
 def require(module: str, purpose: str, extra: str = "train") -> Any:
     """A module of a library that may not be installed.
 
-    >>> torch = require("torch", "training")
+    >>> require("json", "an example").dumps([1])
+    '[1]'
 
     Args:
         module: as it is imported, such as `sklearn.datasets`.

@@ -82,6 +82,8 @@ class Registry(Generic[Value]):
 def register(kind: str, name: str | None = None, **marks: Any) -> Callable[[Added], Added]:
     """A decorator that makes a function of your own known by a name, in every verb and every setting.
 
+    >>> import eenet
+    >>> from torch import nn
     >>> @eenet.register("head")
     ... def narrow(size):  # used with head="narrow"
     ...     return nn.Sequential(nn.AvgPool2d(2), nn.Flatten()), size[0] * (size[1] // 2) * (size[2] // 2)

@@ -15,8 +15,8 @@ FIRST = 100
 class RowFile:
     """A file of rows, complete after every flush; a Parquet file is made of JSON lines beside it at the end.
 
-    >>> with RowFile("answers.csv", ["file", "label"]) as rows:
-    ...     rows.write({"file": "a.png", "label": "cat"})
+    with RowFile("answers.csv", ["file", "label"]) as rows:
+        rows.write({"file": "a.png", "label": "cat"})
     """
 
     def __init__(self, path: str | Path, columns: list[str], *, resume: bool = False) -> None:

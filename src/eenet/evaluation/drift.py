@@ -31,7 +31,12 @@ class DriftMonitor:
     """
 
     def __init__(self, depths: Sequence[float], *, alpha: float = 0.01, seed: int = 0) -> None:
-        """`depths` of calibration images, see `depths_of`; `alpha`: the probability of ever a false alarm.
+        """A monitor that has seen no image yet.
+
+        Args:
+            depths: of calibration images, see `depths_of`.
+            alpha: the probability that it ever alarms by mistake.
+            seed: equal depths are put in a random order.
 
         Raises:
             ValueError: too few images, or an alpha that is no probability.
@@ -51,7 +56,11 @@ class DriftMonitor:
         self._sorted, self._bets = list(self._calibration), list[_Bet]()
 
     def update(self, depth: float) -> bool:
-        """Take in one image; returns whether the alarm is raised, now or before."""
+        """Take in one image; returns whether the alarm is raised, now or before.
+
+        Args:
+            depth: of that image, see `depths_of`.
+        """
         epoch, within = divmod(self.seen, EPOCH)
         if self.seen and not within and not self.alarm:
             self._begin()

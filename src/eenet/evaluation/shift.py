@@ -151,7 +151,11 @@ def describe(
 
 
 def shift_table(rows: Sequence[ShiftRow]) -> str:
-    """Rows as text."""
+    """A table, a line for each kind of damage.
+
+    Args:
+        rows: as `evaluate_under_corruptions` gives them.
+    """
     cells = [
         [
             row.corruption,

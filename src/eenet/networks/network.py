@@ -42,7 +42,14 @@ class EENet(nn.Module):
         *,
         copies: Sequence[bool] | None = None,
     ) -> None:
-        """`copies[k]`: the stage after exit k writes into its input and must be given a copy."""
+        """From its parts; `create_model` and `convert` make them.
+
+        Args:
+            stages: the backbone's parts in order, one more than there are heads.
+            heads: one for each early exit.
+            config: what is kept in `config.json`: exits, costs, policies, classes.
+            copies: whether the stage after exit k writes into its input, and must be given a copy.
+        """
         super().__init__()
         assert len(stages) == len(heads) + 1
         self.stages = nn.ModuleList(stages)
@@ -61,7 +68,11 @@ class EENet(nn.Module):
         return self.costs()
 
     def costs(self, enabled: Sequence[bool] | None = None) -> list[float]:
-        """Relative cost of leaving at each exit when only the `enabled` early exits are on."""
+        """Relative cost of leaving at each exit, the final one last.
+
+        Args:
+            enabled: the early exits that are on; by default all.
+        """
         return self.config.costs(enabled)
 
     @property
@@ -82,6 +93,9 @@ class EENet(nn.Module):
     def check_format(self, images: torch.dtype = torch.float32) -> None:
         """Whether the weights are in the number format of the images.
 
+        Args:
+            images: their number format.
+
         Raises:
             ValueError: they aren't, as after `.half()`.
         """
@@ -95,7 +109,11 @@ class EENet(nn.Module):
                 )
 
     def forward(self, images_BCHW: Tensor) -> ExitOutputs:
-        """Run every stage and every head; leaving early is the runtime's work."""
+        """Run every stage and every head; leaving early is the runtime's work.
+
+        Args:
+            images_BCHW: normalised images, float [B, C, H, W].
+        """
         if not torch.compiler.is_compiling():
             self.check_format(images_BCHW.dtype)
         features = images_BCHW
@@ -114,6 +132,9 @@ class EENet(nn.Module):
     def answers(self, pixels_BCHW: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """What every exit says about images, in eval mode: logits [K, B, N], confidence logits [K - 1, B].
 
+        Args:
+            pixels_BCHW: of the network's size, 0 to 255.
+
         Raises:
             ValueError: the network's `config` has no `mean` and `std`.
         """
@@ -128,7 +149,11 @@ class EENet(nn.Module):
         return logits.float().cpu().numpy(), confidences.float().cpu().numpy()
 
     def adopt(self, fitted: Fitted) -> None:
-        """Leave from now on as `eenet.policies.fit` found best: gates, joined answers and policies."""
+        """Leave from now on as `eenet.policies.fit` found best.
+
+        Args:
+            fitted: gates, weights of joint answers, and policies.
+        """
         for head, gate in zip(self.heads, fitted.gates, strict=bool(fitted.gates)):
             head.get_submodule("confidence").load_state_dict(gate.state_dict())
         self.config.ensemble = fitted.ensemble
@@ -195,7 +220,13 @@ class EENet(nn.Module):
         return load_checkpoint(name, backbone, trust_model_code=trust_model_code)
 
     def push_to_hub(self, repo_id: str, directory: str | Path, *, private: bool = False) -> str:
-        """Save to `directory`, upload that directory to the Hugging Face hub, return its address."""
+        """Save to a directory, upload it to the Hugging Face hub, return its address.
+
+        Args:
+            repo_id: `owner/name`.
+            directory: where the checkpoint is written first.
+            private: whether others can't see it.
+        """
         self.save_pretrained(directory)
         api = HfApi()
         api.create_repo(repo_id, private=private, exist_ok=True)

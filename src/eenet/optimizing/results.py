@@ -63,7 +63,11 @@ class OptimizedRow(Result):
         return f"{self.name}, {self.precision}{leaving}"
 
     def cost(self, objective: str) -> float:
-        """What is made small: milliseconds, or MACs."""
+        """What is made small.
+
+        Args:
+            objective: `latency` for milliseconds of an image, `macs` for its MACs.
+        """
         return self.ms if objective == "latency" else self.macs
 
 

@@ -41,6 +41,9 @@ class ExitPolicy:
         Args:
             logits_KBN: of the exits up to this one; those that are off are not looked at.
             confidence_logits_KB: of the same exits.
+
+        Raises:
+            ValueError: the policy names an unknown score.
         """
         exit_index = len(logits_KBN) - 1
         on = [k for k in range(exit_index + 1) if self.enabled[k]]
@@ -51,7 +54,15 @@ class ExitPolicy:
     def decide(
         self, logits_KBN: Sequence[ArrayLike], confidence_logits_KB: Sequence[ArrayLike]
     ) -> NDArray[np.int64]:
-        """The exit at which each input leaves, from the outputs of all exits: int64 [B]."""
+        """The exit at which each input leaves, from the outputs of all exits: int64 [B].
+
+        Args:
+            logits_KBN: of all exits, the final one last.
+            confidence_logits_KB: of the early exits.
+
+        Raises:
+            ValueError: another number of exits than the policy has thresholds for.
+        """
         final = len(logits_KBN) - 1
         if final != len(self.thresholds):
             raise ValueError(f"the policy is for {len(self.thresholds)} early exits, the network has {final}")
@@ -68,6 +79,10 @@ class ExitPolicy:
     @classmethod
     def from_dict(cls, values: dict[str, Any] | None, num_exits: int) -> "ExitPolicy":
         """From `config.json`; without one, the paper's: learned confidence above 0.5.
+
+        Args:
+            values: as `to_dict` gives them.
+            num_exits: early exits of the network.
 
         Raises:
             ValueError: the policy is damaged or for another number of exits.

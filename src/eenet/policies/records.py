@@ -46,15 +46,31 @@ class AnyRecords(ABC):
 
     @abstractmethod
     def subset(self, rows: NDArray[Any]) -> Self:
-        """Those of some inputs, by index."""
+        """The records of some inputs.
+
+        Args:
+            rows: indices of the inputs, or a bool for each.
+        """
 
     @abstractmethod
     def save(self, path: str | Path) -> None:
-        """Write them as one safetensors file."""
+        """Write them as one file.
+
+        Args:
+            path: of the safetensors file.
+        """
 
     @abstractmethod
     def scores(self, score: str, enabled: Sequence[bool]) -> NDArray[np.float32]:
-        """See `recorded_scores`."""
+        """What a policy compares with thresholds: [K - 1, B], see `recorded_scores`.
+
+        Args:
+            score: its name, such as `max_softmax`.
+            enabled: the early exits that are on.
+
+        Raises:
+            ValueError: a score that isn't known.
+        """
 
     @abstractmethod
     def worth(self, enabled: Sequence[bool] | None = None) -> NDArray[np.float64]:
@@ -144,7 +160,11 @@ class Records(AnyRecords):
         return self.logits_KBN if self.ensemble is None else np.stack(list(self._answers(enabled)))
 
     def correct(self, enabled: Sequence[bool] | None = None) -> NDArray[np.bool_]:
-        """Whether the answer at each exit is right, see `answers`: bool [K, B]."""
+        """Whether the answer at each exit is right: bool [K, B].
+
+        Args:
+            enabled: the early exits that are on; by default all. Only they have a say in joint answers.
+        """
         return np.stack([logits_BN.argmax(1) == self.labels_B for logits_BN in self._answers(enabled)])
 
     def _answers(self, enabled: Sequence[bool] | None) -> Iterator[NDArray[np.float32]]:
@@ -164,7 +184,6 @@ class Records(AnyRecords):
         return float(self.correct()[-1].mean())
 
     def scores(self, score: str, enabled: Sequence[bool]) -> NDArray[np.float32]:
-        """See `recorded_scores`."""
         if SCORES.mark(score, "dense"):
             raise ValueError(
                 f"score {score!r} is for answers of pixels; choose from {', '.join(plain_scores())}"
@@ -177,7 +196,11 @@ class Records(AnyRecords):
         return np.stack(rows) if rows else np.empty((0, len(self)), np.float32)
 
     def worth(self, enabled: Sequence[bool] | None = None) -> NDArray[np.float64]:
-        """1 where the answer at an exit is right, else 0: [K, B]; their mean is accuracy."""
+        """1 where the answer at an exit is right, else 0: [K, B]; their mean is accuracy.
+
+        Args:
+            enabled: see `correct`.
+        """
         return self.correct(enabled).astype(np.float64)
 
     def joined(self) -> "Records":
@@ -209,7 +232,6 @@ class Records(AnyRecords):
         )
 
     def subset(self, rows: NDArray[Any]) -> "Records":
-        """Those of some inputs, by index."""
         return replace(
             self,
             logits_KBN=self.logits_KBN[:, rows],
@@ -245,7 +267,6 @@ class Records(AnyRecords):
         return pandas.DataFrame(columns)
 
     def save(self, path: str | Path) -> None:
-        """Write them as one safetensors file."""
         save = require("safetensors.numpy", "saving records").save
         tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in _TENSORS}
         costs = {name: getattr(self, name) for name in _COSTS}
@@ -255,6 +276,9 @@ class Records(AnyRecords):
     @staticmethod
     def load(path: str | Path) -> "Records":
         """Read what `save` wrote.
+
+        Args:
+            path: of the safetensors file.
 
         Raises:
             FileNotFoundError: no such file.

@@ -30,8 +30,11 @@ Read = AnyPrediction | ValueError | OSError
 class Predictor:
     """Answers for images; each leaves at the first exit that is sure enough.
 
-    >>> predictor = Predictor("runs/digits")
-    >>> predictor.predict("seven.png").label
+    >>> predictor = Predictor("digits-eenet8", budget=0.6)
+    >>> found = predictor.predict(np.zeros((8, 8)))
+    >>> found.exit in (0, 1, 2)
+    True
+    >>> predictor.close()
     """
 
     def __init__(
@@ -117,12 +120,19 @@ class Predictor:
     def predict(self, image: Any) -> Any:
         """The answer for one image: `Prediction`, or what the network's task gives, such as `MaskPrediction`.
 
-        An image is a file, PIL image, numpy array or tensor, see `eenet.data.to_pixels`.
+        Args:
+            image: a file, PIL image, numpy array or tensor, see `eenet.data.to_pixels`.
+
+        Raises:
+            FileNotFoundError, ValueError: the image can't be read.
         """
         return next(self.predict_many([image]))
 
     def predict_many(self, images: Iterable[Any]) -> Iterator[Any]:
         """Answers for images in batches, in order and in constant memory.
+
+        Args:
+            images: any number of what `predict` takes.
 
         Raises:
             FileNotFoundError, ValueError: an image can't be read.
@@ -133,9 +143,12 @@ class Predictor:
             yield found
 
     def try_many(self, images: Iterable[Any]) -> Iterator[Read]:
-        """The same, but an image that can't be read gives its error instead of an answer.
+        """As `predict_many`, but an image that can't be read gives its error instead of an answer.
 
         Images are decoded in a thread on every core while the network runs.
+
+        Args:
+            images: any number of what `predict` takes.
         """
         source = iter(images)
         first, second = (list(islice(source, self.batch_size)) for _ in range(2))
@@ -188,7 +201,14 @@ class Predictor:
         return [next(answers) if error is None else error for error in errors]
 
     def run(self, pixels_BCHW: NDArray[np.uint8]) -> Answers:
-        """Class probabilities and exits of images that have the network's size already."""
+        """Class probabilities and exits of images that have the network's size already.
+
+        Args:
+            pixels_BCHW: uint8 [B, C, H, W].
+
+        Raises:
+            ValueError: pixels of another type or shape.
+        """
         if self._queue is not None:
             return self._queue.submit(pixels_BCHW).result()
         return run_batch(self.backend, self.policy, pixels_BCHW)

@@ -26,8 +26,8 @@ class QueuedEngine:
     an image that has waited too long; else the first, so that easy images are answered soon and
     later batches grow; else the longest. What waits there is shared among the workers that are idle.
 
-    >>> with QueuedEngine(backend, policy) as engine:
-    ...     found = engine.submit(pixels_BCHW).result()
+    with QueuedEngine(backend, policy) as engine:
+        found = engine.submit(pixels_BCHW).result()
     """
 
     def __init__(

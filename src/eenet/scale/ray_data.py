@@ -181,7 +181,7 @@ def answers(
 ) -> Any:
     """A `ray.data.Dataset` of images → one of answers, beside its other columns; lazy, to go on with.
 
-    >>> answers(ray.data.read_images("s3://photos"), "runs/x").filter(lambda row: row["probability"] < 0.5)
+    answers(ray.data.read_images("s3://photos"), "runs/x").filter(lambda row: row["probability"] < 0.5)
 
     Args:
         dataset: of a Ray that this process has joined.

@@ -171,6 +171,9 @@ RECIPES: dict[str, Recipe] = {
 def get_recipe(name: str) -> TrainConfig:
     """The configuration of a recipe.
 
+    Args:
+        name: as `eenet list` shows it.
+
     Raises:
         ValueError: there is no recipe of this name.
     """

@@ -43,7 +43,14 @@ class MaskPrediction:
         return indexed(self.mask, len(self.class_names))
 
     def overlay(self, image: Any) -> Image.Image:
-        """The mask laid over its image."""
+        """The mask laid over its image.
+
+        Args:
+            image: what was predicted from: a file, PIL image, array or tensor.
+
+        Raises:
+            FileNotFoundError, ValueError: the image can't be read.
+        """
         return overlay(image, self.mask, len(self.class_names))
 
     def to_dict(self) -> dict[str, Any]:

@@ -63,7 +63,11 @@ class SegmentationRecords(AnyRecords):
         return self.confusion_KBNN.shape[2]
 
     def subset(self, rows: NDArray[Any]) -> "SegmentationRecords":
-        """Those of some images, by index."""
+        """The records of some images.
+
+        Args:
+            rows: indices of the images, or a bool for each.
+        """
         return replace(
             self,
             confusion_KBNN=self.confusion_KBNN[:, rows],
@@ -76,7 +80,11 @@ class SegmentationRecords(AnyRecords):
         )
 
     def scores(self, score: str, enabled: Sequence[bool]) -> NDArray[np.float32]:
-        """See `eenet.policies.recorded_scores`.
+        """What a policy compares with thresholds: [K - 1, B], see `eenet.policies.recorded_scores`.
+
+        Args:
+            score: its name.
+            enabled: the early exits that are on.
 
         Raises:
             ValueError: a score that isn't recorded.
@@ -99,6 +107,9 @@ class SegmentationRecords(AnyRecords):
         """What an answer adds to mIoU taken as linear: [K, B]; the mean of a policy's answers is its mIoU.
 
         By how much mIoU changes with an image's pixels in the intersection and the union of each class.
+
+        Args:
+            enabled: of no effect: the answer at an exit doesn't depend on the others.
         """
         totals_NN = self.totals_NN
         if totals_NN is None:
@@ -117,11 +128,19 @@ class SegmentationRecords(AnyRecords):
         return np.maximum(right_KB[-1] - right_KB, 0) / np.maximum(pixels_B, 1)
 
     def around(self, policy: ExitPolicy) -> "SegmentationRecords":
-        """With mIoU taken as linear near a policy."""
+        """With mIoU taken as linear near a policy.
+
+        Args:
+            policy: by which images leave.
+        """
         return replace(self, totals_NN=self.totals(policy))
 
     def totals(self, policy: ExitPolicy) -> NDArray[np.float64]:
-        """The confusion matrix of a policy's answers, summed over images: [N, N]."""
+        """The confusion matrix of a policy's answers, summed over images: [N, N].
+
+        Args:
+            policy: by which images leave.
+        """
         return self.confusion_KBNN[decide(self, policy), np.arange(len(self))].sum(0, dtype=np.float64)
 
     def joined(self) -> "SegmentationRecords":
@@ -151,7 +170,11 @@ class SegmentationRecords(AnyRecords):
         )
 
     def save(self, path: str | Path) -> None:
-        """Write them as one safetensors file."""
+        """Write them as one file.
+
+        Args:
+            path: of the safetensors file.
+        """
         save = require("safetensors.numpy", "saving records").save
         kept = [*_TENSORS, *(name for name in _LATER if getattr(self, name) is not None)]
         tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in kept}
@@ -161,6 +184,9 @@ class SegmentationRecords(AnyRecords):
     @staticmethod
     def load(path: str | Path) -> "SegmentationRecords":
         """Read what `save` wrote.
+
+        Args:
+            path: of the safetensors file.
 
         Raises:
             FileNotFoundError: no such file.
