@@ -1,19 +1,18 @@
-"""`benchmarks/results/networks-*.csv` → `docs/results/networks.md` and its pictures, which Chromium takes.
+"""`benchmarks/results/networks-*.csv` → `docs/results/networks.md` and its pictures.
 
 python benchmarks/results_page.py
 """
 
 import csv
-import shutil
 from itertools import groupby
+from math import ceil, floor
 from operator import itemgetter
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
-from playwright.sync_api import sync_playwright
+from drawing import Chart, legend, picture, text
 from ship import SHOWN_BUDGETS
 
 from eenet.common import format_table
@@ -22,6 +21,7 @@ from eenet.networks import shipped_checkpoints
 ROOT = Path(__file__).parents[1]
 MANY = 2  # plain networks of a data set make a curve if there are more
 SEVERITIES = ("1", "3", "5")
+COLOURS = (4, 5, 2, 1, 0, 3)  # plain networks first
 Row = dict[str, Any]
 
 
@@ -39,7 +39,7 @@ def main() -> None:
         summary.append(_summary([row for row in group if row["default"] == "True"], static))
         details.append(_details(group))
     header = ["data", "backbone, million MACs, exits", "epochs, runs", "minutes", "plain"]
-    header += ["never leaving early", "leaving early", "relative cost", "dead exits"]
+    header += ["full network", "early exit", "relative cost", "dead exits"]
     statics = [_static(group) for group in plain.values()]
     pictures = [
         _against_static(data, [group for key, group in early.items() if key[0] == data], smaller)
@@ -97,7 +97,7 @@ def _details(rows: list[Row]) -> str:
             cells.append(
                 [budget, _spread(group, "relative_cost", "{:.3f}"), _spread(group, "accuracy"), shares]
             )
-    table = format_table(["budget", "measured cost", "accuracy", "leave at each exit"], cells)
+    table = format_table(["budget", "measured cost", "accuracy", "share at each exit"], cells)
     return (
         f"### {first['backbone']} on {first['data']}, {first['epochs']} epochs\n\n"
         f"`{first['command']}`; {int(first['test_images']):,} test images; {first['hardware']}, "
@@ -119,17 +119,15 @@ def _static(rows: list[Row]) -> list[str]:
 
 def _against_static(data: str, early: list[list[Row]], plain: list[list[Row]]) -> str:
     """Is a smaller plain network as good? A picture, and a table at the cost of each plain network."""
-    figure, cells = go.Figure(), []
+    lines, cells = [], []
     for epochs, groups in groupby(sorted(plain, key=lambda g: int(g[0]["epochs"])), lambda g: g[0]["epochs"]):
-        points = [(_macs(group), _mean(group, "accuracy"), _short(group)) for group in groups]
-        macs, accuracies, names = zip(*sorted(points), strict=True)
-        figure.add_scatter(
-            x=macs, y=accuracies, text=names, name=f"plain, {epochs} epochs", mode="lines+markers+text"
-        )
+        points = sorted((_macs(group), _mean(group, "accuracy"), _short(group)) for group in groups)
+        lines.append((f"plain, {epochs} epochs", points))
+    dashed = len(lines)
     for group in early:
         macs, accuracies = _curve(group)
         name = f"{_short(group)}, {group[0]['num_exits']} exits, {group[0]['epochs']} epochs"
-        figure.add_scatter(x=macs, y=accuracies, name=name, mode="lines+markers")
+        lines.append((name, [(*point, "") for point in zip(macs, accuracies, strict=True)]))
         for other in plain:
             if other[0]["epochs"] == group[0]["epochs"] and macs[0] <= _macs(other) <= macs[-1]:
                 ours = float(np.interp(_macs(other), macs, accuracies))
@@ -137,17 +135,32 @@ def _against_static(data: str, early: list[list[Row]], plain: list[list[Row]]) -
                 cost = f"{_macs(other) * 1e6 / int(group[0]['backbone_macs']):.2f}"
                 gain = f"{100 * (ours - theirs):+.2f}"
                 cells.append([name, _short(other), cost, f"{theirs:.2%}", f"{ours:.2%}", gain])
-    figure.update_traces(textposition="bottom right", cliponaxis=False)  # the last label may stick out
-    figure.update_layout(
-        xaxis={"title": "million MACs per image, exit heads included", "rangemode": "tozero"},
-        yaxis={"title": "accuracy on test images", "tickformat": ".0%"},
-        template="plotly_white",
-        legend={"x": 0.98, "y": 0.02, "xanchor": "right", "yanchor": "bottom"},
-        margin={"t": 20, "r": 70},
-    )
-    _photograph(figure, ROOT / f"docs/images/results-{data}.png")
+    _draw(lines, dashed, ROOT / f"docs/images/results-{data}.svg")
     header = ["early-exit network", "plain network", "at cost", "plain", "early exit", "points"]
-    return f"![{data}](../images/results-{data}.png)\n\n{format_table(header, cells)}"
+    return CURVES.format(data=data, table=format_table(header, cells))
+
+
+def _draw(lines: list[tuple[str, list[tuple[float, float, str]]]], dashed: int, path: Path) -> None:
+    """Accuracy against million MACs; the first lines are of plain networks: dashed, with names."""
+    macs, accuracies, _ = zip(*[point for _, points in lines for point in points], strict=True)
+    low, high = floor(100 * min(accuracies)), ceil(100 * max(accuracies))
+    chart = Chart((70, 40, 780, 400), (0, max(macs) * 1.04), (low / 100, high / 100))
+    across = [(float(each), str(each)) for each in range(0, int(max(macs)) + 1, 20)]
+    up = [(each / 100, f"{each} %") for each in range(low, high + 1, 2)]
+    parts = chart.frame(
+        across, up, ("million MACs of an image, exit heads included", "accuracy, test images")
+    )
+    order = sorted(enumerate(lines), key=lambda each: each[0] < dashed)  # plain ones on top
+    for colour, (_, points) in order:
+        plain = colour < dashed
+        shown = COLOURS[colour % len(COLOURS)]
+        parts += chart.curve([(x, y) for x, y, _ in points], shown, dashed=plain)
+        parts += [
+            text(chart.x(x) + 8, chart.y(y) + 19, name, size=13, look="soft") for x, y, name in points if name
+        ]
+    names = [(COLOURS[i % len(COLOURS)], name) for i, (name, _) in enumerate(lines)]
+    parts += legend(560, 425 - 22 * len(names), names)
+    path.write_text(picture(890, 495, parts), "utf-8")
 
 
 def _curve(rows: list[Row]) -> tuple[list[float], list[float]]:
@@ -172,16 +185,6 @@ def _short(rows: list[Row]) -> str:
     return rows[0]["backbone"].removesuffix("_cifar").replace("resnet", "ResNet-")
 
 
-def _photograph(figure: go.Figure, path: Path) -> None:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 900, "height": 560})
-        page.set_content(figure.to_html(include_plotlyjs=True, config={"displayModeBar": False}))
-        page.wait_for_selector(".xtitle")
-        page.screenshot(path=path)
-        browser.close()
-
-
 def _damage(name: str, rows: list[Row], alarms: list[Row]) -> str:
     """One network on damaged test images, and after how many the drift alarm is raised."""
     found = {(row["corruption"], row["severity"]): row for row in rows}
@@ -194,8 +197,8 @@ def _damage(name: str, rows: list[Row], alarms: list[Row]) -> str:
         cells.append([kind.replace("_", " "), *told, alarm])
     header = ["damage", *(f"severity {severity}" for severity in SEVERITIES), "alarm after, severity 5"]
     return (
-        f"### `{name}`\n\nClean: {_told(clean)}. False alarms on clean images: {watched['alarms']} in "
-        f"{watched['streams']} streams of {int(watched['length']):,}.\n\n{format_table(header, cells)}"
+        f"### Damage: `{name}`\n\nClean images: {_told(clean)}. False alarms on them: {watched['alarms']} "
+        f"in {watched['streams']} streams of {int(watched['length']):,}.\n\n{format_table(header, cells)}"
     )
 
 
@@ -211,24 +214,42 @@ def _spread(rows: list[Row], key: str, form: str = "{:.2%}") -> str:
     return text if len(values) == 1 else f"{text} ± {form.format(stdev(values) / len(values) ** 0.5)}"
 
 
-PAGE = """# Results
+CURVES = """```{{figure}} ../images/results-{data}.svg
+:alt: Accuracy against MACs on {data}, of early-exit networks and of plain ones.
 
-Made by `python benchmarks/results_page.py` from `benchmarks/results/networks-*.csv`, to which
-`python benchmarks/networks.py RUN...` adds finished runs. Gates and thresholds were set on a validation part
-of the train split; everything is measured on test images that nothing was chosen by (one half of the official
-test split for MNIST and CIFAR-10). Relative cost counts exit heads. Several runs, with
-other seeds or on other hardware: mean ± standard error.
-In the box: {shipped}.
+Accuracy against MACs on {data}. Dashed: plain networks. An early-exit network is one line, a point for each
+budget.
+```
+
+{table}"""
+
+PAGE = """# Networks
+
+What early exit gains and costs, by data set and backbone. Every network was trained by a recipe that you can
+run.
+
+| question | answer |
+| --- | --- |
+| figures | `benchmarks/results/networks-*.csv`; `python benchmarks/networks.py RUN...` adds finished runs |
+| this page | written by `python benchmarks/results_page.py` |
+| thresholds | set on a validation part of the train split |
+| measured on | test images that nothing was chosen by; for MNIST and CIFAR-10 half of the test split |
+| several runs | other seeds or other hardware; mean ± standard error |
+| in the package | {shipped} |
+
+## Summary
+
+*Plain*: the same backbone trained without exits, by the same recipe. *Full network*: the network with exits,
+where all images take the final exit. Relative cost counts exit heads.
 
 {summary}
 
-*Plain*: the same backbone trained without exits by the same recipe. The paper (Demir & Akbas, arXiv
-2409.05336) claims similar accuracy at 20 to 42 % of the cost on MNIST, SVHN, CIFAR-10 and Tiny-ImageNet, with
-networks trained for longer than these.
+The paper ([arXiv 2409.05336](https://arxiv.org/abs/2409.05336)) claims similar accuracy at 20 to 42 % of the
+cost on MNIST, SVHN, CIFAR-10 and Tiny-ImageNet. Its networks were trained for longer than these.
 
 ## With other budgets
 
-Each network's `--budget` turned after training.
+One network each. Only `--budget` was changed, after training.
 
 {details}
 
@@ -238,24 +259,33 @@ Each network's `--budget` turned after training.
 
 ## Is a smaller plain network as good?
 
-Accuracy of early exit between two of its budgets is read off the straight line between them.
+Each early-exit network is compared with plain networks of the same recipe. Between two of its budgets, its
+accuracy is read off the straight line.
 
 {curves}
 
 ## On damaged images
 
-2,000 test images under each corruption, the checkpoint's own policy: accuracy (of the full network) at the
-cost measured, and the median number of images of 20 streams until the drift alarm.
-`python benchmarks/shift.py CHECKPOINT`; more in [shift.md](../how-to/shift.md).
+2,000 test images under each kind of damage, with the checkpoint's own policy. A cell holds the accuracy, in
+brackets that of the full network, and the measured cost. The last column is the median number of images until
+the drift alarm, of 20 streams. Command: `python benchmarks/shift.py CHECKPOINT`.
 
 {damage}
 
 ## Not run yet
 
-ResNet-110 on CIFAR-10; smaller plain networks of 60 epochs; SVHN, Tiny-ImageNet with all classes and
-ImageNet; more seeds where one is given. Only the ResNet-56 of 60 epochs and its plain twin, of the networks
-on CIFAR-10, were trained with erased parts of images; what of their lead is due to that isn't known.
-Minutes include pauses and other work on the machine: recipes say what to expect.
+- ResNet-110 on CIFAR-10; smaller plain networks of 60 epochs; SVHN; Tiny-ImageNet with all classes; ImageNet.
+- More seeds where one is given.
+- Erased parts of images. On CIFAR-10 only the ResNet-56 of 60 epochs and its plain twin were trained with
+  them. What of their lead is due to that isn't known.
+
+Minutes include pauses and other work on the machine. Recipes say what to expect.
+
+## Where to go next
+
+- What damage does, and how to notice it: [domain shift](shift.md).
+- The same on the clock: [runtime](runtime.md).
+- How the networks are trained: [method](../concepts/method.md).
 """
 
 
