@@ -41,21 +41,24 @@ def main() -> None:
 
 PAGE = """# Backbones tried
 
-Made by `python benchmarks/backbones.py` with {versions}, on
-{hardware}, {threads} torch thread(s). The tests hold the same networks to the same contract.
+Which networks can be cut, and at how many places. Made by `python benchmarks/backbones.py` with {versions},
+on {hardware}, {threads} torch thread(s). The tests hold the same networks to the same contract.
 
-{count} of {total} networks hold. Each has random weights and is cut at **every** cut. *Exact*: the stages run
-in sequence equal the undivided network bit for bit in logits, gradients and BatchNorm statistics, in eval and
-in train mode. *MACs agree*: those found without computing anything equal, stage by stage, what torch's
-`FlopCounterMode` counts while the modules really run. Image size: height and width of the colour images it
-was tried at.
+{count} of {total} networks hold. Each has random weights and is cut at **every** cut.
+
+- *Image size*: height and width of the colour images it was tried at.
+- *Cuts*: places where it can be divided.
+- *Exact*: the stages, run in sequence, equal the undivided network bit for bit, in eval and in train mode.
+  Compared are logits, gradients and BatchNorm statistics.
+- *MACs agree*: those found without computing anything equal, stage by stage, what torch's `FlopCounterMode`
+  counts while the modules really run.
 
 | network | library | image size | cuts | exact | MACs agree | seconds |
 | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
-Attention counts as its matrix products; torch's counter knows no formula for the fused kernels that CPUs run.
-Some networks have few cuts: inside a dense block, between branches or parallel resolutions, more than one
+Attention counts as its matrix products. torch's counter knows no formula for the fused kernels that CPUs run.
+Some networks have few cuts. Inside a dense block, between branches or parallel resolutions, more than one
 feature map is alive.
 
 ## Refused
@@ -65,6 +68,11 @@ feature map is alive.
 {refused}
 
 Both can be given exits with `aux_logits=False`, see above.
+
+## Where to go next
+
+- A network of your own: [tutorial](../tutorials/own-network.md).
+- Which of them can be exported: [exported backbones](exported-backbones.md).
 """
 
 

@@ -202,18 +202,27 @@ def write_page(rows: list[dict[str, Any]]) -> None:
     DOCS.write_text(
         f"""# Exported backbones
 
+Which networks can be written in which format, and how much the files differ from torch.
+
 Made by `python benchmarks/export.py families` with {versions}, on {hardware()}.
 
-{good} of {len(rows)} timm networks can be written in all four formats. Each is untrained, has two
-exits (one where no more fit), and was compared with itself in torch on random images, of which about half
-leave at each exit: at least nine of ten images, and all whose score isn't near its threshold, leave at the
-same exit, and probabilities differ by at most the number shown.
+{good} of {len(rows)} timm networks can be written in all four formats. Each is untrained and has two exits,
+or one where no more fit. It was compared with itself in torch on random images, of which about half leave at
+each exit.
+
+- At least nine of ten images leave at the same exit. So do all whose score isn't near its threshold.
+- Probabilities differ by at most the number shown.
 
 {table}
 
 ## What fails, and why
 
 {chr(10).join(reasons) or "Nothing."}
+
+## Where to go next
+
+- How to export: [the guide](../how-to/export.md).
+- Which networks can be cut: [backbones](backbones.md).
 """
     )
 
