@@ -94,6 +94,7 @@ def exits() -> str:
 def way() -> str:
     """An easy, a harder and a hard image: what each exit said, and how sure it was."""
     records, config = _records(), open_network(NETWORK).config
+    names = config.class_names or []
     policy = config.exit_policy(BUDGET)
     confidences_KB = 1 / (1 + np.exp(-np.asarray(records.confidence_logits_KB)))
     answers_KB = records.answers().argmax(2)
@@ -112,7 +113,7 @@ def way() -> str:
         parts.append(image(14, y, 72, shown))
         for k in range(exits_B[i] + 1):
             x = left + k * cell
-            parts.append(text(x + 60, y + 22, config.class_names[answers_KB[k, i]], "middle", size=15))
+            parts.append(text(x + 60, y + 22, names[answers_KB[k, i]], "middle", size=15))
             if k < last:
                 sure, least = float(confidences_KB[k, i]), policy.thresholds[k]
                 parts += [box(x, y + 34, 120, 14, "panel", round_by=3)]

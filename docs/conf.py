@@ -34,6 +34,8 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 70
+toc_object_entries = False  # headings name them already
 suppress_warnings = ["ref.python"]  # `bytes`, the type, is also the name of a field of two results
 
 html_math_renderer = "mathml"
@@ -43,8 +45,10 @@ html_static_path = ["_static"]
 html_css_files = ["eenet.css"]
 html_show_sourcelink = False
 html_copy_source = False
+html_show_search_summary = False  # would fetch pages, which a browser refuses without a server
 html_theme_options: dict[str, Any] = {
     "navbar_align": "left",
+    "header_links_before_dropdown": 7,
     "show_toc_level": 2,
     "navigation_with_keys": False,
     "secondary_sidebar_items": ["page-toc"],

@@ -36,7 +36,8 @@ def sentences(page: str) -> list[list[str]]:
     text = NOT_PROSE.sub("", page)
     text = re.sub(r"`[^`]*`|\$[^$]*\$|<[^>]*>", "x", text)
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
-    found = re.split(r"(?<=[.?!])\)?\s+|\n\n|\n\s*(?:[-*]|\d+\.) ", text)
+    text = re.sub(r"^\s*(?:[-*]|\d+\.) ", "\n\n", text, flags=re.MULTILINE)
+    found = re.split(r"(?<=[.?!])\)?\s+|\n\n", text)
     return [words for each in found if len(words := each.split()) > 1]
 
 

@@ -237,5 +237,4 @@ def _shown(count: int | None) -> Iterator[Callable[[int], None]]:
         yield advance
 
 
-batch = predict
-"""As the verb is called."""
+batch = predict  # as the verb is called
