@@ -43,6 +43,7 @@ def _commands() -> str:
     ]
     for verb in VERBS:
         parts += [f"## eenet {verb}", f"```text\n{_help(verb)}\n```"]
+    parts += ["## Where to go next", "- One example for each task: [commands by task](commands.md)."]
     return "\n\n".join(parts) + "\n"
 
 
@@ -58,6 +59,7 @@ def _groups() -> dict[str, list[str]]:
     """The names in `__all__`, by the comments between them."""
     listed = PUBLIC.read_text("utf-8").split("__all__ = [", 1)[1].split("]", 1)[0]
     groups: dict[str, list[str]] = {}
+    names: list[str] = []
     for line in map(str.strip, listed.splitlines()):
         if line.startswith("# "):
             names = groups.setdefault(line[2:], [])
@@ -74,4 +76,5 @@ def _page(group: str, names: list[str]) -> str:
         value = getattr(eenet, name)
         kind = "class" if isinstance(value, type) else "function" if isfunction(value) else "data"
         parts.append(f"## {name}\n\n```{{eval-rst}}\n.. auto{kind}:: eenet.{name}\n```")
+    parts += ["## Where to go next", "- How they are used together: [eenet in Python](../how-to/python.md)."]
     return "\n\n".join(parts) + "\n"
