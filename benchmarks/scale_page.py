@@ -1,4 +1,4 @@
-"""`benchmarks/results/{scale,fleet}-*.csv` → `docs/results/scale.md`, from the tables of the hardware it runs on.
+"""`benchmarks/results/{scale,fleet}-*.csv` of this hardware → `docs/results/scale.md`.
 
 python benchmarks/scale_page.py
 """
@@ -47,59 +47,62 @@ def turned(rows: list[dict[str, str]]) -> list[dict[str, str]]:
 NAMES = ("equal", "bulk", "memory", "stages", "faults", "load", "killed", "rolled", "nodes")
 PAGE = """# Many machines
 
-What [`eenet batch` and Ray Serve](../how-to/scale.md) do, and what a simulator says of larger fleets. Made by
-`python benchmarks/scale_page.py` from CSVs in `benchmarks/results`; the command for each table stands above it.
+What [`eenet batch` and Ray Serve](../how-to/scale.md) do, and what a simulator says of larger fleets. Made
+by `python benchmarks/scale_page.py` from CSVs in `benchmarks/results`.
 
-{machine}: one machine with two processors. No cluster and no GPU were there. `cifar10-eenet56` under its own policy on
-ONNX Runtime, unless another network is named.
+{machine}: one machine with two processors. No cluster and no GPU were there. `cifar10-eenet56` under its
+own policy on ONNX Runtime, unless another network is named.
 
 ## The same answers
 
-`python benchmarks/scale.py --parts equal`: training images of CIFAR-10, by Ray from a parquet file, by `eenet predict` from files.
+`python benchmarks/scale.py --parts equal`: training images of CIFAR-10, by Ray from a parquet file, by
+`eenet predict` from files.
 
 {equal}
 
 ## Against processes run by hand
 
-`python benchmarks/scale.py --parts bulk`: `eenet batch --by network --workers 2`, and two processes of `eenet.Predictor` with one
-thread and half of the images each, in turn; medians. Without the start means: what the last two thirds of the images took.
+`python benchmarks/scale.py --parts bulk`: `eenet batch --by network --workers 2`, and two processes of
+`eenet.Predictor` with one thread and half of the images each, in turn; medians. *Without the start*: what
+the last two thirds of the images took.
 
 {bulk}
 
-Ray has {ratio} times the rate of processes run by hand, once it runs. The start is why `eenet predict` is better for few images.
+Once it runs, Ray has {ratio} times the rate of processes run by hand. Few images are better labelled by
+`eenet predict`, which has no such start.
 
 ## Memory
 
-`python benchmarks/scale.py --parts memory`: the object store is made much smaller than what goes through it.
+`python benchmarks/scale.py --parts memory`: the object store may hold much less than what goes through it.
 
 {memory}
 
-Ray reads on only as fast as workers run; nothing had to go to disk.
-
 ## By stage against by network
 
-`python benchmarks/scale.py --parts stages`: a ResNet-50 with random weights and three exits, images of 224 pixels, thresholds that
-let a quarter come to the last segment.
+`python benchmarks/scale.py --parts stages`: a ResNet-50 with random weights and three exits, images of 224
+pixels, thresholds that let a quarter come to the last segment.
 
 {stages}
 
-On processors the larger batch gains little; it is there for GPUs.
+On processors larger batches gain little, and features travel; stages are for deep segments on GPUs.
 
 ## What is killed
 
-`python benchmarks/scale.py --parts faults`: a worker is killed by its process id when the first part is written; the whole command
-is killed after a third of the parts, and given again with `--resume`. Rows are compared with those of `eenet.Predictor`.
+`python benchmarks/scale.py --parts faults`: a worker is killed by its process id when the first part is
+there; the whole command is killed after a third of the parts, and given again with `--resume`. Rows are
+compared with those of `eenet.Predictor`.
 
 {faults}
 
 ## Ray Serve
 
-`python benchmarks/scale_serving.py --parts load`: clients on the same machine, each waiting for its answer; requests of one image, two replicas.
+`python benchmarks/scale_serving.py --parts load`: clients on the same machine, each waiting for its
+answer; requests of one image; two replicas of every deployment.
 
 {load}
 
-`--parts killed`: under the load of eight threads of NVIDIA's `tritonclient` a replica is killed by its process id. What fails is
-sent again. Answers are compared with those of `eenet.Predictor`.
+`--parts killed`: under the load of eight threads of NVIDIA's `tritonclient` a replica is killed by its
+process id. What fails is sent again. Answers are compared with those of `eenet.Predictor`.
 
 {killed}
 
@@ -115,9 +118,9 @@ sent again. Answers are compared with those of `eenet.Predictor`.
 
 ## The simulator against reality
 
-`python benchmarks/fleet.py`: segments are timed alone in batches of several sizes. What Ray takes is timed by runs whose networks
-answer at once. Both in turn with real runs of `eenet batch`, two workers; medians of three turns. The simulator is given these times and
-the shares of exits.
+`python benchmarks/fleet.py`: segments are timed alone, in batches of several sizes. What Ray takes is timed
+by runs whose networks answer at once. Both in turn with real runs of `eenet batch`, two workers; times are
+means, real runs medians. The simulator is given these times and the shares of exits.
 
 {validate}
 
@@ -125,7 +128,7 @@ the shares of exits.
 
 The same simulator, machines with one processor each.
 
-All images are there from the start. *Drivers*: processes that collect answers, each of a job of its own; one collects no more.
+All images are there from the start. *Drivers*: processes that collect answers, each of a job of its own.
 
 {at_once}
 
