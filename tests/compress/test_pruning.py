@@ -18,7 +18,7 @@ from eenet.backbones.given.factories import trusted_name
 from eenet.backbones.given.widths import set_widths, widths_between
 from eenet.backbones.names import create_backbone
 from eenet.cli import main
-from eenet.compress.pruning import pruned
+from eenet.compress.pruning import pruned, sparsity_of
 from eenet.data import from_dataset
 from eenet.networks.network import EENet, ExitOutputs
 
@@ -326,3 +326,47 @@ def test_mistakes_are_one_line(
     given = [] if "--prune" in words else ["--prune", "0.5"]
     assert main([*MINE, *given, *words, "--out", str(tmp_path / "run")]) == 2
     assert told in capsys.readouterr().err
+
+
+def least_of_largest(network: EENet) -> float:
+    """How much smaller the least channel of a layer is than its largest, on average over the layers."""
+    found = []
+    for layer in network.stages.modules():
+        if isinstance(layer, nn.Conv2d):
+            norms_C = layer.weight.detach().flatten(1).norm(dim=1)
+            found.append(float(norms_C.min() / norms_C.max()))
+    return sum(found) / len(found)
+
+
+def test_the_penalty_of_sparsity_makes_whole_channels_small() -> None:
+    network = eenet.create_model("resnet20_cifar", num_classes=10, num_exits=2, input_size=SIZE)
+    penalty, before = sparsity_of(network, 0.05), least_of_largest(network)
+    gates = [parameter for head in network.heads for parameter in head.confidence.parameters()]
+    kept = [parameter.detach().clone() for parameter in gates]
+    for _ in range(10):
+        for parameter in network.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        penalty.add_gradient()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter -= 0.1 * parameter.grad
+    assert least_of_largest(network) < 0.8 * before
+    assert all(torch.equal(a, b) for a, b in zip(gates, kept, strict=True))
+
+
+def test_training_with_sparsity(tmp_path: Path) -> None:
+    """The least channels are smaller than those of the same run without it, relative to the largest."""
+    settings = {"model": "resnet8_cifar", "num_exits": 2, "epochs": 2, "batch_size": 64, "budget": "auto"}
+    found = []
+    for sparsity in (None, 0.01):
+        out = tmp_path / str(sparsity)
+        eenet.train("digits", out, sparsity=sparsity, **settings)
+        found.append(least_of_largest(EENet.from_pretrained(out)))
+    assert found[1] < 0.95 * found[0]
+
+
+def test_sparsity_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="sparsity is -1; it must be above 0"):
+        eenet.TrainConfig("digits", "resnet8_cifar", sparsity=-1)
+    with pytest.raises(ValueError, match="sparsity changes it; give one of them"):
+        eenet.TrainConfig("digits", "digits-eenet8", sparsity=1e-4, freeze_backbone=True)

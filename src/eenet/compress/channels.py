@@ -24,6 +24,8 @@ class _Group:
     """How Torch-Pruning takes channels out of it."""
     scores_P: Tensor
     """Importance of each position, the mean over `parts`."""
+    made_by: list[nn.Module]
+    """All layers whose outputs they are."""
     parts: int
     """Groups of channels in a grouped convolution or norm, which all lose the same positions."""
 
@@ -44,9 +46,7 @@ def prune_channels(
         kept: modules whose layers keep all their outputs.
     """
     library = require("torch_pruning", "pruning", extra="compress")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of parameters outside layers, which are pruned too
-        graph = library.DependencyGraph().build_dependency(module, example_inputs=image_1CHW, verbose=False)
+    graph = _graph(library, module, image_1CHW)
     groups = list(_groups(library, graph, {part for each in kept for part in each.modules()}))
     if not groups:
         return
@@ -60,6 +60,55 @@ def prune_channels(
         if len(worst):
             indices = [int(i) + part * positions for part in range(group.parts) for i in worst]
             graph.get_pruning_group(group.layer, group.cut_out, indices).prune()
+
+
+class Sparsity:
+    """A penalty in training that makes whole channels small, so that pruning loses less.
+
+    Group sparsity of Fang et al. 2023, as Torch-Pruning has it: it pulls at all weights of a channel
+    together, at those of the least important channels most.
+    """
+
+    def __init__(
+        self, module: nn.Module, image_1CHW: Tensor, weight: float, kept: Sequence[nn.Module] = ()
+    ) -> None:
+        """Find the channels that belong together.
+
+        Args:
+            module: the network.
+            image_1CHW: that it takes.
+            weight: of the penalty, such as 1e-4.
+            kept: modules whose outputs are never pruned.
+
+        Raises:
+            ValueError: Torch-Pruning is missing.
+        """
+        library = require("torch_pruning", "sparse training", extra="compress")
+        fixed = {part for each in kept for part in each.modules()}
+        groups = _groups(library, _graph(library, module, image_1CHW), fixed)
+        taken = {layer for group in groups for layer in group.made_by}
+        layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+        self.module = module
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.pruner = library.pruner.GroupNormPruner(
+                module,
+                image_1CHW,
+                importance=library.importance.GroupMagnitudeImportance(normalizer=None),
+                reg=weight,
+                ignored_layers=[layer for layer in layers if layer not in taken],
+            )
+
+    def add_gradient(self) -> None:
+        """Add that of the penalty to the gradients that there are; call it before a step."""
+        self.pruner.regularize(self.module)
+
+
+def _graph(library: Any, module: nn.Module, image_1CHW: Tensor) -> Any:
+    """Which layers depend on which."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of parameters outside layers, which are pruned too
+        return library.DependencyGraph().build_dependency(module, example_inputs=image_1CHW, verbose=False)
 
 
 def _rounded(left: float, positions: int, unit: int) -> int:
@@ -85,7 +134,9 @@ def _groups(library: Any, graph: Any, kept: set[nn.Module]) -> Iterator[_Group]:
         if len(scores) % parts:
             continue
         scores_P = scores.cpu().view(parts, -1).mean(0)
-        yield _Group(group[0].dep.target.module, group[0].dep.handler, scores_P, parts)
+        first = group[0].dep
+        modules = [node.module for node in made]
+        yield _Group(first.target.module, first.handler, scores_P, modules, parts)
 
 
 def _parts(layer: Any) -> int:

@@ -20,7 +20,7 @@ from eenet.backbones import (
     widths_between,
 )
 from eenet.common import Result, say, working
-from eenet.compress.channels import prune_channels
+from eenet.compress.channels import Sparsity, prune_channels
 from eenet.compress.exits import with_widths
 from eenet.networks import EENet
 from eenet.tasks import task_of
@@ -131,6 +131,32 @@ def pruned(
     return made, Pruning(macs=macs, macs_before=macs_before, how=how, round_to=unit)
 
 
+def sparsity_of(network: EENet, weight: float) -> Sparsity:
+    """A penalty that makes whole channels small in training, those that pruning could take out.
+
+    Args:
+        network: to be trained, and to be pruned later.
+        weight: of the penalty, such as 1e-4.
+
+    Raises:
+        ValueError: the task can't be pruned, or Torch-Pruning is missing or can't follow this network.
+    """
+    task_of(network.config.task).must_support("pruning")
+    image_1CHW = torch.zeros((1, *network.config.input_size)).to(example_tensor(network))
+    try:
+        with eval_mode(network), torch.enable_grad():
+            return Sparsity(network, image_1CHW, weight, _kept(network))
+    except ValueError:
+        raise
+    except Exception as error:  # whatever the library raises
+        raise _lost(network, error) from error
+
+
+def _kept(module: nn.Module) -> list[nn.Module]:
+    """Whose layers are never pruned."""
+    return [head.get_submodule("confidence") for head in module.heads] if isinstance(module, EENet) else []
+
+
 def _searched(
     module: nn.Module,
     keep: float,
@@ -189,12 +215,11 @@ def _once(module: Module, ratio: float, shape: Sequence[int], how: str, round_to
     """A pruned copy."""
     made = copy.deepcopy(module)
     image_1CHW = torch.zeros(tuple(shape)).to(example_tensor(module))
-    kept = [head.get_submodule("confidence") for head in made.heads] if isinstance(made, EENet) else []
     trained = {name: parameter.requires_grad for name, parameter in made.named_parameters()}
     made.requires_grad_(True)
     try:
         with eval_mode(made), torch.enable_grad():
-            prune_channels(made, image_1CHW, ratio, how=how, round_to=round_to, kept=kept)
+            prune_channels(made, image_1CHW, ratio, how=how, round_to=round_to, kept=_kept(made))
     except ValueError:
         raise
     except Exception as error:  # whatever the library raises

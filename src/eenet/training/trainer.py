@@ -15,6 +15,7 @@ from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from eenet.compress import sparsity_of
 from eenet.data import Augmentation, derived_seed, normalize
 from eenet.networks import EENet
 from eenet.tasks import task_of
@@ -94,6 +95,7 @@ class Trainer:
             label_smoothing=config.label_smoothing,
             class_weights_N=class_weights_N.to(accelerator.device) if class_weights_N is not None else None,
         )
+        self.sparsity = None if config.sparsity is None else sparsity_of(network, config.sparsity)
         self.costs_K, self.task = network.costs_K, task_of(network.config.task)
         self.mean, self.std = network.config.mean or [], network.config.std or []
 
@@ -125,6 +127,8 @@ class Trainer:
                 self.accelerator.backward(loss)
             losses.append(loss.detach())
         self.schedule.step_update(update)
+        if self.sparsity is not None:
+            self.sparsity.add_gradient()
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average:

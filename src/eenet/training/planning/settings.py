@@ -46,6 +46,8 @@ class TrainConfig:
     """Share of the trained backbone's MACs that pruning leaves, such as 0.5, before it is trained on."""
     prune_how: Literal["uniform", "global"] = "uniform"
     """Which channels go, see `eenet.compress.prune`."""
+    sparsity: float | None = None
+    """Weight of a penalty that makes whole channels small, such as 1e-4, for a network to be pruned later."""
     num_exits: int = 3
     """Number of early exits; 0 trains the plain backbone, for comparison."""
     placement: Placement = "linear"
@@ -185,6 +187,12 @@ class TrainConfig:
         if self.prune is not None and self.freeze_backbone:
             raise ValueError(
                 "freeze_backbone keeps the backbone as it is, prune changes it; give one of them"
+            )
+        if self.sparsity is not None and not self.sparsity > 0:
+            raise ValueError(f"sparsity is {self.sparsity}; it must be above 0, such as 1e-4")
+        if self.sparsity is not None and self.freeze_backbone:
+            raise ValueError(
+                "freeze_backbone keeps the backbone as it is, sparsity changes it; give one of them"
             )
         if self.freeze_backbone and not self.num_exits:
             raise ValueError("freeze_backbone without early exits leaves nothing to train")
