@@ -35,6 +35,8 @@ def predict(
     top_k: int | None = None,
     strict: Flag = False,
     resume: Flag = False,
+    tile: int | None = None,
+    halo: int = 16,
     as_json: Json = False,
 ) -> int:
     """Label images; each leaves the network at the first exit that is sure enough.
@@ -47,6 +49,8 @@ def predict(
         top_k: Keep the probabilities of so many of the likeliest classes.
         strict: Stop at the first file that can't be read.
         resume: Go on with the answers that are in --out.
+        tile: For masks: cut images, at their own size, into tiles of at most so many pixels a side.
+        halo: Pixels around a tile that it sees as well.
     """
     import eenet
     from eenet.runtime import prediction_lines
@@ -63,6 +67,8 @@ def predict(
         out=out,
         strict=strict,
         resume=resume,
+        tile=tile,
+        halo=halo,
     )
 
     def counted() -> Iterator[eenet.FilePrediction]:

@@ -16,6 +16,7 @@ from eenet.networks import Network, StoredNetwork, name_of, open_network
 from eenet.policies import ExitPolicy
 from eenet.runtime.backends.choice import installed, options_of
 from eenet.runtime.predictor import Predictor
+from eenet.runtime.tiling import HALO, check_tiles
 from eenet.tasks import Task, task_of
 
 FEW_IMAGES = 500  # to make a graph for a faster backend would take longer than to label them
@@ -62,6 +63,8 @@ def predict(
     out: str | Path | None = None,
     strict: bool = False,
     resume: bool = False,
+    tile: int | None = None,
+    halo: int = HALO,
 ) -> list[FilePrediction]:
     """Label image files; each image leaves at the first exit that is sure enough.
 
@@ -78,6 +81,7 @@ def predict(
         out: file for the rows as they come: .csv, .jsonl or .parquet.
         strict: stop at the first file that can't be read. A single file is always strict.
         resume: go on with the rows that are in `out`.
+        tile, halo: pixels, for large images of which masks are wanted, see `eenet.Predictor`.
 
     Returns:
         A row for each file, in order; with `resume` those of this run.
@@ -89,7 +93,7 @@ def predict(
             are of another network or policy.
     """
     chosen: dict[str, Any] = {"budget": budget, "policy": policy, "backend": backend, "top_k": top_k}
-    chosen["providers"] = providers
+    chosen |= {"providers": providers, "tile": tile, "halo": halo}
     return list(predict_each(checkpoint, inputs, **chosen, out=out, strict=strict, resume=resume))
 
 
@@ -105,12 +109,14 @@ def predict_each(
     out: str | Path | None = None,
     strict: bool = False,
     resume: bool = False,
+    tile: int | None = None,
+    halo: int = HALO,
 ) -> Generator[FilePrediction, None, None]:
     """The rows of `predict` as they come, in constant memory.
 
     Args:
-        checkpoint, inputs, budget, policy, backend, providers, top_k, out, resume: as for `predict`. `out`
-            holds all rows at any moment.
+        checkpoint, inputs, budget, policy, backend, providers, top_k, out, resume, tile, halo: as for
+            `predict`. `out` holds all rows at any moment.
         strict: raise the error of a file that can't be read, instead of giving a row with it.
 
     Raises:
@@ -126,6 +132,9 @@ def predict_each(
     config, task = network.config, task_of(network.config.task)
     if top_k is not None:
         task.must_support("--top-k")
+    if tile is not None:
+        task.must_support("--tile")
+        check_tiles(tile, halo)
     config.normalization(name_of(checkpoint))  # before there is a file of answers
     likeliest = min(top_k or config.num_classes, config.num_classes)
     place, folder = task.places(Path(out) if out is not None else None)
@@ -134,9 +143,8 @@ def predict_each(
     names = _names(files) if folder is not None else {}
     try:
         todo = [file for file in files if rows is None or str(file) not in rows.done]
-        predictor = _predictor(
-            network, len(todo), budget=budget, policy=policy, backend=backend, providers=providers
-        )
+        given: dict[str, Any] = {"backend": backend, "providers": providers, "tile": tile, "halo": halo}
+        predictor = _predictor(network, len(todo), budget=budget, policy=policy, **given)
         flushed = time.monotonic()
         if rows is not None:
             _check_same(rows, predictor, task)

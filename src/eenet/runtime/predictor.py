@@ -1,5 +1,6 @@
 """The door for users: images in, labels out, each with the exit it took."""
 
+import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from eenet.runtime.backends.choice import create_backend, installed, options_of
 from eenet.runtime.compacting import Answers, run_batch
 from eenet.runtime.graphs.segments import segments_of
 from eenet.runtime.queued import QueuedEngine
+from eenet.runtime.tiling import HALO, check_tiles, put_together, tiles_of
 from eenet.tasks import AnyPrediction, Seen, task_of
 
 ENGINES = ("compacting", "queued")
@@ -50,6 +52,8 @@ class Predictor:
         workers: int | None = None,
         precision: str = "f32",
         providers: Sequence[str] = (),
+        tile: int | None = None,
+        halo: int = HALO,
     ) -> None:
         """A network, or the name of a checkpoint; by default under the checkpoint's policy.
 
@@ -70,6 +74,9 @@ class Predictor:
             precision: `f32`, or `bf16` with torch, torch-compile and OpenVINO.
             providers: ONNX Runtime's execution providers, such as `CUDAExecutionProvider`, the most wanted
                 first. Default: the processor's.
+            tile: cut images, at their own size, into tiles of at most so many pixels a side; each leaves by
+                itself. For masks. Default: images whole, at the size trained with.
+            halo: pixels around a tile that it sees as well.
 
         Raises:
             FileNotFoundError, ValueError: the checkpoint can't be loaded, or the network has no
@@ -90,9 +97,13 @@ class Predictor:
             )
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; give at least 1")
+        if tile is not None:
+            self._task.must_support("--tile")
+            check_tiles(tile, halo)
         if engine not in ENGINES:
             raise ValueError(f"unknown engine {engine!r}; choose from {', '.join(ENGINES)}")
         self.policy, self.batch_size = policy, batch_size
+        self._tile, self._halo = tile, halo
         self._costs = self.network.costs(policy.enabled)
         fallback = False
         if backend is None:
@@ -173,9 +184,10 @@ class Predictor:
     def _decoded(self, images: Sequence[Any]) -> tuple[list[Seen], list[ValueError | OSError | None]]:
         """Pixels of those that can be read, and for each of all its error."""
         seen, errors = [], []
+        read = self._task.read if self._tile is None else self._task.read_large
         for image in images:
             try:
-                seen.append(self._task.read(image, self.network.config))
+                seen.append(read(image, self.network.config))
                 errors.append(None)
             except (ValueError, OSError) as error:
                 errors.append(error)
@@ -185,20 +197,42 @@ class Predictor:
         return self._answered(*self._decoded(images))
 
     def _answered(self, seen: Sequence[Seen], errors: Sequence[ValueError | OSError | None]) -> list[Read]:
-        """Answers for the images that could be read; those of one size are run together."""
-        found: list[Any] = [None] * len(seen)
-        shapes: dict[tuple[int, ...], list[int]] = {}
-        for i, (pixels_CHW, _) in enumerate(seen):
-            shapes.setdefault(pixels_CHW.shape, []).append(i)
-        for rows in shapes.values():
-            answers = self.run(np.stack([seen[i].pixels_CHW for i in rows]))
-            for i, probabilities, exit_index in zip(
-                rows, answers.probabilities_BN, answers.exits_B.tolist(), strict=True
-            ):
-                cost, size = self._costs[exit_index], seen[i].size
-                found[i] = self._task.prediction(probabilities, exit_index, cost, size, self.network.config)
-        answers = iter(found)
+        """Answers for the images that could be read."""
+        answers = iter(self._whole(seen) if self._tile is None else map(self._in_tiles, seen))
         return [next(answers) if error is None else error for error in errors]
+
+    def _whole(self, seen: Sequence[Seen]) -> Iterator[Any]:
+        each = self._each([pixels_CHW for pixels_CHW, _ in seen])
+        for (probabilities, exit_index), (_, size) in zip(each, seen, strict=True):
+            cost, config = self._costs[exit_index], self.network.config
+            yield self._task.prediction(probabilities, exit_index, cost, size, config)
+
+    def _in_tiles(self, seen: Seen) -> Any:
+        assert self._tile is not None
+        by_row = tiles_of(seen.size, self._tile, self._halo)
+        tiles = [one for row in by_row for one in row]
+        each = self._each([seen.pixels_CHW[:, one.place[0], one.place[1]] for one in tiles])
+        whole = put_together(tiles, [answer for answer, _ in each], seen.size)
+        exits = np.array([exit_index for _, exit_index in each]).reshape(len(by_row), -1)
+        spent = sum(self._costs[k] * one.area for one, (_, k) in zip(tiles, each, strict=True))
+        cost = spent / math.prod(seen.size)
+        return self._task.prediction_of_tiles(whole, exits.tolist(), cost, seen.size, self.network.config)
+
+    def _each(self, pixels: Sequence[NDArray[np.uint8]]) -> list[tuple[NDArray[np.float32], int]]:
+        """What each image leaves with, and where; those of one size are run together."""
+        found: list[Any] = [None] * len(pixels)
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        for i, pixels_CHW in enumerate(pixels):
+            shapes.setdefault(pixels_CHW.shape, []).append(i)
+        for alike in shapes.values():
+            for start in range(0, len(alike), self.batch_size):
+                rows = alike[start : start + self.batch_size]
+                answers = self.run(np.stack([pixels[i] for i in rows]))
+                for i, probabilities, exit_index in zip(
+                    rows, answers.probabilities_BN, answers.exits_B.tolist(), strict=True
+                ):
+                    found[i] = probabilities, exit_index
+        return found
 
     def run(self, pixels_BCHW: NDArray[np.uint8]) -> Answers:
         """Class probabilities and exits of images that have the network's size already.

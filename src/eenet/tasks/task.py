@@ -157,6 +157,21 @@ class Task(ABC):
             FileNotFoundError, ValueError: it can't be read.
         """
 
+    def read_large(self, image: Any, config: Any) -> Seen:
+        """The same at its own size, to be run in tiles."""
+        raise NotImplementedError
+
+    def prediction_of_tiles(
+        self,
+        probabilities: NDArray[np.float32],
+        exits: list[list[int]],
+        cost: float,
+        size: tuple[int, int],
+        config: Any,
+    ) -> Any:
+        """The answer put together of tiles, with the exit of each by row."""
+        raise NotImplementedError
+
     def explained(self, config: Any) -> dict[str, str]:
         """What programs without eenet have to know: how to `resize` an image, and what an `answer` is."""
         raise NotImplementedError

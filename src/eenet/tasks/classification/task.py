@@ -34,6 +34,7 @@ class Classification(Task):
     keeps_classifier: ClassVar[bool] = True
     works_unlabelled: ClassVar[bool] = True
     any_size: ClassVar[bool] = False
+    unsupported: ClassVar[Mapping[str, str]] = {"--tile": ""}
     outputs: ClassVar[Mapping[str, str]] = {"probabilities": "FP32", "label": "BYTES"}
 
     def load(self, name: str, split: str, **options: Any) -> Any:

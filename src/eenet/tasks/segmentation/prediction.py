@@ -26,6 +26,8 @@ class MaskPrediction:
     probabilities_Nhw: NDArray[np.float32] = field(repr=False, compare=False)
     """Of all classes, at the decoder's stride."""
     class_names: Sequence[str] = field(repr=False, compare=False)
+    tile_exits: list[list[int]] | None = None
+    """Of an image in tiles: where each left, by row; `exit` is the deepest."""
 
     @cached_property
     def mask(self) -> NDArray[np.uint8]:
@@ -55,5 +57,5 @@ class MaskPrediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the mask as rows of class numbers."""
-        told = ("exit", "relative_cost", "shares")
+        told = ["exit", "relative_cost", "shares", *(["tile_exits"] if self.tile_exits else [])]
         return {**{name: getattr(self, name) for name in told}, "mask": self.mask.tolist()}

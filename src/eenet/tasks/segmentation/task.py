@@ -1,6 +1,7 @@
 """Semantic segmentation as a task: a class for every pixel."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -125,14 +126,29 @@ class Segmentation(Task):
         return small.masked_fill(small == NO_CLASS, IGNORED)
 
     def read(self, image: Any, config: Any) -> Seen:
-        from eenet.data import scaled_to, size_for, standardised, whole_pixels
+        from eenet.data import scaled_to, size_for
 
-        channels, *sides = config.input_size
-        pixels_CHW = whole_pixels(image, channels)
-        _, height, width = pixels_CHW.shape
+        pixels_CHW, size = self.read_large(image, config)
+        return Seen(scaled_to(pixels_CHW, size_for(size, min(config.input_size[1:]))), size)
+
+    def read_large(self, image: Any, config: Any) -> Seen:
+        from eenet.data import standardised, whole_pixels
+
+        pixels_CHW = whole_pixels(image, config.input_size[0])
         if config.task_settings.get("standardise"):
             pixels_CHW = standardised(pixels_CHW)
-        return Seen(scaled_to(pixels_CHW, size_for((height, width), min(sides))), (height, width))
+        return Seen(pixels_CHW, (pixels_CHW.shape[1], pixels_CHW.shape[2]))
+
+    def prediction_of_tiles(
+        self,
+        probabilities: NDArray[np.float32],
+        exits: list[list[int]],
+        cost: float,
+        size: tuple[int, int],
+        config: Any,
+    ) -> MaskPrediction:
+        deepest = max(map(max, exits))
+        return replace(self.prediction(probabilities, deepest, cost, size, config), tile_exits=exits)
 
     def explained(self, config: Any) -> dict[str, str]:
         from eenet.data import STANDARD_SPREAD
