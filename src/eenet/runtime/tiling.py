@@ -1,8 +1,8 @@
 """Large images in tiles: cut with a halo around each, and their answers put together again.
 
 Tiles go through the engine like images, so plain parts of an image leave early and crowded ones go on. An
-answer is the whole image's wherever the network looks no further than the halo. Where sides aren't multiples of
-32 it is nearly so: the state of a whole image is then a little finer than its stride says.
+answer is the whole image's wherever the network looks no further than the halo. Nearly so where sides aren't
+multiples of 32: the state of a whole image is then a little finer than its stride says.
 """
 
 import math
