@@ -1,0 +1,89 @@
+"""Large images in tiles that leave by themselves: time and mIoU against the whole image through all exits.
+
+    python benchmarks/tiles.py runs/camvid-seed0 [--megapixels 1] [--images 60] [--budget 0.6]
+
+Test images are enlarged. Every way takes its turn on each image: `whole`, never leaving early; `whole, early`,
+the image leaves as one; `tiles`, each leaves by itself; `tiles, never early`, what cutting and the halo cost. Times
+are of the network without decoding, medians over images; mIoU is of all images at the masks' own size.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+import eenet
+from eenet.common import format_table, hardware
+from eenet.data import scaled_to
+from eenet.evaluation import as_images
+from eenet.networks import open_network
+from eenet.policies import logarithm
+from eenet.tasks.segmentation.maps import class_map
+from eenet.tasks.segmentation.records import confusion, miou
+
+WARM_UP = 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--data")
+    parser.add_argument("--megapixels", type=float, default=1.0)
+    parser.add_argument("--images", type=int, default=60)
+    parser.add_argument("--tile", type=int, default=256)
+    parser.add_argument("--halo", type=int, default=16)
+    parser.add_argument("--budget", type=float)
+    parser.add_argument("--backend", default="onnxruntime")
+    given = parser.parse_args()
+    network = open_network(given.checkpoint)
+    images = as_images(given.data, network.config, "test")
+    own = network.config.exit_policy(given.budget)
+    never = eenet.ExitPolicy(own.score, own.thresholds, (False,) * len(own.thresholds))
+    whole = {"tile": 1 << 14, "halo": 0}
+    tiles = {"tile": given.tile, "halo": given.halo}
+    ways = {
+        name: eenet.Predictor(network, policy=policy, backend=given.backend, **cut)
+        for name, policy, cut in (
+            ("whole", never, whole),
+            ("whole, early", own, whole),
+            ("tiles, never early", never, tiles),
+            ("tiles", own, tiles),
+        )
+    }
+    classes = network.config.num_classes
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    costs: dict[str, list[float]] = {name: [] for name in ways}
+    totals = {name: np.zeros((classes, classes), np.int64) for name in ways}
+    rows = np.linspace(0, len(images) - 1, min(given.images, len(images))).astype(int).tolist()
+    for n, index in enumerate([*rows[:WARM_UP], *rows]):
+        pixels_CHW, mask_HW = images.pair(index)
+        scale = (1e6 * given.megapixels / mask_HW.size) ** 0.5
+        large_CHW = scaled_to(pixels_CHW, [round(side * scale) for side in mask_HW.shape])
+        for name, predictor in ways.items():
+            start = time.perf_counter()
+            found = predictor.predict(large_CHW)
+            spent = 1e3 * (time.perf_counter() - start)
+            if n >= WARM_UP:
+                times[name].append(spent)
+                costs[name].append(found.relative_cost)
+                answer_HW = class_map(logarithm(found.probabilities_Nhw), mask_HW.shape)
+                totals[name] += confusion(mask_HW, answer_HW, classes)
+    full = times["whole"]
+    table = [
+        [
+            name,
+            f"{np.mean(costs[name]):.3f}",
+            f"{median(times[name]):.1f}",
+            f"{median(t / f for t, f in zip(times[name], full, strict=True)):.3f}",
+            f"{100 * miou(totals[name]):.2f}",
+        ]
+        for name in ways
+    ]
+    print(f"{len(rows)} images of {given.megapixels:g} megapixels, {given.backend}, {hardware()}\n")
+    print(format_table(["way", "relative cost", "ms", "time ratio", "mIoU"], table))
+
+
+if __name__ == "__main__":
+    main()
