@@ -46,19 +46,11 @@ class AnyRecords(ABC):
 
     @abstractmethod
     def subset(self, rows: NDArray[Any]) -> Self:
-        """The records of some inputs.
-
-        Args:
-            rows: indices of the inputs, or a bool for each.
-        """
+        """The records of some inputs: `rows` are their indices, or a bool for each."""
 
     @abstractmethod
     def save(self, path: str | Path) -> None:
-        """Write them as one file.
-
-        Args:
-            path: of the safetensors file.
-        """
+        """Write them as one safetensors file, `path`."""
 
     @abstractmethod
     def scores(self, score: str, enabled: Sequence[bool]) -> NDArray[np.float32]:
@@ -106,7 +98,7 @@ class AnyRecords(ABC):
         return self.worth()[-1]
 
     def alike(self, other: Any) -> bool:
-        """Whether both hold the same answers to the same inputs, but for rounding."""
+        """Whether `other` holds the same answers to the same inputs, but for rounding."""
         raise NotImplementedError
 
     def losses(self) -> NDArray[np.float64]:
@@ -196,11 +188,7 @@ class Records(AnyRecords):
         return np.stack(rows) if rows else np.empty((0, len(self)), np.float32)
 
     def worth(self, enabled: Sequence[bool] | None = None) -> NDArray[np.float64]:
-        """1 where the answer at an exit is right, else 0: [K, B]; their mean is accuracy.
-
-        Args:
-            enabled: see `correct`.
-        """
+        """1 where the answer at an exit is right, else 0: [K, B]; `enabled` as for `correct`."""
         return self.correct(enabled).astype(np.float64)
 
     def joined(self) -> "Records":
@@ -223,7 +211,7 @@ class Records(AnyRecords):
         return probabilities(self.answers()[-1]).max(1)
 
     def alike(self, other: Any) -> bool:
-        """Whether both hold the same answers to the same inputs, but for rounding."""
+        """Whether `other` holds the same answers to the same inputs, but for rounding."""
         return (
             np.array_equal(self.labels_B, other.labels_B)
             and self.ensemble == other.ensemble

@@ -161,7 +161,7 @@ class SegmentationRecords(AnyRecords):
         return set(np.flatnonzero(self.confusion_KBNN[-1].sum((0, 2))).tolist())
 
     def alike(self, other: Any) -> bool:
-        """Whether both hold the same answers to the same images, but for rounding."""
+        """Whether `other` holds the same answers to the same images, but for rounding."""
         mine, others = self.confusion_KBNN.astype(np.int64), other.confusion_KBNN.astype(np.int64)
         return (
             mine.shape == others.shape
