@@ -49,7 +49,9 @@ def test_nothing_lies_beside_the_packages() -> None:
     [
         *ORDER,
         "backbones/given",
+        "data/boxes",
         "data/masks",
+        "data/paired",
         "data/readers",
         "runtime/backends",
         "runtime/graphs",

@@ -1,18 +1,17 @@
-"""Shuffled batches of images with masks, varied together, all decided by seed, epoch and step alone."""
+"""Shuffled batches of images with masks, varied together."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from eenet.data.batching import derived_seed, loaded, own_rows, shuffled
 from eenet.data.masks.reading import NO_CLASS
 from eenet.data.masks.sets import MaskedImages
+from eenet.data.paired.varying import paired_batches
 from eenet.data.sources import Augmentation
 
 LEAST_AREA = 0.25  # of an image, in a random part that is brought to full size
@@ -28,59 +27,36 @@ class MaskBatch(NamedTuple):
 
 
 def mask_batches(
-    images: MaskedImages,
-    batch_size: int,
-    augmentation: Augmentation,
-    *,
-    seed: int,
-    epoch: int,
-    start: int = 0,
-    part: tuple[int, int] = (0, 1),
-    workers: int | None = None,
+    images: MaskedImages, batch_size: int, augmentation: Augmentation, **which: Any
 ) -> Iterator[MaskBatch]:
-    """The shuffled batches of one epoch from step `start` on; see `eenet.data.batches`.
+    """The shuffled batches of one epoch; `which`: seed, epoch and so on, see `eenet.data.batches`.
 
     Every image is brought to its size and gives a random part, [side, side]. With `crop` that is 25 to 100 %
     of its area, scaled; with `flip` it may be mirrored.
     """
-    steps = _Steps(images, batch_size, augmentation, seed, epoch, part)
-    yield from loaded(steps, range(start, len(images) // batch_size), images, workers)
+    vary = partial(_varied, transform(images.side, augmentation))
+    yield from paired_batches(images, batch_size, vary, _joined, **which)
 
 
-@dataclass
-class _Steps(Dataset[MaskBatch]):
-    images: MaskedImages
-    batch_size: int
-    augmentation: Augmentation
-    seed: int
-    epoch: int
-    part: tuple[int, int]
+def transform(side: int, augmentation: Augmentation) -> v2.Transform:
+    """A random part of an image and its mask, both [side, side]."""
+    if augmentation.crop:
+        found: list[v2.Transform] = [v2.RandomResizedCrop(side, (LEAST_AREA, 1.0), antialias=True)]
+    else:
+        fill = {tv_tensors.Image: 0, tv_tensors.Mask: NO_CLASS}
+        found = [
+            v2.Resize(side, antialias=True),
+            v2.RandomCrop(side, pad_if_needed=True, fill=fill),  # type: ignore[arg-type]
+        ]
+    if augmentation.flip:
+        found.append(v2.RandomHorizontalFlip())
+    return v2.Compose(found)
 
-    def __post_init__(self) -> None:
-        self.order = shuffled(len(self.images), self.seed, self.epoch).tolist()
-        side = self.images.side
-        if self.augmentation.crop:
-            found: list[v2.Transform] = [v2.RandomResizedCrop(side, (LEAST_AREA, 1.0), antialias=True)]
-        else:
-            fill = {tv_tensors.Image: 0, tv_tensors.Mask: NO_CLASS}
-            found = [
-                v2.Resize(side, antialias=True),
-                v2.RandomCrop(side, pad_if_needed=True, fill=fill),  # type: ignore[arg-type]
-            ]
-        if self.augmentation.flip:
-            found.append(v2.RandomHorizontalFlip())
-        self.transform = v2.Compose(found)
 
-    def __getitem__(self, step: int) -> MaskBatch:
-        size = self.batch_size
-        chosen = self.order[step * size : (step + 1) * size][own_rows(size, self.part)]
-        pairs = [self._varied(index, derived_seed(self.seed, self.epoch, index + 1)) for index in chosen]
-        return MaskBatch(*map(torch.stack, zip(*pairs, strict=True)))
+def _varied(transform: v2.Transform, pixels_CHW: Any, mask_HW: Any) -> tuple[Tensor, Tensor]:
+    image, mask = transform(tv_tensors.Image(pixels_CHW), tv_tensors.Mask(mask_HW[None]))
+    return image.as_subclass(Tensor), mask.as_subclass(Tensor)[0]
 
-    def _varied(self, index: int, seed: int) -> tuple[Tensor, Tensor]:
-        pixels_CHW, mask_HW = self.images.pair(index)
-        image, mask = tv_tensors.Image(pixels_CHW), tv_tensors.Mask(mask_HW[None])
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            image, mask = self.transform(image, mask)
-        return image.as_subclass(Tensor), mask.as_subclass(Tensor)[0]
+
+def _joined(pairs: Sequence[tuple[Tensor, Tensor]]) -> MaskBatch:
+    return MaskBatch(*map(torch.stack, zip(*pairs, strict=True)))
