@@ -1,6 +1,6 @@
 """Objects as a file has them → checked boxes; and an image brought to a network's size, by letterboxing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -48,6 +48,11 @@ class Objects(NamedTuple):
     areas_M: NDArray[np.float64]
     size: tuple[int, int]
     """(height, width) of the image."""
+
+
+def made(found: Found | Callable[[], Found]) -> Found:
+    """Objects of an image whose file is perhaps only read now."""
+    return found if isinstance(found, Found) else found()
 
 
 def found_objects(

@@ -7,7 +7,15 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from eenet.data.boxes.reading import MULTIPLE, BoxFormat, Objects, found_objects, letterboxed, read_objects
+from eenet.data.boxes.reading import (
+    MULTIPLE,
+    BoxFormat,
+    Objects,
+    found_objects,
+    letterboxed,
+    made,
+    read_objects,
+)
 from eenet.data.paired.sets import PairedImages
 from eenet.data.pixels import Pixels, image_size
 
@@ -18,15 +26,14 @@ LARGEST = 640  # longer side that images are brought to, unless another is asked
 class BoxedImages(PairedImages[Objects]):
     """Images with objects. `side` is of their longer side; boxes are in pixels of the images as they are.
 
-    An image may hold no object. `form` is a `BoxFormat`.
+    An image may hold no object. `form` is a `BoxFormat`. `read` gives objects as `Found`, or what makes that.
     """
 
     task: ClassVar[str] = "detection"
 
     def decoded(self, image: Any, truth: Any, name: str) -> tuple[Pixels, Objects]:
-        return read_objects(
-            image, truth, self.form, name, channels=self.channels, standardise=self.standardise
-        )
+        options: dict[str, Any] = {"channels": self.channels, "standardise": self.standardise}
+        return read_objects(image, made(truth), self.form, name, **options)
 
     def scaled(self, index: int) -> tuple[Pixels, Objects]:
         pixels_CHW, objects = self.pair(index)
@@ -72,10 +79,11 @@ def boxed_images(
         return images[index], found[index], f"image {index}"
 
     channels = image_size(images[0])[0]
-    made = BoxedImages(read, len(images), BoxFormat(tuple(class_names)), channels, 1, standardise=standardise)
-    made = made.checked(lambda _: None, skip_damaged=False, in_memory=2**31)
-    longest = max(max(truth.size) for _, truth in made.held.values())
-    return replace(made, side=side_for(longest if side is None else side, asked=side is not None))
+    form = BoxFormat(tuple(class_names))
+    whole = BoxedImages(read, len(images), form, channels, 1, standardise=standardise)
+    whole = whole.checked(lambda _: None, skip_damaged=False, in_memory=2**31)
+    longest = max(max(truth.size) for _, truth in whole.held.values())
+    return replace(whole, side=side_for(longest if side is None else side, asked=side is not None))
 
 
 def side_for(longest: int, *, asked: bool) -> int:

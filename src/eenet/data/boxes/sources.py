@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from eenet.data.boxes.coco import coco_splits
-from eenet.data.boxes.reading import BoxFormat, Found, found_objects, from_xywh
+from eenet.data.boxes.reading import BoxFormat, Found, found_objects, from_xywh, made
 from eenet.data.boxes.sets import BoxedImages, side_for
 from eenet.data.boxes.texts import voc_splits, yolo_splits
 from eenet.data.datasets import IN_MEMORY, SPLITS, Place, place_of
@@ -108,5 +108,6 @@ def _of_parquet(objects: Any) -> Found:
 def _numbers(splits: Splits) -> list[str]:
     """Classes by their numbers, where nothing names them."""
     read, count = splits.get("train", next(iter(splits.values())))
-    highest = max((int(np.max(read(i)[1].labels_M, initial=-1)) for i in range(count)), default=-1)
+    found = [made(truth) for _, truth, _ in map(read, range(count))]
+    highest = max((int(np.max(each.labels_M, initial=-1)) for each in found), default=-1)
     return [str(n) for n in range(highest + 1)]

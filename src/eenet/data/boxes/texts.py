@@ -11,7 +11,7 @@ import numpy as np
 
 from eenet.common import require
 from eenet.data import readers
-from eenet.data.boxes.reading import found_objects
+from eenet.data.boxes.reading import Found, found_objects
 from eenet.data.paired.splits import INFO_FILE, Splits, folder_pairs
 
 LABELS = ("labels",)
@@ -39,7 +39,10 @@ def yolo_splits(directory: Path) -> tuple[Splits, list[str] | None]:
 
 
 def _yolo_row(files: Sequence[Path], texts: Sequence[Path | None], index: int) -> tuple[Any, Any, str]:
-    text = texts[index]
+    return files[index], partial(_yolo_objects, texts[index]), str(files[index])
+
+
+def _yolo_objects(text: Path | None) -> Found:
     boxes, labels = [], []
     for number, line in enumerate(text.read_text().splitlines() if text else (), 1):
         words = line.split()
@@ -60,7 +63,7 @@ def _yolo_row(files: Sequence[Path], texts: Sequence[Path | None], index: int) -
         else:
             outline = values.reshape(-1, 2)
             boxes.append([*outline.min(0), *outline.max(0)])
-    return files[index], found_objects(boxes, labels, relative=True), str(files[index])
+    return found_objects(boxes, labels, relative=True)
 
 
 def _names(directory: Path) -> list[str] | None:
@@ -146,10 +149,14 @@ def _voc_row(
     rows: Sequence[tuple[Path, list[dict[str, Any]]]], classes: Mapping[str, int], index: int
 ) -> tuple[Any, Any, str]:
     image, objects = rows[index]
+    return image, partial(_voc_found, str(image), objects, classes), str(image)
+
+
+def _voc_found(name: str, objects: Sequence[Mapping[str, Any]], classes: Mapping[str, int]) -> Found:
     unknown = next((each["name"] for each in objects if each["name"] not in classes), None)
     if unknown is not None:
-        raise ValueError(f"{image} holds category {unknown!r}; there are {', '.join(classes)}")
+        raise ValueError(f"{name} holds category {unknown!r}; there are {', '.join(classes)}")
     boxes_M4 = np.array([each["box"] for each in objects]).reshape(-1, 4) - [1, 1, 0, 0]  # VOC counts from 1
     labels = [classes[each["name"]] for each in objects]
     crowd = np.array([each["difficult"] for each in objects], bool)
-    return image, found_objects(boxes_M4, labels, crowd=crowd), str(image)
+    return found_objects(boxes_M4, labels, crowd=crowd)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from eenet.common import progress, require
 from eenet.data import readers
 from eenet.data.datasets import Place
+from eenet.data.image_sets import UNREADABLE
 from eenet.data.paired.sets import PairedImages
 from eenet.data.pixels import image_size
 
@@ -187,4 +188,11 @@ def sizes_of(splits: Splits, most: int = LOOKED_AT) -> NDArray[np.int64]:
     """(channels, height, width) of some of the training images, a row each."""
     read, count = splits.get("train", next(iter(splits.values())))
     places = np.linspace(0, count - 1, min(count, most)).astype(int)
-    return np.array([image_size(read(int(i))[0]) for i in places])
+    found = []
+    for i in places.tolist():
+        try:
+            found.append(image_size(read(i)[0]))
+        except UNREADABLE:  # which is told later, of all images
+            if i == places[-1] and not found:
+                raise
+    return np.array(found)
