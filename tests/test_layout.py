@@ -58,6 +58,7 @@ def test_nothing_lies_beside_the_packages() -> None:
         "scale/bulk",
         "serving/protocol",
         "tasks/classification",
+        "tasks/detection",
         "tasks/segmentation",
         "training/planning",
     ],

@@ -68,7 +68,14 @@ if TYPE_CHECKING:  # imported on first use: torch and timm take seconds, and `ee
     from eenet.runtime import BenchRow, FilePrediction, Prediction, Predictor, predict, predict_each
     from eenet.scale import BatchResult, batch
     from eenet.serving import serve
-    from eenet.tasks import MaskPrediction, SegmentationEvaluation, SegmentationRecords
+    from eenet.tasks import (
+        BoxPrediction,
+        DetectionEvaluation,
+        DetectionRecords,
+        MaskPrediction,
+        SegmentationEvaluation,
+        SegmentationRecords,
+    )
     from eenet.training import (
         Calibration,
         Names,
@@ -135,9 +142,12 @@ __all__ = [
     "BatchResult",
     "Bench",
     "BenchRow",
+    "BoxPrediction",
     "Calibration",
     "CheckpointInfo",
     "DataInfo",
+    "DetectionEvaluation",
+    "DetectionRecords",
     "DiagnosedEvaluation",
     "Diagnosis",
     "Evaluation",

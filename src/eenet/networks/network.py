@@ -23,7 +23,7 @@ class ExitOutputs(NamedTuple):
     """What every exit says, in train and in eval mode alike."""
 
     logits_KBN: list[Tensor]
-    """K tensors [B, N]: the classification branches, the final exit last."""
+    """K tensors [B, N], of places [B, N, h, w]: the classification branches, the final exit last."""
     confidence_logits_KB: list[Tensor]
     """K - 1 tensors [B]: the confidence branches of the early exits, before the sigmoid."""
 
@@ -157,6 +157,7 @@ class EENet(nn.Module):
         for head, gate in zip(self.heads, fitted.gates, strict=bool(fitted.gates)):
             head.get_submodule("confidence").load_state_dict(gate.state_dict())
         self.config.ensemble = fitted.ensemble
+        self.config.task_settings = {**self.config.task_settings, **fitted.task_settings}
         self.config.policy = fitted.policy.to_dict()
         self.config.budgets = {budget: policy.to_dict() for budget, policy in fitted.budgets.items()}
 

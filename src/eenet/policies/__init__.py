@@ -36,9 +36,10 @@ if TYPE_CHECKING:
         recorded_scores,
         relative_costs,
     )
-    from eenet.policies.risk import Guarantee, policy_for_drop, policy_for_risk
+    from eenet.policies.risk import Guarantee, missed_threshold, policy_for_drop, policy_for_risk
     from eenet.policies.scores import (
         SCORES,
+        box_scores,
         graph_scores,
         logarithm,
         logit,

@@ -26,6 +26,8 @@ class Fitted:
     """How exits answer together; none: each alone."""
     gates: list[Any]
     """One for each early exit; none where the gates are not fitted but trained."""
+    task_settings: dict[str, Any]
+    """Of the task, that are fitted too."""
     records: Any
     """Those it was fitted on, with the joined answers and the confidences that follow."""
 
@@ -48,7 +50,7 @@ def fit(
     if not len(records):
         raise ValueError("there are no inputs to fit on")
     if not records.head_macs:
-        return Fitted(ExitPolicy("confidence", ()), {}, None, [], records)
+        return Fitted(ExitPolicy("confidence", ()), {}, None, [], {}, records)
     gates = []
     ensemble = None
     if budget is None:
@@ -59,7 +61,7 @@ def fit(
         if gate in FITTED:
             gates, records = records.gated()
         policy = policy_by_rule(records, budget, rule)
-    return Fitted(policy, policies_for_budgets(records), ensemble, gates, records)
+    return Fitted(policy, policies_for_budgets(records), ensemble, gates, records.task_settings, records)
 
 
 def with_gates(records: Records) -> "tuple[list[nn.Module], Records]":

@@ -109,6 +109,19 @@ class AnyRecords(ABC):
         """
         raise ValueError(f"a guaranteed risk doesn't work for {self.task} yet; give a budget or max drop")
 
+    @property
+    def task_settings(self) -> dict[str, Any]:
+        """What of the task's settings was fitted."""
+        return {}
+
+    def holding(self) -> NDArray[np.bool_]:
+        """Which inputs hold an object, that might be missed: [B].
+
+        Raises:
+            ValueError: that isn't asked in this task.
+        """
+        raise ValueError(f"missed objects are a risk of detection, not of {self.task}")
+
     def costs(self, enabled: Sequence[bool] | None = None) -> list[float]:
         """Relative cost of leaving at each exit."""
         return relative_costs(self.stage_macs, self.head_macs, self.backbone_macs, enabled)
@@ -176,9 +189,11 @@ class Records(AnyRecords):
         return float(self.correct()[-1].mean())
 
     def scores(self, score: str, enabled: Sequence[bool]) -> NDArray[np.float32]:
-        if SCORES.mark(score, "dense"):
+        for mark, what in (("dense", "pixels"), ("boxes", "boxes")):
+            if not SCORES.mark(score, mark):
+                continue
             raise ValueError(
-                f"score {score!r} is for answers of pixels; choose from {', '.join(plain_scores())}"
+                f"score {score!r} is for answers of {what}; choose from {', '.join(plain_scores())}"
             )
         rows = []
         for k in range(len(enabled)):

@@ -19,7 +19,7 @@ from eenet.policies.policy import ExitPolicy
 from eenet.policies.records import AnyRecords, Records, decide, recorded_scores
 
 STEPS, DECADES = 300, 6  # of the grid of thresholds
-RISKS = ("excess_error", "disagreement")
+RISKS = ("excess_error", "disagreement", "missed")
 NUISANCE_ERROR = 1e-3  # of the p-value that the rate of gains may cost
 NUISANCE_STEPS = 9
 MOST_NEEDED = 10**9
@@ -32,7 +32,8 @@ class Guarantee:
     risk: str
     """`excess_error`: error rate of the policy minus that of the full network. Of pixels: the part of an
     image that is wrong beyond that of the full network, its mean over images; gains don't count.
-    `disagreement`: how often the policy's answer differs from the full network's."""
+    `disagreement`: how often the policy's answer differs from the full network's.
+    `missed`: which part of the images with objects leaves early, as if empty."""
     limit: float
     """The risk is at most this ..."""
     delta: float | None
@@ -115,6 +116,8 @@ def policy_for_risk(
     for name, value in (("risk", limit), ("delta", delta)):
         if value is not None and not 0 < value < 1:
             raise ValueError(f"{name} is {value}; it must lie between 0 and 1")
+    if risk == "missed":
+        return _policy_for_missed(records, limit, delta)
     bounded = not isinstance(records, Records)  # losses between 0 and 1
     needed = inputs_needed(limit, delta, "disagreement" if bounded else risk)
     if len(records) < needed:
@@ -169,6 +172,44 @@ def bounded_p_value(mean: float, count: int, limit: float) -> float:
     distance = rest + (mean * math.log(mean / limit) if mean > 0 else 0.0)
     bentkus = math.e * float(_special().bdtr(math.ceil(count * mean - 1e-9), count, limit))
     return min(math.exp(-count * distance), bentkus)
+
+
+def _policy_for_missed(
+    records: AnyRecords, limit: float, delta: float | None
+) -> tuple[ExitPolicy, Guarantee]:
+    """Only images leave early that are surely empty, see `missed_threshold`."""
+    if delta is None:
+        raise ValueError("missed objects are guaranteed with a delta, not on average")
+    holding_B = records.holding()
+    highest_B = recorded_scores(records, "emptiness").max(0)[holding_B]
+    threshold = missed_threshold(highest_B, limit, delta)
+    if threshold is None:
+        needed = inputs_needed(limit, delta, "disagreement")
+        raise ValueError(
+            f"{len(highest_B)} images with objects can't show that at most {limit} of such are missed, with "
+            f"delta {delta}; at least {needed} are needed"
+        )
+    measured = float((highest_B > np.float32(threshold)).mean())
+    policy = ExitPolicy("emptiness", (threshold,) * len(records.head_macs))
+    return policy, Guarantee("missed", limit, delta, len(highest_B), measured)
+
+
+def missed_threshold(highest_B: NDArray[np.floating], limit: float, delta: float) -> float | None:
+    """The lowest emptiness that at most a part `limit` of images with objects exceeds; none can be shown.
+
+    The probability that it doesn't hold, since these images mislead, is at most `delta`: learn-then-test with
+    a fixed sequence (Angelopoulos et al. 2021) and exact binomial tests.
+
+    Args:
+        highest_B: of images that hold objects, the highest emptiness at any exit.
+        limit, delta: in (0, 1).
+    """
+    grid = thresholds_to_try("emptiness", 1)
+    passing_T = np.count_nonzero(highest_B > np.array(grid, np.float32)[:, None], 1).tolist()
+    kept = _before_first_failure(
+        lambda t: p_value(passing_T[t], 0, len(highest_B), limit, "disagreement") <= delta
+    )
+    return None if kept is None else grid[kept]
 
 
 @lru_cache(100_000)

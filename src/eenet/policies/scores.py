@@ -7,7 +7,8 @@ engines, from log-probabilities of the exits that are on. Ours are written once,
 arrays, and marked so (`arrays`); any other is always given tensors.
 
 Where an exit answers for every pixel, logits are [B, N, H, W], and a score is one number for the image; those
-that are only meant for that are marked `dense`.
+that are only meant for that are marked `dense`. Where it answers with boxes, logits are [B, N + 4, H, W]: of
+classes, and logarithms of distances to the sides of a box; scores of these are marked `boxes`.
 """
 
 import math
@@ -86,6 +87,40 @@ def agreement(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Float
     return _pooled((before == now) * of.ones_like(of.amax(logits_KBN[-1], 1)))
 
 
+@SCORES.add(arrays=True, boxes=True)
+def emptiness(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]) -> Floats:  # noqa: ARG001
+    """How sure it is that an image holds no object: 1 minus the highest class probability anywhere."""
+    of = _library(logits_KBN)
+    return 1 - of.amax(_likely(logits_KBN[-1]), 1)
+
+
+@SCORES.add(arrays=True, boxes=True)
+def fewness(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]) -> Floats:  # noqa: ARG001
+    """Minus the logarithm of 1 plus how many places are expected to belong to objects."""
+    return -_library(logits_KBN).log(1 + _likely(logits_KBN[-1]).sum(1))
+
+
+@SCORES.add(arrays=True, boxes=True)
+def clearness(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]) -> Floats:  # noqa: ARG001
+    """Minus the logarithm of 1 plus the variance of that number: 0 where there is no doubt."""
+    p = _likely(logits_KBN[-1])
+    return -_library(logits_KBN).log(1 + (p * (1 - p)).sum(1))
+
+
+@SCORES.add(arrays=True, boxes=True)
+def largeness(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]) -> Floats:  # noqa: ARG001
+    """Mean logarithm of the distances to the sides of boxes, in cells, weighted by how likely these are."""
+    p, logits = _likely(logits_KBN[-1]), logits_KBN[-1]
+    sides = logits[:, -4:].mean(1).reshape(p.shape[0], -1)
+    return (p * sides).sum(1) / (p.sum(1) + 1e-6)
+
+
+def _likely(logits: Floats) -> Floats:
+    """The highest class probability of every place: [B, H × W]."""
+    of = _library([logits])
+    return of.amax(of.sigmoid(logits[:, :-4]), 1).reshape(logits.shape[0], -1)
+
+
 @SCORES.add(arrays=True, looks_back=True)
 def patience(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]) -> Floats:
     """How many exits in a row, up to this one, gave the same class, minus one. PABEE, Zhou et al. 2020."""
@@ -101,13 +136,19 @@ def looks_back(score: str) -> bool:
 
 
 def plain_scores() -> list[str]:
-    """The scores that aren't meant for pixels only."""
-    return [name for name in SCORES if not SCORES.mark(name, "dense")]
+    """The scores that aren't meant for pixels or boxes only."""
+    return [name for name in SCORES if not (SCORES.mark(name, "dense") or SCORES.mark(name, "boxes"))]
 
 
 def graph_scores(*, dense: bool = False) -> list[str]:
     """The scores of one exit alone, which exported graphs hold; with those for pixels if it is `dense`."""
-    return [name for name in SCORES if not looks_back(name) and (dense or not SCORES.mark(name, "dense"))]
+    known = [*plain_scores(), *(name for name in SCORES if dense and SCORES.mark(name, "dense"))]
+    return [name for name in SCORES if name in known and not looks_back(name)]
+
+
+def box_scores() -> list[str]:
+    """The scores of answers with boxes, and the confidence."""
+    return ["confidence", *(name for name in SCORES if SCORES.mark(name, "boxes"))]
 
 
 def _pooled(values: Floats) -> Floats:
@@ -142,7 +183,7 @@ def logarithm(p: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.log(np.maximum(p, np.finfo(np.float32).tiny))
 
 
-def logit(p: NDArray[np.float32]) -> NDArray[np.float32]:
+def logit(p: NDArray[np.floating]) -> NDArray[np.float32]:
     """What `sigmoid` makes p of."""
     with np.errstate(divide="ignore"):  # of 0 and 1: infinite
         exact = p.astype(np.float64)
@@ -159,6 +200,7 @@ class _Arrays:
     """What scores use of torch, for numpy's arrays."""
 
     exp, stack, flip, cumprod, amax, ones_like = np.exp, np.stack, np.flip, np.cumprod, np.max, np.ones_like
+    log = np.log
     sigmoid = staticmethod(sigmoid)
 
     @staticmethod

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from eenet.networks import EENet
 from eenet.policies import ExitPolicy, chain, join, probabilities, score_of
+from eenet.tasks import task_of
 
 
 def run_one(network: EENet, policy: ExitPolicy, image_CHW: Tensor) -> tuple[Tensor, int]:
@@ -23,6 +24,7 @@ def run_one(network: EENet, policy: ExitPolicy, image_CHW: Tensor) -> tuple[Tens
         Class probabilities [N] at the exit it left at, and that exit's number.
     """
     assert not network.training
+    task = task_of(network.config.task)
     weights_K, joined_BN = chain(network.config.ensemble, policy.enabled), None
     seen: list[list[NDArray[Any]]] = []
     with torch.inference_mode():
@@ -38,7 +40,7 @@ def run_one(network: EENet, policy: ExitPolicy, image_CHW: Tensor) -> tuple[Tens
                 leaves = score_B.item() > policy.thresholds[k]
             else:
                 logits_BN = features
-            answer_BN = logits_BN.softmax(1)
+            answer_BN = task.answered(logits_BN)
             if (weights := weights_K[k]) is not None:
                 joined_BN = join(answer_BN.cpu().numpy(), joined_BN, weights)
                 answer_BN = torch.from_numpy(probabilities(joined_BN))

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from eenet.tasks.classification.heads import HEADS, create_head
     from eenet.tasks.classification.metrics import Evaluation, accuracy_cost_curve, paired_loss
     from eenet.tasks.classification.prediction import Prediction
+    from eenet.tasks.detection.metrics import DetectionEvaluation
+    from eenet.tasks.detection.prediction import BoxPrediction
+    from eenet.tasks.detection.records import DetectionRecords
     from eenet.tasks.known import TASKS, measure, task_of
     from eenet.tasks.measured import Loss, Measured, named_exits
     from eenet.tasks.pages import MATRIX_UP_TO

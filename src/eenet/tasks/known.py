@@ -6,11 +6,12 @@ from typing import overload
 from eenet.policies import AnyRecords, ExitPolicy, Records
 from eenet.tasks.classification.metrics import Evaluation
 from eenet.tasks.classification.task import Classification
+from eenet.tasks.detection.task import Detection
 from eenet.tasks.measured import Measured
 from eenet.tasks.segmentation.task import Segmentation
 from eenet.tasks.task import Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Segmentation())}
+TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Segmentation(), Detection())}
 
 
 def task_of(name: str) -> Task:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from eenet.policies import ExitPolicy
+from eenet.policies import ExitPolicy, graph_scores, logarithm
 from eenet.tasks.measured import Loss, Measured
 
 Pixels = NDArray[np.uint8]
+WIDTH = 64  # channels of a decoder's state
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -59,6 +60,18 @@ class AnyPrediction(Protocol):
     def to_dict(self) -> dict[str, Any]: ...
 
 
+def width_in(settings: dict[str, Any]) -> int:
+    """Channels of a decoder's state by a task's settings, filled in if they aren't there.
+
+    Raises:
+        ValueError: no whole number above 0.
+    """
+    width = settings.setdefault("width", WIDTH)
+    if type(width) is not int or width < 1:
+        raise ValueError(f"width is {width!r}; the decoder's channels are a whole number above 0")
+    return width
+
+
 class Task(ABC):
     """What a kind of networks answers, and how good that is."""
 
@@ -85,6 +98,16 @@ class Task(ABC):
     """What goes from stage to stage: one tensor, or a tuple of several."""
     unsupported: ClassVar[Mapping[str, str]] = {}
     """Verbs that can't be had yet, and what to do instead."""
+
+    def must_have(self, head: str, gate: str) -> None:
+        """Refuse other kinds of heads and gates, where a task has one of each.
+
+        Raises:
+            ValueError: another one is asked for.
+        """
+        for kind, given, own in (("exit head", head, self.head), ("gate", gate, self.gate)):
+            if given != own:
+                raise ValueError(f"unknown {kind} {given!r} for {self.name}; choose from {own}")
 
     def must_support(self, verb: str) -> None:
         """Refuse a verb that this task has none of.
@@ -147,7 +170,27 @@ class Task(ABC):
     def targets(self, truth: "Tensor", logits: "Tensor") -> "Tensor":
         """What logits of this shape are compared with by the losses; negative where nothing counts."""
 
+    def exit_loss(self) -> "Callable[[Tensor, Tensor], Tensor] | None":
+        """Logits of an exit and targets → its loss. None: cross-entropy."""
+        return None
+
     # Answers ----------------------------------------------------------------------------
+
+    def channels(self, num_classes: int) -> int:
+        """How many numbers an exit gives, along the second axis of its logits."""
+        return num_classes
+
+    def answered(self, logits: "Tensor") -> "Tensor":
+        """Logits of an exit → what an image leaves with; by default class probabilities."""
+        return logits.softmax(1)
+
+    def unanswered(self, answers: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits that `answered` makes this of."""
+        return logarithm(answers)
+
+    def scores(self) -> list[str]:
+        """Those of one exit alone that a network's graph holds."""
+        return graph_scores()
 
     @abstractmethod
     def read(self, image: Any, config: Any) -> Seen:

@@ -49,14 +49,20 @@ def joint_cross_entropy(
     label_smoothing: float = 0.0,
     class_weights_N: Tensor | None = None,
     teacher_BN: Tensor | None = None,
+    exit_loss: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Cross-entropy of the final exit, plus `early_weight` times the loss of each early exit.
+
+    A task may have an `exit_loss` of its own instead, of logits and targets.
 
     With weight 1 and no distillation, that is the paper's ablation v0. It is cross-entropy
     too, of which a share of `distillation` is replaced by imitating
     the final exit (`imitation`). Given a teacher's logits, all exits imitate these instead, the final
     one too. The confidence branches get no gradient.
     """
+    if exit_loss is not None:
+        *early, final = [exit_loss(logits, targets_B) for logits in outputs.logits_KBN]
+        return final + early_weight * sum(early)
     targets_B = targets_B.flatten()
     truth = partial(
         F.cross_entropy,
@@ -220,12 +226,19 @@ def mixtures(outputs: ExitOutputs, targets_B: Tensor, costs_K: Sequence[float]) 
     return torch.stack(losses[::-1]), torch.stack(costs[::-1])
 
 
-def get_objective(name: str, *, class_weights_N: Tensor | None = None, **settings: float) -> Objective:
+def get_objective(
+    name: str,
+    *,
+    class_weights_N: Tensor | None = None,
+    exit_loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    **settings: float,
+) -> Objective:
     """An objective by name, with those of the settings that it takes.
 
     Args:
         name: of the objective.
         class_weights_N: how much an image of each class counts. Default: all the same.
+        exit_loss: of the task, see `joint_cross_entropy`.
         settings: by name, see `WEIGHTS`.
 
     Raises:
@@ -235,6 +248,8 @@ def get_objective(name: str, *, class_weights_N: Tensor | None = None, **setting
     given: dict[str, Any] = {key: value for key, value in settings.items() if key in taken}
     if class_weights_N is not None and takes_class_weights(name):
         given["class_weights_N"] = class_weights_N
+    if exit_loss is not None:
+        given["exit_loss"] = exit_loss
     return partial(OBJECTIVES[name], **given)
 
 

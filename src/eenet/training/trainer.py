@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from eenet.compress import sparsity_of
 from eenet.data import Augmentation, derived_seed, normalize
 from eenet.networks import EENet
-from eenet.tasks import task_of
 from eenet.training.objectives import get_objective
 from eenet.training.planning.settings import TrainConfig
 
@@ -87,8 +86,10 @@ class Trainer:
             warmup_lr_init=0.0,
             t_in_epochs=False,
         )
+        self.costs_K, self.task = network.costs_K, task_of(network.config.task)
         self.objective = get_objective(
             config.objective,
+            exit_loss=self.task.exit_loss(),
             early_weight=config.early_weight,
             distillation=config.distillation,
             cost_weight=config.cost_weight,
@@ -96,7 +97,6 @@ class Trainer:
             class_weights_N=class_weights_N.to(accelerator.device) if class_weights_N is not None else None,
         )
         self.sparsity = None if config.sparsity is None else sparsity_of(network, config.sparsity)
-        self.costs_K, self.task = network.costs_K, task_of(network.config.task)
         self.mean, self.std = network.config.mean or [], network.config.std or []
 
     def parts(self) -> dict[str, Any]:

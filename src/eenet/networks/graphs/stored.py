@@ -15,7 +15,7 @@ from eenet.networks.config import read_config, write_config
 from eenet.networks.directories import CARD_FILE, CONFIG_FILE, GRAPH_FILE, WEIGHTS_FILE, checkpoint_directory
 from eenet.networks.graphs.manifest import MANIFEST_FILE, check_hashes, follow, read_manifest
 from eenet.networks.graphs.messages import extract, read_model
-from eenet.policies import logarithm, logit
+from eenet.policies import logit
 from eenet.tasks import task_of
 
 if TYPE_CHECKING:
@@ -78,17 +78,17 @@ class StoredNetwork:
 
     def _check(self) -> None:
         """Whether the graph is one of a network with this configuration."""
-        config, final = self.config, self.num_exits
+        config, final, task = self.config, self.num_exits, task_of(self.config.task)
         given = {info.name: info.type.tensor_type.shape.dim for info in self.graph.graph.input}
         with blaming(self.directory / GRAPH_FILE, CONFIG_FILE):
             size = [d.dim_value for d in given.get(PIXELS, [])[1:]]
             left_open = [config.input_size[0], 0, 0]
-            if size != list(config.input_size) and (size != left_open or not task_of(config.task).any_size):
+            if size != list(config.input_size) and (size != left_open or not task.any_size):
                 raise ValueError(f"the graph doesn't take {PIXELS} of size {config.input_size}")
             outputs = {info.name: info.type.tensor_type.shape.dim for info in self.graph.graph.output}
             for k in range(final + 1):
                 dims = outputs.get(probabilities_name(k), [])
-                if len(dims) < 2 or dims[1].dim_value not in (0, config.num_classes):
+                if len(dims) < 2 or dims[1].dim_value not in (0, task.channels(config.num_classes)):
                     raise ValueError(f"the graph has no exit {k} with {config.num_classes} classes")
             if probabilities_name(final + 1) in outputs:
                 raise ValueError(f"the graph has more than {final} early exits")
@@ -112,7 +112,8 @@ class StoredNetwork:
         found = self._session.run(None, {PIXELS: np.ascontiguousarray(pixels_BCHW)})
         logits, confidences = found[: self.num_exits + 1], found[self.num_exits + 1 :]
         if not self._has_logits:
-            logits, confidences = map(logarithm, logits), map(logit, confidences)
+            task = task_of(self.config.task)
+            logits, confidences = map(task.unanswered, logits), map(logit, confidences)
         none = np.empty((0, len(pixels_BCHW)), np.float32)
         return np.stack(list(logits)), np.stack([*confidences]) if self.num_exits else none
 

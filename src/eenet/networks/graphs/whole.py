@@ -68,7 +68,7 @@ class _Everything(nn.Module):
         super().__init__()
         self.normalize = normalization(network)
         self.network = network
-        self.scores = graph_scores(dense=task_of(network.config.task).any_size)
+        self.task = task_of(network.config.task)
         self.eval()
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
@@ -76,12 +76,12 @@ class _Everything(nn.Module):
         for k, head in enumerate(self.network.heads):
             features = _each(self.network.stages[k](features))  # the next stage may write into it
             logits_BN, confidence_logits_B = head(features)
-            scores = [SCORES[name]([logits_BN], [confidence_logits_B]) for name in self.scores]
+            scores = [SCORES[name]([logits_BN], [confidence_logits_B]) for name in self.task.scores()]
             carried = _each(features)
             outputs += carried if isinstance(carried, tuple) else (carried,)
-            outputs += [logits_BN, logits_BN.softmax(1), confidence_logits_B, *scores]
+            outputs += [logits_BN, self.task.answered(logits_BN), confidence_logits_B, *scores]
         logits_BN = self.network.stages[-1](features)
-        return *outputs, logits_BN, logits_BN.softmax(1)
+        return *outputs, logits_BN, self.task.answered(logits_BN)
 
 
 def _each(features: Any) -> Any:
@@ -115,7 +115,7 @@ def _export(network: EENet) -> bytes:
             logits_name(k),
             probabilities_name(k),
             confidence_logits_name(k),
-            *(score_name(score, k) for score in graph_scores(dense=task.any_size)),
+            *(score_name(score, k) for score in task.scores()),
         ]
     names += [logits_name(network.num_exits), probabilities_name(network.num_exits)]
     optimizer: Any = require("onnxscript.optimizer", "a graph of the network")

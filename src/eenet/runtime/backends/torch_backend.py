@@ -15,6 +15,7 @@ from eenet.networks import EENet, normalization
 from eenet.policies import SCORES
 from eenet.runtime.backends.backend import Backend, Outputs
 from eenet.runtime.graphs.segments import Segment
+from eenet.tasks import task_of
 
 FOLDING_ERROR = 1e-3  # relative to the largest value: rounding, not another function
 
@@ -83,20 +84,20 @@ class SegmentModule(nn.Module):
         self.stages: nn.Module = nn.Sequential(*stages)
         self.final = segment.exit == network.num_exits
         self.head = network.heads[segment.exit] if segment.exit is not None and not self.final else None
-        self.score = SCORES[score]
+        self.score, self.task = SCORES[score], task_of(network.config.task)
         self.eval()
 
     def forward(self, features: Any) -> tuple[Any, Tensor | None, Tensor | None]:
         """What the next segment is given, class probabilities [B, N], score [B], as far as there are any."""
         features = self.stages(features)
         if self.final:
-            return None, features.float().softmax(1), None
+            return None, self.task.answered(features.float()), None
         if self.head is None:
             return features, None, None
         logits_BN, confidence_logits_B = self.head(features)
         logits_BN = logits_BN.float()
         score_B = self.score([logits_BN], [confidence_logits_B.float()])
-        return features, logits_BN.softmax(1), score_B
+        return features, self.task.answered(logits_BN), score_B
 
 
 def folded_segments(network: EENet, segments: Sequence[Segment], score: str) -> list[SegmentModule]:

@@ -149,11 +149,13 @@ class SegmentationRecords(AnyRecords):
 
     def gated(self) -> "tuple[list[nn.Module], SegmentationRecords]":
         """Gates fitted to what going on to the final exit gains, and the confidences that they give."""
-        from eenet.tasks.segmentation.gate import fit_gates
+        from eenet.tasks.gain import GainGate, fit_gates
 
         worth_KB = self.worth()
         statistics_KBS = self.scores_SKB[: len(STATISTICS)].transpose(1, 2, 0)
-        gates, confidence_logits_KB = fit_gates(statistics_KBS, worth_KB[-1] - worth_KB[:-1])
+        gates, confidence_logits_KB = fit_gates(
+            lambda: GainGate(STATISTICS, "max_softmax"), statistics_KBS, worth_KB[-1] - worth_KB[:-1]
+        )
         return [*gates], replace(self, confidence_logits_KB=confidence_logits_KB)
 
     def classes_seen(self) -> set[int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from eenet.policies import ExitPolicy, logarithm, score_of
+from eenet.policies import ExitPolicy, graph_scores, logarithm, score_of
 from eenet.tasks.measured import Loss
 from eenet.tasks.pages import data_uri, png_uri
 from eenet.tasks.segmentation.maps import class_map
@@ -20,16 +20,22 @@ from eenet.tasks.segmentation.metrics import (
     measure_masks,
 )
 from eenet.tasks.segmentation.prediction import MaskPrediction
-from eenet.tasks.segmentation.records import RECORDED, SegmentationRecords, confusion, near_boundaries
+from eenet.tasks.segmentation.records import (
+    RECORDED,
+    STATISTICS,
+    SegmentationRecords,
+    confusion,
+    near_boundaries,
+)
 from eenet.tasks.segmentation.showing import exits_shown, masks_shown, policy_shown
-from eenet.tasks.task import Parts, Seen, Task
+from eenet.tasks.task import Parts, Seen, Task, width_in
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from eenet.backbones import TracedBackbone
 
-WIDTH = 64  # channels of the decoder's state
+FINEST = 4  # stride of the decoder's state, unless the backbone starts coarser
 IGNORED = -100  # the target of pixels without a class
 ROWS_FILE = "predictions.csv"
 ROW_SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -102,19 +108,28 @@ class Segmentation(Task):
         settings: dict[str, Any],
         prove: bool,
     ) -> Parts:
-        from eenet.tasks.segmentation.decoder import dense_parts
+        from eenet.tasks.decoder import Answer, dense_parts
+        from eenet.tasks.gain import GainGate
 
         if num_classes is None:
             raise ValueError("give num_classes: how many classes a pixel may have, background included")
         if num_classes < 2:
             raise ValueError(f"num_classes is {num_classes}; masks have at least 2, background included")
-        for kind, given, own in (("exit head", head, self.head), ("gate", gate, self.gate)):
-            if given != own:
-                raise ValueError(f"unknown {kind} {given!r} for {self.name}; choose from {own}")
-        width = settings.setdefault("width", WIDTH)
-        if type(width) is not int or width < 1:
-            raise ValueError(f"width is {width!r}; the decoder's channels are a whole number above 0")
-        return dense_parts(traced, chosen, num_classes=num_classes, width=width, prove=prove)
+        self.must_have(head, gate)
+        width = width_in(settings)
+        return dense_parts(
+            traced,
+            chosen,
+            answer=lambda: Answer(width, num_classes),
+            gate=lambda: GainGate(STATISTICS, "max_softmax"),
+            gate_macs=len(STATISTICS),
+            width=width,
+            finest=FINEST,
+            prove=prove,
+        )
+
+    def scores(self) -> list[str]:
+        return graph_scores(dense=True)
 
     def targets(self, truth: "Tensor", logits: "Tensor") -> "Tensor":
         from torch.nn.functional import interpolate

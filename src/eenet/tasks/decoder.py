@@ -1,7 +1,7 @@
-"""The decoder of a network for masks: one state, carried from exit to exit, and a thin head at each.
+"""The decoder of a network for masks or boxes: one state, carried from exit to exit, and a thin head at each.
 
-`state_k = state_{k-1} + up(project(features_k))` at a fixed stride; a head turns the state into class logits
-there. So what early exits have decoded isn't decoded again. Full size is only made of what leaves.
+`state_k = state_{k-1} + up(project(features_k))` at a fixed stride; a head turns the state into logits there.
+So what early exits have decoded isn't decoded again. Masks and boxes are only made of what leaves.
 """
 
 import math
@@ -14,11 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eenet.backbones import TracedBackbone, count_macs, divide, example_tensor, mutates_input
-from eenet.tasks.segmentation.gate import GainGate
-from eenet.tasks.segmentation.records import STATISTICS
 from eenet.tasks.task import Parts
 
-FINEST = 4  # stride of the state, unless the backbone starts coarser
 Carried = tuple[Tensor, Tensor]
 """Features of the backbone [B, C, H, W], and the state of the decoder [B, width, h, w]."""
 Fold = Callable[[nn.Module, Any], nn.Module]
@@ -95,29 +92,30 @@ class DenseStage(nn.Module):
 
 
 class Answer(nn.Sequential):
-    """State → class logits [B, N, h, w]: a depthwise separable block and a 1×1 layer."""
+    """State → logits [B, channels, h, w]: depthwise separable blocks and a 1×1 layer."""
 
     from_scratch: ClassVar[bool] = True
 
-    def __init__(self, width: int, num_classes: int) -> None:
-        super().__init__(
-            nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.Conv2d(width, num_classes, 1),
-        )
+    def __init__(self, width: int, channels: int, *, blocks: int = 1) -> None:
+        found: list[nn.Module] = []
+        for _ in range(blocks):
+            found += [
+                nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+                nn.Conv2d(width, width, 1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+            ]
+        super().__init__(*found, nn.Conv2d(width, channels, 1))
 
 
 class DenseHead(nn.Module):
-    """What an early exit says: class logits [B, N, h, w] and the confidence logit [B]."""
+    """What an early exit says: logits [B, N, h, w] and the confidence logit [B]."""
 
-    def __init__(self, width: int, num_classes: int) -> None:
+    def __init__(self, answer: nn.Module, gate: nn.Module) -> None:
         super().__init__()
-        self.answer = Answer(width, num_classes)
-        self.confidence = GainGate()
+        self.answer, self.confidence = answer, gate
 
     foldable = "answer"
     """The part whose norms can be folded into convolutions, for speed."""
@@ -132,7 +130,7 @@ class DenseHead(nn.Module):
 
 
 class FinalStage(nn.Module):
-    """The last stage, and the class logits of the final exit."""
+    """The last stage, and the logits of the final exit."""
 
     def __init__(self, stage: DenseStage, answer: nn.Module) -> None:
         super().__init__()
@@ -148,7 +146,15 @@ class FinalStage(nn.Module):
 
 
 def dense_parts(
-    traced: TracedBackbone, chosen: Sequence[int], *, num_classes: int, width: int, prove: bool
+    traced: TracedBackbone,
+    chosen: Sequence[int],
+    *,
+    answer: Callable[[], nn.Module],
+    gate: Callable[[], nn.Module],
+    gate_macs: int,
+    width: int,
+    finest: int,
+    prove: bool,
 ) -> Parts:
     """A backbone with a decoder and exits behind the chosen cuts.
 
@@ -157,8 +163,11 @@ def dense_parts(
     Args:
         traced: the backbone; its classifier is left out.
         chosen: increasing indices into its cuts.
-        num_classes: of a pixel.
+        answer: makes what turns the state into logits.
+        gate: makes what turns these into the confidence logit.
+        gate_macs: of that.
         width: channels of the decoder's state.
+        finest: stride of the state, unless the backbone starts coarser.
         prove: that the division is exact.
     """
     dense = traced.without_classifier()
@@ -167,9 +176,9 @@ def dense_parts(
         raise ValueError(
             f"nothing is left behind {traced.cuts[chosen[-1]].name!r}; put the last exit earlier"
         )
-    ends = _ends_of_resolutions(dense)
+    ends = _ends_of_resolutions(dense, finest)
     tapped = sorted({*ends, *chosen})
-    stride = max(FINEST, 2 ** round(math.log2(_stride(dense, tapped[0]))))
+    stride = max(finest, 2 ** round(math.log2(_stride(dense, tapped[0]))))
     size = [-(-side // stride) for side in dense.input_size[1:]]
     example = example_tensor(dense.backbone)
     pieces = divide(dense, tapped, prove=prove)[:-1]
@@ -181,7 +190,7 @@ def dense_parts(
     fitting = [each[1:] == sizes[0][1:] == tuple(size) for each in sizes]  # for images of any size, then
     taps = [Tap(each[0], width, fits=fits).to(example) for each, fits in zip(sizes, fitting, strict=True)]
     tap_macs = [count_macs(tap[0], (1, *each)) for tap, each in zip(taps, sizes, strict=True)]
-    answer_macs = count_macs(Answer(width, num_classes), (1, width, *size))
+    answer_macs = count_macs(answer(), (1, width, *size))
 
     stages: list[nn.Module] = []
     stage_macs = []
@@ -192,14 +201,14 @@ def dense_parts(
         before = dense.cuts[tapped[first - 1]].macs if first else 0
         stages.append(own)
         stage_macs.append(dense.cuts[tapped[end - 1]].macs - before + sum(tap_macs[part]))
-    stages[-1] = FinalStage(stages[-1], Answer(width, num_classes).to(example))  # type: ignore[arg-type]
+    stages[-1] = FinalStage(stages[-1], answer().to(example))  # type: ignore[arg-type]
     stage_macs[-1] += answer_macs
     spared = sum(macs for i, macs in zip(tapped, tap_macs, strict=True) if i not in ends)
     return Parts(
         stages=stages,
-        heads=[DenseHead(width, num_classes).to(example) for _ in chosen],
+        heads=[DenseHead(answer(), gate()).to(example) for _ in chosen],
         stage_macs=stage_macs,
-        head_macs=[answer_macs + len(STATISTICS)] * len(chosen),
+        head_macs=[answer_macs + gate_macs] * len(chosen),
         plain_macs=sum(stage_macs) - spared,
         copies=[False] * len(chosen),
     )
@@ -210,10 +219,10 @@ def _stride(dense: TracedBackbone, index: int) -> float:
     return dense.input_size[1] / dense.cuts[index].feature_size[1]
 
 
-def _ends_of_resolutions(dense: TracedBackbone) -> list[int]:
+def _ends_of_resolutions(dense: TracedBackbone, finest: int) -> list[int]:
     """The last cut of every size of features from the finest stride of a state on, and the end."""
     found = {}
     for i, cut in enumerate(dense.cuts):
-        if _stride(dense, i) >= FINEST - 0.5:
+        if _stride(dense, i) >= finest - 0.5:
             found[cut.feature_size[1:]] = i
     return sorted({*found.values(), len(dense.cuts) - 1})

@@ -1,4 +1,7 @@
-"""The confidence of an exit that answers for pixels: what going on is expected to gain, and its fit."""
+"""The confidence of an exit that answers for places of an image: what going on is expected to gain."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -6,42 +9,46 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eenet.policies import SCORES
-from eenet.tasks.segmentation.records import STATISTICS
 
 PENALTY = 0.03  # on squared weights of standardised statistics, for each image
 NARROWEST = 1e-3  # standard deviation of a statistic: what hardly varied is not to count for much
 
 
 class GainGate(nn.Module):
-    """One linear layer on `STATISTICS` of an exit's answer: minus the gain expected of going on.
+    """One linear layer on scores of an exit's answer: minus the gain expected of going on."""
 
-    Until it is fitted, the confidence rises with the mean of the largest class probability.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, statistics: Sequence[str], unfitted: str) -> None:
+        """`statistics`: names of scores. Until it is fitted, the confidence rises with the one `unfitted`."""
         super().__init__()
-        self.gain = nn.Linear(len(STATISTICS), 1)
+        self.statistics = tuple(statistics)
+        self.gain = nn.Linear(len(statistics), 1)
         with torch.no_grad():
-            weights = [10.0 * (name == "max_softmax") for name in STATISTICS]
-            self.gain.weight.copy_(torch.tensor([weights]))
+            self.gain.weight.copy_(torch.tensor([[10.0 * (name == unfitted) for name in statistics]]))
             self.gain.bias.fill_(-5.0)
 
     def forward(self, logits: Tensor) -> Tensor:
         """Confidence logits [B] of answers [B, N, h, w]."""
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.to(self.gain.weight.dtype)
-            seen = [SCORES[name]([logits], [logits]) for name in STATISTICS]
-            return self.gain(torch.stack(seen, 1)).squeeze(1)
+            return self.judge(torch.stack([SCORES[name]([logits], [logits]) for name in self.statistics], 1))
+
+    def judge(self, statistics_BS: Tensor) -> Tensor:
+        """Confidence logits [B] from the statistics."""
+        return self.gain(statistics_BS).squeeze(1)
+
+
+Gate = TypeVar("Gate", bound=GainGate)
 
 
 def fit_gates(
-    statistics_KBS: NDArray[np.floating], gains_KB: NDArray[np.floating]
-) -> tuple[list[GainGate], NDArray[np.float32]]:
+    made: Callable[[], Gate], statistics_KBS: NDArray[np.floating], gains_KB: NDArray[np.floating]
+) -> tuple[list[Gate], NDArray[np.float32]]:
     """Gates fitted by least squares with a penalty, and the confidence logits [K - 1, B] that they give.
 
     Predicted gains of all exits are divided by one number, so that one threshold asks the same of each.
 
     Args:
+        made: a new gate.
         statistics_KBS: of every early exit, on held-out images.
         gains_KB: by how much the final answer is worth more than that of the exit.
     """
@@ -52,11 +59,10 @@ def fit_gates(
         normal_SS = seen_BS.T @ seen_BS + PENALTY * len(seen_BS) * np.eye(len(std_S))
         weights_S = np.linalg.solve(normal_SS, seen_BS.T @ (gains_B - gains_B.mean())) / std_S
         bias = gains_B.mean() - mean_S @ weights_S
-        gate = GainGate()
+        gate = made()
         with torch.no_grad():
             gate.gain.weight.copy_(torch.from_numpy(-weights_S / unit)[None])
             gate.gain.bias.fill_(float(-bias / unit))
-            seen = torch.from_numpy(statistics_BS).float()
-            confidences.append(gate.gain(seen).squeeze(1).numpy())
+            confidences.append(gate.judge(torch.from_numpy(statistics_BS).float()).numpy())
         gates.append(gate)
     return gates, np.stack(confidences)

@@ -1,0 +1,250 @@
+"""Object detection as a task: boxes around objects."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eenet.policies import ExitPolicy, box_scores, score_of
+from eenet.tasks.detection.boxes import MOST, answers_of, boxes_of, logits_of
+from eenet.tasks.detection.metrics import (
+    DetectionEvaluation,
+    ap_by_class,
+    bootstrap_boxes,
+    loss_of_boxes,
+    measure_boxes,
+)
+from eenet.tasks.detection.precision import SIZES, matched
+from eenet.tasks.detection.prediction import BoxPrediction
+from eenet.tasks.detection.records import STATISTICS, DetectionRecords
+from eenet.tasks.measured import Loss
+from eenet.tasks.task import Parts, Seen, Task, width_in
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from eenet.backbones import TracedBackbone
+
+STRIDE = 8  # of the decoder's state, unless the settings say 4
+STRIDES = (4, 8, 16)
+TOGETHER = 16  # images at most, whose logits are held at a time
+
+
+class Detection(Task):
+    """The backbone's classifier gives way to a decoder; a record keeps which boxes of every exit hit."""
+
+    name: ClassVar[str] = "detection"
+    metric: ClassVar[str] = DetectionEvaluation.metric
+    head: ClassVar[str] = "boxes"
+    gate: ClassVar[str] = "gain"
+    keeps_classifier: ClassVar[bool] = False
+    works_unlabelled: ClassVar[bool] = False
+    any_size: ClassVar[bool] = True
+    carried: ClassVar[Sequence[str]] = ("features", "state")
+    batch_sizes: ClassVar[Sequence[int]] = (8,)
+    objectives: ClassVar[Sequence[str] | None] = ("joint",)
+    unsupported: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        (
+            "--top-k",
+            "bench",
+            "export",
+            "predict",
+            "serve",
+            "sweep",
+            "pruning",
+            "optimize",
+            "report",
+            "a budget in time",
+            "measuring damaged images",
+            "backend openvino",
+            "backend torch-compile",
+            "starting from a trained checkpoint",
+        ),
+        "",
+    )
+
+    def load(self, name: str, split: str, **options: Any) -> Any:
+        from eenet.data import load_boxes
+
+        if columns := [key for key in ("label_column", "file_column") if options.pop(key, None)]:
+            raise ValueError(
+                f"{columns[0]} is for tables of labels; boxes lie in the column objects, or in files beside "
+                "images"
+            )
+        return load_boxes(name, split, **options)
+
+    def batches(self, images: Any, batch_size: int, augmentation: Any, **which: Any) -> Iterator[Any]:
+        from eenet.data import box_batches
+
+        return box_batches(images, batch_size, augmentation, **which)
+
+    def varied(self, batch: Any, augmentation: Any, device: Any) -> "tuple[Tensor, Tensor]":  # noqa: ARG002
+        pixels_BCHW, objects_BM5 = (part.to(device, non_blocking=True) for part in batch)
+        return pixels_BCHW, objects_BM5
+
+    def parts(
+        self,
+        traced: "TracedBackbone",
+        chosen: Sequence[int],
+        *,
+        num_classes: int | None,
+        head: str,
+        gate: str,
+        settings: dict[str, Any],
+        prove: bool,
+    ) -> Parts:
+        from eenet.tasks.decoder import dense_parts
+        from eenet.tasks.detection.head import BoxAnswer, BoxGate
+
+        if num_classes is None or num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes}; give how many kinds of objects there are")
+        self.must_have(head, gate)
+        width, stride = width_in(settings), settings.setdefault("stride", STRIDE)
+        most = settings.setdefault("most", MOST)
+        if stride not in STRIDES:
+            raise ValueError(
+                f"stride is {stride!r}; boxes are found at one of {', '.join(map(str, STRIDES))}"
+            )
+        if type(most) is not int or most < 1:
+            raise ValueError(f"most is {most!r}; boxes of an image are a whole number above 0")
+        return dense_parts(
+            traced,
+            chosen,
+            answer=lambda: BoxAnswer(width, num_classes),
+            gate=BoxGate,
+            gate_macs=len(STATISTICS),
+            width=width,
+            finest=stride,
+            prove=prove,
+        )
+
+    def targets(self, truth: "Tensor", logits: "Tensor") -> "Tensor":
+        from eenet.tasks.detection.head import assigned
+
+        return assigned(truth, (logits.shape[-2], logits.shape[-1]))
+
+    def exit_loss(self) -> "Callable[[Tensor, Tensor], Tensor]":
+        from eenet.tasks.detection.head import detection_loss
+
+        return detection_loss
+
+    def channels(self, num_classes: int) -> int:
+        return num_classes + 4
+
+    def answered(self, logits: "Tensor") -> "Tensor":
+        from eenet.tasks.detection.head import answered
+
+        return answered(logits)
+
+    def unanswered(self, answers: NDArray[np.float32]) -> NDArray[np.float32]:
+        return logits_of(answers)
+
+    def scores(self) -> list[str]:
+        return box_scores()
+
+    def read(self, image: Any, config: Any) -> Seen:
+        from eenet.data import letterboxed, standardised, whole_pixels
+
+        channels, *sides = config.input_size
+        pixels_CHW = whole_pixels(image, channels)
+        _, height, width = pixels_CHW.shape
+        if config.task_settings.get("standardise"):
+            pixels_CHW = standardised(pixels_CHW)
+        return Seen(letterboxed(pixels_CHW, max(sides)), (height, width))
+
+    def prediction(
+        self,
+        probabilities: NDArray[np.float32],
+        exit_index: int,
+        cost: float,
+        size: tuple[int, int],
+        config: Any,
+    ) -> BoxPrediction:
+        names = config.class_names or [str(n) for n in range(config.num_classes)]
+        scales = config.task_settings.get("scales")
+        return BoxPrediction(
+            exit_index,
+            cost,
+            size,
+            probabilities,
+            max(config.input_size[1:]),
+            names,
+            config.task_settings["most"],
+            scales[exit_index] if scales else (1.0, 0.0),
+        )
+
+    def places(self, out: Path | None) -> tuple[Path | None, Path | None]:
+        raise NotImplementedError
+
+    def row(self, found: BoxPrediction, likeliest: int) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def draw(self, found: BoxPrediction, image: Path, target: Path) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def columns(self, likeliest: int) -> list[str]:
+        raise NotImplementedError
+
+    def same(self, row: Mapping[str, Any], found: BoxPrediction) -> str | None:
+        raise NotImplementedError
+
+    def collect(
+        self, network: Any, images: Any, batch_size: int, advance: Callable[[int], Any]
+    ) -> DetectionRecords:
+        config, exits, count = network.config, network.num_exits, len(images)
+        longer, most = max(config.input_size[1:]), config.task_settings["most"]
+        statistics_SKB = np.zeros((len(STATISTICS), exits, count), np.float32)
+        confidence_logits_KB = np.zeros((exits, count), np.float32)
+        truths_ABN = np.zeros((len(SIZES), count, config.num_classes), np.uint16)
+        found: list[list[Any]] = [[None] * count for _ in range(exits + 1)]
+        for rows, pixels_BCHW, truths in images.buckets(min(batch_size, TOGETHER)):
+            logits_KBChw, said_KB = network.answers(pixels_BCHW)
+            confidence_logits_KB[:, rows] = said_KB
+            for k in range(exits):
+                for s, score in enumerate(STATISTICS):
+                    one = logits_KBChw[k : k + 1], said_KB[k : k + 1]
+                    statistics_SKB[s, k, rows] = score_of(score, *one)
+            for k, answers_BChw in enumerate(answers_of(logits_KBChw)):
+                for row, answer_Chw, objects in zip(rows, answers_BChw, truths, strict=True):
+                    boxes = boxes_of(answer_Chw, objects.size, longer, most)
+                    hits = matched(boxes, objects, config.num_classes)
+                    truths_ABN[:, row] = hits.truths_AN
+                    found[k][row] = boxes.scores_M, boxes.labels_M, hits.hits_AM, hits.idle_AM
+            advance(len(rows))
+        scores, labels, hit, idle = zip(*(each for of_exit in found for each in of_exit), strict=True)
+        counts = np.array([len(each) for each in scores], np.uint16).reshape(exits + 1, count)
+        return DetectionRecords(
+            counts,
+            np.concatenate(scores).astype(np.float32),
+            np.concatenate(labels).astype(np.uint16),
+            np.concatenate(hit, 1),
+            np.concatenate(idle, 1),
+            truths_ABN,
+            statistics_SKB,
+            confidence_logits_KB,
+            config.stage_macs,
+            config.head_macs,
+            config.backbone_macs,
+            config.class_names or images.class_names,
+            config.task_settings.get("scales"),
+        )
+
+    def measure(self, records: DetectionRecords, policy: ExitPolicy) -> DetectionEvaluation:
+        return measure_boxes(records, policy)
+
+    def evaluate(self, records: DetectionRecords, policy: ExitPolicy) -> DetectionEvaluation:
+        return measure_boxes(records, policy, sure=True)
+
+    def intervals(self, records: DetectionRecords, policy: ExitPolicy) -> dict[str, tuple[float, float]]:
+        found = bootstrap_boxes(records, policy)
+        return {name: found[name] for name in ("map", "relative_cost")}
+
+    def loss(self, records: DetectionRecords, policy: ExitPolicy) -> Loss:
+        return loss_of_boxes(records, policy)
+
+    def by_class(
+        self, records: DetectionRecords, policy: ExitPolicy, class_names: Sequence[str]
+    ) -> dict[str, float]:
+        return ap_by_class(records, policy, class_names)
