@@ -170,8 +170,9 @@ def test_arrays_say_what_tensors_say() -> None:
         assert score_of(name, [logits], [said]) == pytest.approx(of_tensor, rel=1e-5)
     p = 1 / (1 + np.exp(-logits[:, :-4].astype(np.float64)))
     highest = p.reshape(3, N, -1).max(1)
+    doubt = (highest * (1 - highest)).sum(1)
     assert score_of("emptiness", [logits], [said]) == pytest.approx(1 - highest.max(1), abs=1e-6)
-    assert score_of("fewness", [logits], [said]) == pytest.approx(-np.log(1 + highest.sum(1)), rel=1e-4)
+    assert score_of("clearness", [logits], [said]) == pytest.approx(-np.log(1 + doubt), rel=1e-4)
 
 
 def test_boxes_lie_where_cells_say() -> None:

@@ -29,7 +29,7 @@ class TrainSettings(Settings):
     """What shall be other than in the recipe, or than chosen."""
 
     task: str | None = None
-    """What the exits answer: classification (the default), or segmentation, whose data have masks."""
+    """What the exits answer: classification (the default), segmentation (masks) or detection (boxes)."""
     teacher: str | None = None
     """Checkpoint of a trained network whose answers all exits imitate."""
     prune: float | None = None
@@ -237,7 +237,7 @@ def calibrate(
     risk: float | None = None,
     delta: float = 0.1,
     on_average: Flag = False,
-    risk_of: Literal["excess_error", "disagreement"] = "excess_error",
+    risk_of: Literal["excess_error", "disagreement", "missed"] = "excess_error",
     rule: str = "confidence",
     split: str = "validation",
     objective: Literal["macs", "latency"] = "macs",
@@ -258,7 +258,8 @@ def calibrate(
         risk: The cheapest that is shown to keep this risk on new images as well.
         delta: How likely that guarantee may fail.
         on_average: Guarantee the risk on average over calibrations, without a delta.
-        risk_of: More errors than the full network, or another answer than its (needs no labels).
+        risk_of: More errors than the full network, another answer than its (needs no labels), or, of a
+            detection, images with objects that leave as empty.
         rule: How thresholds are set for a budget: confidence, max_softmax, entropy, margin, patience, or one
             that a plugin registers.
         split: train, validation or test.

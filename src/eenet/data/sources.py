@@ -71,6 +71,8 @@ SOURCES: dict[str, Source] = {
     "tiny-imagenet-50": Source(augmentation=_SHIFT_FLIP),
     "camvid": Source(augmentation=_CROP_FLIP),
     "nuclei": Source(augmentation=_CROP_FLIP),
+    "bccd": Source(augmentation=_CROP_FLIP),
+    "aquarium": Source(augmentation=_CROP_FLIP),
     "imagenet": Source("ILSVRC/imagenet-1k", unlabelled_test=True, augmentation=_CROP_FLIP),
 }
 

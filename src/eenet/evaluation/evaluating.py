@@ -80,7 +80,8 @@ def evaluate(
         skip_damaged: go on without image files that can't be read.
 
     Returns:
-        The evaluation: `Evaluation`, of a network with a diagnosis; of masks `SegmentationEvaluation`.
+        The evaluation: `Evaluation`, of a network with a diagnosis; of masks
+            `SegmentationEvaluation`, of boxes `DetectionEvaluation`.
 
     Raises:
         FileNotFoundError, ValueError: network or data can't be read or don't fit each other; records without

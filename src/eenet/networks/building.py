@@ -56,7 +56,8 @@ def create_model(
         num_exits: number of early exits, without the final one.
         placement: `linear`, `pareto`, `golden`, `fine` (Demir & Akbas 2024), a list of
             fractions of the backbone's MACs, or a list of block names.
-        task: what the exits answer: `classification`, or `segmentation`, which needs `num_classes`.
+        task: what the exits answer: `classification`; or `segmentation` or `detection`, which need
+            `num_classes`.
         head: the kind of exit head, see `eenet.networks.HEADS`. Default: as suits the task.
         gate: what the confidence is computed from, see `eenet.policies.gates`. Default: likewise.
         num_classes: default: as the backbone's own configuration says.

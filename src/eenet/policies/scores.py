@@ -91,34 +91,23 @@ def agreement(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Float
 def emptiness(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]) -> Floats:  # noqa: ARG001
     """How sure it is that an image holds no object: 1 minus the highest class probability anywhere."""
     of = _library(logits_KBN)
-    return 1 - of.amax(_likely(logits_KBN[-1]), 1)
-
-
-@SCORES.add(arrays=True, boxes=True)
-def fewness(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]) -> Floats:  # noqa: ARG001
-    """Minus the logarithm of 1 plus how many places are expected to belong to objects."""
-    return -_library(logits_KBN).log(1 + _likely(logits_KBN[-1]).sum(1))
+    return 1 - of.sigmoid(of.amax(logits_KBN[-1][:, :-4], (1, 2, 3)))
 
 
 @SCORES.add(arrays=True, boxes=True)
 def clearness(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]) -> Floats:  # noqa: ARG001
-    """Minus the logarithm of 1 plus the variance of that number: 0 where there is no doubt."""
-    p = _likely(logits_KBN[-1])
-    return -_library(logits_KBN).log(1 + (p * (1 - p)).sum(1))
+    """Minus the logarithm of 1 plus the variance of how many places belong to objects: 0 without doubt."""
+    of = _library(logits_KBN)
+    p_Bhw = of.sigmoid(of.amax(logits_KBN[-1][:, :-4], 1))
+    return -of.log(1 + (p_Bhw * (1 - p_Bhw)).sum((1, 2)))
 
 
 @SCORES.add(arrays=True, boxes=True)
 def largeness(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]) -> Floats:  # noqa: ARG001
     """Mean logarithm of the distances to the sides of boxes, in cells, weighted by how likely these are."""
-    p, logits = _likely(logits_KBN[-1]), logits_KBN[-1]
-    sides = logits[:, -4:].mean(1).reshape(p.shape[0], -1)
-    return (p * sides).sum(1) / (p.sum(1) + 1e-6)
-
-
-def _likely(logits: Floats) -> Floats:
-    """The highest class probability of every place: [B, H × W]."""
-    of = _library([logits])
-    return of.amax(of.sigmoid(logits[:, :-4]), 1).reshape(logits.shape[0], -1)
+    of, logits = _library(logits_KBN), logits_KBN[-1]
+    p_Bhw = of.sigmoid(of.amax(logits[:, :-4], 1))
+    return (p_Bhw * logits[:, -4:].mean(1)).sum((1, 2)) / (p_Bhw.sum((1, 2)) + 1e-6)
 
 
 @SCORES.add(arrays=True, looks_back=True)

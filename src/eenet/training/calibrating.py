@@ -51,6 +51,9 @@ class Calibration(Result):
     miou: float | None = None
     """Of a segmentation instead."""
     full_miou: float | None = None
+    map: float | None = None
+    """Of a detection."""
+    full_map: float | None = None
     agreement: float | None = None
     """With the full network, where images have no labels."""
     guarantee: Guarantee | None = None
@@ -108,7 +111,8 @@ def calibrate(
         max_drop: how many points of accuracy may be lost against the full network, such as 0.5.
         risk: what must be kept on new images as well, with a guarantee; see `policy_for_risk`.
         delta: how likely the guarantee may fail; none: it holds on average.
-        risk_of: `excess_error` or `disagreement`.
+        risk_of: `excess_error`, `disagreement`, or, of a detection, `missed`: images with objects that leave
+            as empty.
         rule: for a budget in MACs, how thresholds are set: the name of a score, or a way of your own.
         split: of the data.
         objective: `macs`, or `latency`: cost is time measured here, and exits that don't pay

@@ -86,6 +86,13 @@ _MASKS = TrainConfig(
     weight_decay=0.05,
     warmup_epochs=3,
 )
+_BOXES = replace(
+    _MASKS,
+    task="detection",
+    model_args={"channels": [32, 64, 128, 256]},
+    task_settings={"stride": 8},
+    budget=0.6,
+)
 
 RECIPES: dict[str, Recipe] = {
     "digits": Recipe(
@@ -158,6 +165,25 @@ RECIPES: dict[str, Recipe] = {
     "nuclei": Recipe(
         replace(_MASKS, data="nuclei", budget=0.5, image_size=192, epochs=30, standardise=True),
         "cell nuclei under the microscope, segmentation, ResNet-18 from scratch; not run here",
+    ),
+    "bccd": Recipe(
+        replace(_BOXES, data="bccd", image_size=320, epochs=60),
+        "blood cells of 3 kinds, detection, half of ResNet-18's channels from scratch",
+    ),
+    "aquarium": Recipe(
+        replace(_BOXES, data="aquarium", image_size=320, epochs=80, budget=0.75),
+        "7 kinds of animals in water, detection, half of ResNet-18's channels from scratch; not run here",
+    ),
+    "nuclei-boxes": Recipe(
+        replace(
+            _BOXES,
+            data="nuclei",
+            image_size=256,
+            epochs=40,
+            standardise=True,
+            task_settings={"stride": 4, "most": 400},
+        ),
+        "cell nuclei under the microscope, detection, half of ResNet-18's channels; not run here",
     ),
     **{
         f"imagenet-resnet{depth}": Recipe(

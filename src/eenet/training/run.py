@@ -51,7 +51,7 @@ class TrainResult(Result):
     notes: list[str]
     """What of the settings did nothing, and what of the result is uncertain."""
     class_accuracy: dict[str, float]
-    """Of the policy on the images of each class that has any; of a segmentation IoU."""
+    """Of the policy on the images of each class that has any; of a segmentation IoU, of a detection AP."""
 
     def __getattr__(self, name: str) -> Any:
         """What was measured."""

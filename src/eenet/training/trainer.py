@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from eenet.compress import sparsity_of
 from eenet.data import Augmentation, derived_seed, normalize
 from eenet.networks import EENet
+from eenet.tasks import task_of
 from eenet.training.objectives import get_objective
 from eenet.training.planning.settings import TrainConfig
 

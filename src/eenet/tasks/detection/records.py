@@ -154,7 +154,7 @@ class DetectionRecords(AnyRecords):
                 found_TD = np.where(hits_TD, as_hit_TD, np.where(idle_TD, 0.0, as_miss_TD))
                 value_D[own] = found_TD.mean(0) / present
         of_image_D = np.repeat(np.arange(self.counts_KB.size), self.counts_KB.ravel())
-        sums = np.bincount(of_image_D, value_D, self.counts_KB.size)
+        sums = np.bincount(of_image_D, value_D, self.counts_KB.size).astype(np.float64)
         added_KB = sums.reshape(self.counts_KB.shape)
         metric = mean_of(average_precision(pooled)[0])
         return metric + len(self) * (added_KB - added_KB[near_B, np.arange(len(self))])

@@ -45,7 +45,7 @@ def build(config: TrainConfig, images: Images, start: Start | None = None) -> EE
         "head": config.head,
         "gate": "features" if trains_confidence(config.objective) else None,
     }
-    settings = {"standardise": True} if config.standardise else None
+    settings = {**config.task_settings, **({"standardise": True} if config.standardise else {})}
     answers: dict[str, Any] = {"task": config.task, "num_classes": len(images.class_names)}
     answers["task_settings"] = settings
     named = (start.name, args) if start.name else recognised(backbone, images.image_size)

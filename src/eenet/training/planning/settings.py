@@ -131,6 +131,8 @@ class TrainConfig:
     """Where else the figures of `metrics.jsonl` go."""
     task: str = "classification"
     """What the exits answer, see `eenet.tasks`."""
+    task_settings: dict[str, Any] = field(default_factory=dict)
+    """Of the task: `width` of a decoder; of detection also its `stride`, and the `most` boxes of an image."""
     standardise: bool = False
     """Bring every image to the same mean and spread first, where they differ a lot, as of microscopes."""
     model_args: dict[str, Any] = field(default_factory=dict)
