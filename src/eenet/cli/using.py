@@ -45,7 +45,8 @@ def predict(
 
     Args:
         backend: torch, torch-compile, onnxruntime or openvino. Default: the fastest for so many images.
-        out: Write the answers to this file as they come: .csv, .jsonl or .parquet.
+        out: Write the answers to this file as they come: .csv, .jsonl or .parquet; of boxes also .json, as
+            COCO has them. Of masks and boxes also a directory for pictures.
         top_k: Keep the probabilities of so many of the likeliest classes.
         strict: Stop at the first file that can't be read.
         resume: Go on with the answers that are in --out.

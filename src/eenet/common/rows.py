@@ -1,42 +1,58 @@
-"""Results streamed into a file as they come, CSV, JSON lines or Parquet; resumable."""
+"""Results streamed into a file as they come, CSV, JSON lines or Parquet, resumable; or one JSON document."""
 
 import csv
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from eenet.common.files import write_atomically
+
 SUFFIXES = (".csv", ".jsonl", ".parquet")
+DOCUMENT = ".json"
 FIRST = 100
 
 
 class RowFile:
-    """A file of rows, complete after every flush; a Parquet file is made of JSON lines beside it at the end.
+    """A file of rows, complete after every flush; Parquet and JSON are made of lines beside it at the end.
 
     with RowFile("answers.csv", ["file", "label"]) as rows:
         rows.write({"file": "a.png", "label": "cat"})
     """
 
-    def __init__(self, path: str | Path, columns: list[str], *, resume: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        columns: list[str],
+        *,
+        resume: bool = False,
+        document: Callable[[Iterable[Mapping[str, Any]]], Any] | None = None,
+    ) -> None:
         """Create the file, or go on with it.
 
         Args:
-            path: ends in .csv, .jsonl or .parquet.
+            path: ends in .csv, .jsonl or .parquet; with `document` in .json too.
             columns: of the rows; what a row lacks stays empty.
             resume: keep the rows that are there. Without it, a file that is there is an error.
+            document: all rows → what a .json file holds.
 
         Raises:
             FileExistsError: there is such a file, and `resume` isn't given.
             ValueError: unknown suffix, the file can't be written, or it has other columns.
         """
         self.path, self.columns = Path(path), columns
-        if self.path.suffix.lower() not in SUFFIXES:
-            raise ValueError(f"can't write {path}: the name must end in {', '.join(SUFFIXES)}")
-        self._parquet = self.path.suffix.lower() == ".parquet"
-        self._csv = self.path.suffix.lower() == ".csv"
-        self._streamed = self.path.with_name(self.path.name + ".part.jsonl") if self._parquet else self.path
+        kind = self.path.suffix.lower()
+        known = (*SUFFIXES, DOCUMENT) if document else SUFFIXES
+        if kind not in known:
+            raise ValueError(f"can't write {path}: the name must end in {', '.join(known)}")
+        if kind == DOCUMENT and resume:
+            raise ValueError(f"{path} is written whole, so there is nothing to resume; give a .jsonl file")
+        self._parquet, self._csv = kind == ".parquet", kind == ".csv"
+        self._document = document if kind == DOCUMENT else None
+        beside = self._parquet or self._document
+        self._streamed = self.path.with_name(self.path.name + ".part.jsonl") if beside else self.path
         if not resume and self.path.exists():
             raise FileExistsError(f"{path} is there already; go on with --resume, or give another --out")
         kept = self._kept() if resume else []
@@ -60,7 +76,7 @@ class RowFile:
     def write(self, row: Mapping[str, Any]) -> None:
         """Add a row."""
         if self._csv:
-            self._writer.writerow({key: "" if value is None else value for key, value in row.items()})
+            self._writer.writerow({key: _cell(value) for key, value in row.items()})
         else:
             self._file.write(json.dumps({key: row.get(key) for key in self.columns}) + "\n")
 
@@ -73,6 +89,10 @@ class RowFile:
         self._file.close()
         if self._parquet:
             self._to_parquet()
+        if self._document:
+            rows = (json.loads(line) for line in self._streamed.read_text(encoding="utf-8").splitlines())
+            write_atomically(self.path, (json.dumps(self._document(rows)) + "\n").encode())
+            self._streamed.unlink()
 
     def __enter__(self) -> "RowFile":
         return self
@@ -121,3 +141,10 @@ class RowFile:
             raise ValueError(
                 f"{self.path} has the columns {', '.join(found)}; this run writes {', '.join(self.columns)}"
             )
+
+
+def _cell(value: Any) -> Any:
+    """Of a CSV file: nothing for none, JSON for lists."""
+    if isinstance(value, list | dict):
+        return json.dumps(value)
+    return "" if value is None else value

@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -23,6 +23,8 @@ FEW_IMAGES = 500  # to make a graph for a faster backend would take longer than 
 FLUSH_SECONDS = 1.0
 HEADER = ["file", "label", "probability", "exit", "cost"]
 MASK_HEADER = ["file", "most of it", "exit", "cost", "mask"]
+BOX_HEADER = ["file", "objects", "exit", "cost", "picture"]
+COUNTED = 0.3  # probability from which on an object is counted in a line
 FIRST_ROWS, FIRST_SECONDS = 100, 1.0  # waited for, to know how wide columns are
 
 
@@ -47,6 +49,12 @@ class FilePrediction(Result):
     """That laid over the image."""
     shares: dict[str, float] | None = None
     """The part of the pixels that each class got."""
+    objects: list[dict[str, Any]] | None = None
+    """Those found: `label`, `score`, and `box`: left, top, right, bottom in pixels."""
+    size: list[int] | None = None
+    """Height and width of the image, beside its objects."""
+    picture: str | None = None
+    """The image with boxes drawn on it."""
     error: str | None = None
     """Why the file can't be read."""
 
@@ -78,7 +86,8 @@ def predict(
         backend: see `eenet.Predictor`. Default: the fastest for so many images.
         providers: of ONNX Runtime, see `eenet.Predictor`.
         top_k: keep the probabilities of so many of the likeliest classes. Default: of all.
-        out: file for the rows as they come: .csv, .jsonl or .parquet.
+        out: file for the rows as they come: .csv, .jsonl or .parquet; of boxes also .json, as COCO has them.
+            Of masks and boxes also a directory for pictures.
         strict: stop at the first file that can't be read. A single file is always strict.
         resume: go on with the rows that are in `out`.
         tile, halo: pixels, for large images of which masks are wanted, see `eenet.Predictor`.
@@ -139,7 +148,14 @@ def predict_each(
     likeliest = min(top_k or config.num_classes, config.num_classes)
     place, folder = task.places(Path(out) if out is not None else None)
     columns = task.columns(likeliest if top_k else 0)
-    rows = RowFile(place, columns, resume=resume) if place is not None else None
+    names_of_classes = config.class_names or [str(n) for n in range(config.num_classes)]
+    if place is not None and place.suffix == ".json":
+        task.document((), names_of_classes)  # whether there is one
+
+    def document(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+        return task.document(rows, names_of_classes)
+
+    rows = RowFile(place, columns, resume=resume, document=document) if place is not None else None
     names = _names(files) if folder is not None else {}
     try:
         todo = [file for file in files if rows is None or str(file) not in rows.done]
@@ -247,6 +263,8 @@ def prediction_lines(rows: Iterable[FilePrediction]) -> Iterator[str]:
 
 
 def _header(rows: Sequence[FilePrediction]) -> list[str]:
+    if any(row.objects is not None for row in rows):
+        return BOX_HEADER
     return MASK_HEADER if any(row.shares for row in rows) else HEADER
 
 
@@ -258,4 +276,8 @@ def _cells(row: FilePrediction, header: Sequence[str]) -> list[str]:
     if row.shares is not None:
         share, name = max((share, name) for name, share in row.shares.items())
         return [row.file, f"{name} {share:.0%}", *told, row.mask or "–"]
+    if row.objects is not None:
+        counts = Counter(each["label"] for each in row.objects if each["score"] >= COUNTED)
+        found = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+        return [row.file, found or "none", *told, row.picture or "–"]
     return [row.file, str(row.label), f"{row.probability:.3f}", *told]

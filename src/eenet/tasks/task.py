@@ -5,7 +5,7 @@ record keeps of an answer, and how good that is. Nothing outside this package as
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -263,6 +263,14 @@ class Task(ABC):
     @abstractmethod
     def draw(self, found: Any, image: Path, target: Path) -> dict[str, Any]:
         """Write an answer as pictures that begin with a name; the fields of a row that tell where."""
+
+    def document(self, rows: Iterable[Mapping[str, Any]], class_names: Sequence[str]) -> dict[str, Any]:  # noqa: ARG002
+        """All rows as one JSON document in a usual format.
+
+        Raises:
+            ValueError: there is none.
+        """
+        raise ValueError(f"answers of {self.name} are no JSON document; give a .csv, .jsonl or .parquet file")
 
     @abstractmethod
     def columns(self, likeliest: int) -> list[str]:

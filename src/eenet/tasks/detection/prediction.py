@@ -1,6 +1,6 @@
 """The answer for one image: the objects in it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -67,3 +67,19 @@ class BoxPrediction:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {name: getattr(self, name) for name in ("exit", "relative_cost", "objects")}
+
+
+def as_coco(rows: Iterable[Mapping[str, Any]], class_names: Sequence[str]) -> dict[str, Any]:
+    """Rows of answers as COCO has objects, each with its `score`; categories count from 1."""
+    images, annotations = [], []
+    for number, row in enumerate((row for row in rows if not row["error"]), 1):
+        height, width = row["size"]
+        images.append({"id": number, "file_name": row["file"], "width": width, "height": height})
+        for each in row["objects"]:
+            left, top, right, bottom = each["box"]
+            sides = right - left, bottom - top
+            about = {"id": len(annotations) + 1, "image_id": number, "score": each["score"], "iscrowd": 0}
+            about["category_id"] = class_names.index(each["label"]) + 1
+            annotations.append({**about, "bbox": [left, top, *sides], "area": sides[0] * sides[1]})
+    categories = [{"id": n, "name": name} for n, name in enumerate(class_names, 1)]
+    return {"images": images, "annotations": annotations, "categories": categories}

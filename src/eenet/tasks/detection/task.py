@@ -1,6 +1,6 @@
 """Object detection as a task: boxes around objects."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,7 +17,7 @@ from eenet.tasks.detection.metrics import (
     measure_boxes,
 )
 from eenet.tasks.detection.precision import SIZES, matched
-from eenet.tasks.detection.prediction import BoxPrediction
+from eenet.tasks.detection.prediction import BoxPrediction, as_coco
 from eenet.tasks.detection.records import STATISTICS, DetectionRecords
 from eenet.tasks.measured import Loss
 from eenet.tasks.task import Parts, Seen, Task, width_in
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from eenet.backbones import TracedBackbone
 
+ROWS_FILE = "predictions.csv"
+ROW_SUFFIXES = (".csv", ".jsonl", ".parquet", ".json")
 STRIDE = 8  # of the decoder's state, unless the settings say 4
 STRIDES = (4, 8, 16)
 TOGETHER = 16  # images at most, whose logits are held at a time
@@ -50,7 +52,6 @@ class Detection(Task):
             "--top-k",
             "bench",
             "export",
-            "predict",
             "serve",
             "sweep",
             "pruning",
@@ -176,19 +177,28 @@ class Detection(Task):
         )
 
     def places(self, out: Path | None) -> tuple[Path | None, Path | None]:
-        raise NotImplementedError
+        """A file of rows, or a directory of pictures with such a file in it."""
+        if out is None or out.suffix in ROW_SUFFIXES:
+            return out, None
+        out.mkdir(parents=True, exist_ok=True)
+        return out / ROWS_FILE, out
 
-    def row(self, found: BoxPrediction, likeliest: int) -> dict[str, Any]:
-        raise NotImplementedError
+    def row(self, found: BoxPrediction, likeliest: int) -> dict[str, Any]:  # noqa: ARG002
+        return {**found.to_dict(), "size": [*found.size]}
 
     def draw(self, found: BoxPrediction, image: Path, target: Path) -> dict[str, Any]:
-        raise NotImplementedError
+        picture = target.with_name(f"{target.name}-boxes.jpg")
+        found.drawn(image).save(picture, quality=90)
+        return {"picture": str(picture)}
 
-    def columns(self, likeliest: int) -> list[str]:
-        raise NotImplementedError
+    def columns(self, likeliest: int) -> list[str]:  # noqa: ARG002
+        return ["file", "exit", "relative_cost", "size", "objects", "picture", "error"]
 
     def same(self, row: Mapping[str, Any], found: BoxPrediction) -> str | None:
-        raise NotImplementedError
+        return None if int(row["exit"]) == found.exit else f"exit {row['exit']}, now it is exit {found.exit}"
+
+    def document(self, rows: Iterable[Mapping[str, Any]], class_names: Sequence[str]) -> dict[str, Any]:
+        return as_coco(rows, class_names)
 
     def collect(
         self, network: Any, images: Any, batch_size: int, advance: Callable[[int], Any]
