@@ -114,6 +114,16 @@ def test_the_same_network_without_exits(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "given",
+    [{"distillation": 0.5}, {"label_smoothing": 0.1}, {"class_weights": "auto"}, {"objective": "v2"},
+     {"balanced": True}, {"teacher": "digits-eenet8"}],
+)  # fmt: skip
+def test_settings_that_boxes_do_not_have(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(given))):
+        eenet.TrainConfig("x", "resnet18", task="detection", **given)
+
+
+@pytest.mark.parametrize(
     ("name", "data"), [("bccd", "bccd"), ("aquarium", "aquarium"), ("nuclei-boxes", "nuclei")]
 )
 def test_recipes(name: str, data: str) -> None:

@@ -94,6 +94,8 @@ class Task(ABC):
     """Images that arrive together where a network is timed."""
     objectives: ClassVar[Sequence[str] | None] = None
     """Names of those it can be trained by. None: all."""
+    cross_entropy: ClassVar[bool] = True
+    """Whether exits are trained by that, and not by an `exit_loss`."""
     carried: ClassVar[Sequence[str]] = ("features",)
     """What goes from stage to stage: one tensor, or a tuple of several."""
     unsupported: ClassVar[Mapping[str, str]] = {}

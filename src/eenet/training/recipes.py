@@ -89,6 +89,7 @@ _MASKS = TrainConfig(
 _BOXES = replace(
     _MASKS,
     task="detection",
+    head="",  # the task's own
     model_args={"channels": [32, 64, 128, 256]},
     task_settings={"stride": 8},
     budget=0.6,

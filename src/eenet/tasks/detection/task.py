@@ -44,6 +44,7 @@ class Detection(Task):
     keeps_classifier: ClassVar[bool] = False
     works_unlabelled: ClassVar[bool] = False
     any_size: ClassVar[bool] = True
+    cross_entropy: ClassVar[bool] = False
     carried: ClassVar[Sequence[str]] = ("features", "state")
     batch_sizes: ClassVar[Sequence[int]] = (8,)
     objectives: ClassVar[Sequence[str] | None] = ("joint",)

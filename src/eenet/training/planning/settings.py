@@ -147,6 +147,9 @@ class TrainConfig:
             raise ValueError(f"objective is {self.objective!r}; for {self.task} choose from {known}")
         if self.balanced and not task.keeps_classifier:
             raise ValueError(f"balanced draws images by class, which {self.task} hasn't; use class_weights")
+        for name in ("distillation", "label_smoothing", "class_weights"):
+            if getattr(self, name) and not task.cross_entropy:
+                raise ValueError(f"{name} is for cross-entropy, by which {self.task} isn't trained")
         for name in ("epochs", "batch_size", "learning_rate", "accumulate", "at_once"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
