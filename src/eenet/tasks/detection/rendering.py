@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from eenet.data import whole_pixels
 from eenet.tasks.detection.boxes import Boxes
-from eenet.tasks.segmentation.rendering import palette
+from eenet.tasks.segmentation.maps import palette
 
 THICK = 200  # pixels of an image's shorter side for each pixel of a line
 
