@@ -5,8 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+
+import eenet
+from eenet.data import normalize
+from eenet.policies import score_of
+from eenet.tasks import task_of
 
 COLOURS = np.array([[210, 60, 60], [60, 60, 210]])
 NAMES = ["red", "blue"]
@@ -52,3 +58,45 @@ def write_coco(root: Path, counts: dict[str, int] | None = None) -> Path:
         (root / "annotations").mkdir(exist_ok=True)
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
     return root
+
+
+SIZES = ((64, 64), (48, 64), (40, 90), (57, 36))
+
+
+def made_detector() -> eenet.EENet:
+    torch.manual_seed(1)
+    network = eenet.create_model(
+        "resnet8_w4_cifar",
+        task="detection",
+        num_classes=2,
+        num_exits=2,
+        input_size=(3, 64, 64),
+        task_settings={"width": 8, "scales": [[1.2, 0.3], [0.9, -0.1], [1.0, 0.0]]},
+    )
+    network.config.mean, network.config.std = [0.4] * 3, [0.3] * 3
+    network.config.class_names = NAMES
+    network.train()
+    with torch.no_grad():  # norms that do something
+        for seed in range(20):
+            pixels = np.stack([made_boxes(seed)[0].transpose(2, 0, 1)] * 2)
+            network(normalize(torch.from_numpy(pixels), [0.4] * 3, [0.3] * 3))
+        for head in network.heads:  # scores that differ from image to image
+            head.get_parameter("answer.12.weight").mul_(8)
+    return network.eval()
+
+
+def pictures(count: int = 16) -> list[np.ndarray]:
+    return [made_boxes(k, *SIZES[k % len(SIZES)])[0] for k in range(count)]
+
+
+def middling(network: eenet.EENet, score: str) -> tuple[float, ...]:
+    """Thresholds at which some images leave at every exit."""
+    scores = []
+    for k in range(2):
+        found = []
+        for picture in pictures():
+            seen = task_of("detection").read(picture, network.config)
+            logits, confidences = network.answers(seen.pixels_CHW[None])
+            found.append(score_of(score, [logits[k]], [confidences[k]])[0])
+        scores.append(float(np.quantile(found, 0.6)) + 1e-6)
+    return tuple(scores)

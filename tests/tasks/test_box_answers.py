@@ -7,64 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from box_cases import NAMES, made_boxes
+from box_cases import NAMES, SIZES, made_boxes, made_detector, middling, pictures
 from PIL import Image
 
 import eenet
 from eenet.cli import main
 from eenet.data import boxed_images, letterboxed, normalize, open_image
 from eenet.networks import open_network
-from eenet.policies import score_of
 from eenet.runtime import run_one
-from eenet.tasks import task_of
 from eenet.tasks.detection.boxes import boxes_of
-
-SIZES = ((64, 64), (48, 64), (40, 90), (57, 36))
-
-
-def made() -> eenet.EENet:
-    torch.manual_seed(1)
-    network = eenet.create_model(
-        "resnet8_w4_cifar",
-        task="detection",
-        num_classes=2,
-        num_exits=2,
-        input_size=(3, 64, 64),
-        task_settings={"width": 8, "scales": [[1.2, 0.3], [0.9, -0.1], [1.0, 0.0]]},
-    )
-    network.config.mean, network.config.std = [0.4] * 3, [0.3] * 3
-    network.config.class_names = NAMES
-    network.train()
-    with torch.no_grad():  # norms that do something
-        for seed in range(20):
-            pixels = np.stack([made_boxes(seed)[0].transpose(2, 0, 1)] * 2)
-            network(normalize(torch.from_numpy(pixels), [0.4] * 3, [0.3] * 3))
-        for head in network.heads:  # answers that differ from image to image
-            head.get_parameter("answer.12.weight").mul_(8)
-    return network.eval()
-
-
-def pictures(count: int = 16) -> list[np.ndarray]:
-    return [made_boxes(k, *SIZES[k % len(SIZES)])[0] for k in range(count)]
-
-
-def middling(network: eenet.EENet, score: str) -> tuple[float, ...]:
-    """Thresholds at which some images leave at every exit."""
-    scores = []
-    for k in range(2):
-        found = []
-        for picture in pictures():
-            seen = task_of("detection").read(picture, network.config)
-            logits, confidences = network.answers(seen.pixels_CHW[None])
-            found.append(score_of(score, [logits[k]], [confidences[k]])[0])
-        scores.append(float(np.quantile(found, 0.6)) + 1e-6)
-    return tuple(scores)
 
 
 @pytest.mark.parametrize("score", ["confidence", "emptiness", "clearness"])
 @pytest.mark.parametrize(("backend", "batch_size"), [("torch", 1), ("torch", 16), ("onnxruntime", 16)])
 def test_engines_answer_as_the_reference_does(score: str, backend: str, batch_size: int) -> None:
-    network = made()
+    network = made_detector()
     policy = eenet.ExitPolicy(score, middling(network, score))
     predictor = eenet.Predictor(network, policy=policy, backend=backend, batch_size=batch_size)
     seen = set()
@@ -83,7 +40,7 @@ def test_engines_answer_as_the_reference_does(score: str, backend: str, batch_si
 
 
 def test_a_graph_says_what_modules_say(tmp_path: Path) -> None:
-    network = made()
+    network = made_detector()
     stored = open_network(network.save_pretrained(tmp_path / "c", graph=True))
     pairs = [made_boxes(k, *SIZES[k % len(SIZES)]) for k in range(8)]
     images = boxed_images([image for image, _ in pairs], [objects for _, objects in pairs], NAMES, side=64)
@@ -96,7 +53,7 @@ def test_a_graph_says_what_modules_say(tmp_path: Path) -> None:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    return made().save_pretrained(tmp_path / "c")
+    return made_detector().save_pretrained(tmp_path / "c")
 
 
 @pytest.fixture
@@ -153,11 +110,3 @@ def test_predict_prints_what_is_seen(
     assert rows[0].label is None
     assert main(["predict", str(checkpoint), str(photos), "--top-k", "2"]) == 2
     assert "--top-k doesn't work for detection yet" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("verb", ["bench", "export", "report", "serve"])
-def test_verbs_that_cannot_be_had_yet_say_so(verb: str) -> None:
-    if verb in (unsupported := task_of("detection").unsupported):
-        with pytest.raises(ValueError, match=f"{verb} doesn't work for detection yet"):
-            task_of("detection").must_support(verb)
-    assert "predict" not in unsupported

@@ -196,6 +196,7 @@ function reliability() {
 }
 
 function confusion() {
+  if (!nets.every(net => setting(net).confusion)) return;
   const body = section("Confusions", page.classes.length <= page.matrix_up_to ? "Rows: what it is; columns: the answer. Per cent of the row." : "The most frequent ones.");
   for (const net of nets) {
     const holder = make("div");

@@ -202,7 +202,7 @@ def output_of(model: ServedModel, answers: Answers, name: str, size: tuple[int, 
     """An output tensor for images that were of this (height, width); of BYTES a list of strings."""
     if name in OUTPUT_VALUES:
         return OUTPUT_VALUES[name](model, answers)
-    return model.task.output(name, answers.probabilities_BN, size, model.config)
+    return model.task.output(name, answers.probabilities_BN, answers.exits_B, size, model.config)
 
 
 OUTPUT_VALUES: dict[str, Callable[[ServedModel, Answers], Any]] = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from eenet.policies import ExitPolicy, graph_scores, logarithm
+from eenet.policies import ExitPolicy, graph_scores, logarithm, probabilities
 from eenet.tasks.measured import Loss, Measured
 
 Pixels = NDArray[np.uint8]
@@ -186,8 +186,12 @@ class Task(ABC):
         """Logits of an exit → what an image leaves with; by default class probabilities."""
         return logits.softmax(1)
 
+    def answers(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The same for arrays, [B, N, ...]."""
+        return probabilities(logits)
+
     def unanswered(self, answers: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits that `answered` makes this of."""
+        """The other way round."""
         return logarithm(answers)
 
     def scores(self) -> list[str]:
@@ -243,9 +247,14 @@ class Task(ABC):
         raise NotImplementedError
 
     def output(
-        self, name: str, answers: NDArray[np.float32], size: tuple[int, int], config: Any
+        self,
+        name: str,
+        answers: NDArray[np.float32],
+        exits_B: NDArray[np.integer],
+        size: tuple[int, int],
+        config: Any,
     ) -> NDArray[Any] | list[str]:
-        """One of these for images of a (height, width), from what they left with."""
+        """One of these for images of a (height, width), from what they left with, and where."""
         raise NotImplementedError
 
     def told(self, found: Any, image: Any = None) -> dict[str, Any]:
@@ -330,8 +339,8 @@ class Task(ABC):
         raise NotImplementedError
 
     def policy_shown(self, records: Any, policy: ExitPolicy) -> dict[str, Any]:
-        """Of a policy: the metric's `interval`; `confusion`, see `confusions`; `by_class`, see
-        `worst_classes`. Where a task has it: `leaving`, the metric of those that leave at each exit."""
+        """Of a policy: the metric's `interval`; `by_class`, see `worst_classes`. Where a task has them:
+        `confusion`, see `confusions`; `leaving`, the metric of those that leave at each exit."""
         raise NotImplementedError
 
     def figures(

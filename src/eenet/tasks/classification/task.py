@@ -131,6 +131,7 @@ class Classification(Task):
         self,
         name: str,
         answers: NDArray[np.float32],
+        exits_B: NDArray[np.integer],  # noqa: ARG002
         size: tuple[int, int],  # noqa: ARG002
         config: Any,
     ) -> NDArray[Any] | list[str]:

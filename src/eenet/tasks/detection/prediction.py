@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eenet.tasks.detection.boxes import MOST, Boxes, Scale, boxes_of, rescaled
-from eenet.tasks.detection.rendering import drawn
+from eenet.tasks.detection.showing import drawn
 
 LEAST = 0.05  # probability from which on a box is told
 SHOWN = 0.3  # from which on it is drawn and counted

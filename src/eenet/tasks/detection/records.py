@@ -116,6 +116,11 @@ class DetectionRecords(AnyRecords):
             f"score {score!r} is not recorded of boxes; choose from {', '.join(('confidence', *STATISTICS))}"
         )
 
+    def alike(self, other: Any) -> bool:
+        """Whether both hold the same answers to the same images, but for rounding."""
+        same = np.array_equal(self.truths_ABN, other.truths_ABN)
+        return same and np.allclose(self.statistics_SKB, other.statistics_SKB, rtol=1e-2, atol=1e-3)
+
     # Precision --------------------------------------------------------------------------
 
     def pooled(self, exits_B: NDArray[np.integer], size: int = 0) -> Pooled:

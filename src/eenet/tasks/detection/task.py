@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from eenet.policies import ExitPolicy, box_scores, score_of
-from eenet.tasks.detection.boxes import MOST, answers_of, boxes_of, logits_of
+from eenet.data import GREY, MULTIPLE
+from eenet.policies import ExitPolicy, box_scores, decide, score_of
+from eenet.tasks.detection.boxes import MOST, SAME, answers_of, boxes_of, logits_of
 from eenet.tasks.detection.metrics import (
     DetectionEvaluation,
     ap_by_class,
@@ -17,9 +18,11 @@ from eenet.tasks.detection.metrics import (
     measure_boxes,
 )
 from eenet.tasks.detection.precision import SIZES, matched
-from eenet.tasks.detection.prediction import BoxPrediction, as_coco
+from eenet.tasks.detection.prediction import SHOWN, BoxPrediction, as_coco
 from eenet.tasks.detection.records import STATISTICS, DetectionRecords
+from eenet.tasks.detection.showing import answer_and_truth, exits_shown, policy_shown
 from eenet.tasks.measured import Loss
+from eenet.tasks.pages import data_uri
 from eenet.tasks.task import Parts, Seen, Task, width_in
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 ROWS_FILE = "predictions.csv"
 ROW_SUFFIXES = (".csv", ".jsonl", ".parquet", ".json")
+PICTURE = 640  # pixels of a picture's longer side on a page
 STRIDE = 8  # of the decoder's state, unless the settings say 4
 STRIDES = (4, 8, 16)
 TOGETHER = 16  # images at most, whose logits are held at a time
@@ -45,22 +49,26 @@ class Detection(Task):
     works_unlabelled: ClassVar[bool] = False
     any_size: ClassVar[bool] = True
     cross_entropy: ClassVar[bool] = False
+    outputs: ClassVar[Mapping[str, str]] = {"boxes": "FP32", "scores": "FP32", "classes": "INT64"}
+    counted: ClassVar[str] = "objects"
+    pictured: ClassVar[str] = "Left: the answer, right: the truth."
     carried: ClassVar[Sequence[str]] = ("features", "state")
     batch_sizes: ClassVar[Sequence[int]] = (8,)
+    timed_sizes: ClassVar[Sequence[int]] = (1, 16)
     objectives: ClassVar[Sequence[str] | None] = ("joint",)
     unsupported: ClassVar[Mapping[str, str]] = dict.fromkeys(
         (
             "--top-k",
-            "bench",
-            "export",
-            "serve",
+            "int8",
+            "format aoti",
+            "format executorch",
+            "serving by stage",
+            "batch",
             "sweep",
             "pruning",
             "optimize",
-            "report",
             "a budget in time",
             "measuring damaged images",
-            "backend openvino",
             "backend torch-compile",
             "starting from a trained checkpoint",
         ),
@@ -140,6 +148,9 @@ class Detection(Task):
 
         return answered(logits)
 
+    def answers(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        return answers_of(logits)
+
     def unanswered(self, answers: NDArray[np.float32]) -> NDArray[np.float32]:
         return logits_of(answers)
 
@@ -155,6 +166,25 @@ class Detection(Task):
         if config.task_settings.get("standardise"):
             pixels_CHW = standardised(pixels_CHW)
         return Seen(letterboxed(pixels_CHW, max(sides)), (height, width))
+
+    def explained(self, config: Any) -> dict[str, str]:
+        from eenet.data import STANDARD_SPREAD
+
+        resize = (
+            f"scale, antialiased, until the longer side is {max(config.input_size[1:])}; keep the shape; add "
+            f"grey {GREY} below and on the right up to multiples of {MULTIPLE}"
+        )
+        if config.task_settings.get("standardise"):
+            first = (
+                f"bring the values of all channels together to mean 127.5 and deviation {STANDARD_SPREAD:g}"
+            )
+            resize = f"{first}; {resize}"
+        return {
+            "resize": resize,
+            "answer": "for every place [B, N + 4, h, w] the probabilities of the classes, and the distances "
+            "from its middle to the left, top, right and bottom of a box, in places; of boxes of one class "
+            f"that overlap by more than {SAME} the surest stays",
+        }
 
     def prediction(
         self,
@@ -176,6 +206,32 @@ class Detection(Task):
             config.task_settings["most"],
             scales[exit_index] if scales else (1.0, 0.0),
         )
+
+    def output_shapes(self, config: Any) -> dict[str, list[int]]:
+        most = config.task_settings["most"]
+        return {"boxes": [most, 4], "scores": [most], "classes": [most]}
+
+    def output(
+        self,
+        name: str,
+        answers: NDArray[np.float32],
+        exits_B: NDArray[np.integer],
+        size: tuple[int, int],
+        config: Any,
+    ) -> NDArray[Any] | list[str]:
+        """Filled up to as many as there may be: boxes with zeros, classes with -1."""
+        shape = self.output_shapes(config)[name]
+        dtype = np.int64 if name == "classes" else np.float32
+        filled = np.full((len(answers), *shape), -1 if name == "classes" else 0, dtype)
+        for row, answer_Chw, exit_index in zip(filled, answers, exits_B.tolist(), strict=True):
+            boxes = self.prediction(answer_Chw, exit_index, 0.0, size, config).boxes
+            found = dict(zip(self.outputs, boxes, strict=True))[name]
+            row[: len(found)] = found
+        return filled
+
+    def told(self, found: BoxPrediction, image: Any = None) -> dict[str, Any]:
+        said = {"objects": found.objects, "counts": found.counts}
+        return said if image is None else {**said, "picture": data_uri(found.drawn(image), thumbnail=PICTURE)}
 
     def places(self, out: Path | None) -> tuple[Path | None, Path | None]:
         """A file of rows, or a directory of pictures with such a file in it."""
@@ -259,3 +315,34 @@ class Detection(Task):
         self, records: DetectionRecords, policy: ExitPolicy, class_names: Sequence[str]
     ) -> dict[str, float]:
         return ap_by_class(records, policy, class_names)
+
+    def load_records(self, path: Path) -> DetectionRecords:
+        return DetectionRecords.load(path)
+
+    def kept_records(self, path: Path, images: Any) -> DetectionRecords | None:
+        records = DetectionRecords.load(path)
+        return records if len(records) == len(images) else None
+
+    def exits_shown(self, records: DetectionRecords, policy: ExitPolicy) -> dict[str, Any]:  # noqa: ARG002
+        return exits_shown(records)
+
+    def policy_shown(self, records: DetectionRecords, policy: ExitPolicy) -> dict[str, Any]:
+        return policy_shown(records, policy)
+
+    def figures(
+        self,
+        records: DetectionRecords,
+        policy: ExitPolicy,
+        images: Any,
+        members: Sequence[int],
+        network: Any,
+    ) -> list[dict[str, Any]]:
+        exits_B, shown = decide(records, policy), []
+        for i in members:
+            pixels_CHW, objects = images.pair(i)
+            logits_KBChw, _ = network.answers(images.scaled(i)[0][None])
+            answer_Chw, exit_index = answers_of(logits_KBChw[exits_B[i], 0]), int(exits_B[i])
+            found = self.prediction(answer_Chw, exit_index, 0.0, objects.size, network.config)
+            image = pixels_CHW.transpose(1, 2, 0)
+            shown.append(answer_and_truth(image, found.above(SHOWN), objects, images.class_names))
+        return shown

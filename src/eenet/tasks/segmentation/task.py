@@ -198,6 +198,7 @@ class Segmentation(Task):
         self,
         name: str,  # noqa: ARG002
         answers: NDArray[np.float32],
+        exits_B: NDArray[np.integer],  # noqa: ARG002
         size: tuple[int, int],
         config: Any,  # noqa: ARG002
     ) -> NDArray[Any] | list[str]:
