@@ -36,7 +36,7 @@ def write_folders(root: Path, counts: dict[str, int] | None = None) -> Path:
                 path = root / split / folder / f"{k:03}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(values).save(path)
-    (root / "info.json").write_text('{"classes": ["ground", "red", "blue"], "ignore_index": 255}')
+    (root / "info.json").write_text('{"classes": ["ground", "red", "blue"], "ignore_index": 255, "block": 3}')
     return root
 
 

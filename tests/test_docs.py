@@ -19,7 +19,10 @@ from eenet.cli import VERBS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-STEPS = ["start/index", *(f"tutorials/{page}" for page in ("own-photos", "own-network", "budget", "deploy"))]
+STEPS = [
+    "start/index",
+    *(f"tutorials/{page}" for page in ("own-photos", "own-network", "segment", "budget", "deploy")),
+]
 STEPS += ["tutorials/serve", "tutorials/many-machines", "tutorials/paper", "how-to/python"]
 FENCE = re.compile(r"^```(\{code-block\} )?(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 A_SCREEN = 25  # lines

@@ -115,6 +115,11 @@ CLASSES = json.dumps({"classes": NAMES})
             json.dumps({"classes": NAMES, "palette": [[0, 0, 0]]}),
             "names 3 classes, but 1 colours",
         ),
+        (
+            np.zeros((32, 32), np.uint8),
+            json.dumps({"classes": NAMES, "block": 0}),
+            "'block' is 0; give how many",
+        ),
     ],
 )
 def test_bad_masks_are_one_line(tmp_path: Path, mask: Any, info: str, said: str) -> None:

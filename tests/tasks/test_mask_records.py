@@ -188,6 +188,7 @@ def test_intervals_hold_what_was_measured() -> None:
     doubled = records.subset(np.repeat(np.arange(B), 2))  # neighbours are alike, as in a video
     blocked, naive = bootstrap(doubled, chosen, block=2), bootstrap(doubled, chosen)
     assert np.diff(blocked["miou"]) > 1.2 * np.diff(naive["miou"])
+    assert bootstrap(replace(doubled, block=2), chosen) == blocked
     loss = task_of("segmentation").loss(records, chosen)
     assert loss.points == pytest.approx(100 * (found.full_quality - found.quality))
 

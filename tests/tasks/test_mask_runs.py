@@ -47,6 +47,8 @@ def test_what_a_run_leaves(checkpoint: Path, data: Path, capsys: pytest.CaptureF
     kept = SegmentationRecords.load(checkpoint / "records-test.safetensors")
     fresh = eenet.collect(network, load_masks(str(data), "test", size=(3, 32, 32)))
     assert (kept.confusion_KBNN == fresh.confusion_KBNN).all()
+    assert kept.block == fresh.block == 3
+    assert 0 < found["boundary_error"] < 1
     assert "mIoU" in (checkpoint / "README.md").read_text()
     assert "image-segmentation" in (checkpoint / "README.md").read_text()
 

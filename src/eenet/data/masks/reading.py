@@ -26,6 +26,8 @@ class MaskFormat:
     palette: tuple[tuple[int, int, int], ...] = ()
     """The colour of each class, for masks in colour. Any other colour must be `ignore_colour`."""
     ignore_colour: tuple[int, int, int] | None = None
+    block: int = 1
+    """So many images in a row are alike, such as frames of a video: intervals draw them together."""
 
 
 def read_mask(mask: Any, form: MaskFormat, name: str) -> NDArray[np.uint8]:

@@ -105,7 +105,7 @@ def _files(images: list[Path], masks: list[Path], index: int) -> tuple[Any, Any,
 
 def _form(directory: Path, splits: Mapping[str, tuple[Read, int]]) -> MaskFormat:
     path = directory / INFO_FILE
-    ignore_index, classes, palette, ignored = NO_CLASS, None, (), None
+    ignore_index, classes, palette, ignored, block = NO_CLASS, None, (), None, 1
     if path.is_file():
         try:
             info = json.loads(path.read_text())
@@ -113,8 +113,13 @@ def _form(directory: Path, splits: Mapping[str, tuple[Read, int]]) -> MaskFormat
             ignore_index = int(info.get("ignore_index", NO_CLASS))
             palette = tuple(tuple(int(v) for v in colour) for colour in info.get("palette", ()))
             ignored = tuple(info["ignore_colour"]) if "ignore_colour" in info else None
+            block = int(info.get("block", 1))
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} can't be read: {error}") from error
+        if block < 1:
+            raise ValueError(
+                f"{path}: 'block' is {block}; give how many images in a row are alike, at least 1"
+            )
         if palette and any(len(colour) != 3 for colour in palette):
             raise ValueError(f"{path}: 'palette' must hold [red, green, blue] for each class")
         if palette and classes is not None and len(palette) != len(classes):
@@ -130,4 +135,4 @@ def _form(directory: Path, splits: Mapping[str, tuple[Read, int]]) -> MaskFormat
         raise ValueError(
             f"{directory} has {len(classes)} classes; masks need 2 to {MOST_CLASSES}, background included"
         )
-    return MaskFormat(tuple(map(str, classes)), ignore_index, palette, ignored)  # type: ignore[arg-type]
+    return MaskFormat(tuple(map(str, classes)), ignore_index, palette, ignored, block)  # type: ignore[arg-type]

@@ -266,7 +266,7 @@ class Segmentation(Task):
             config.backbone_macs,
             config.class_names or images.class_names,
             near_KB2,
-            getattr(images, "block", 1),
+            images.form.block,
         )
 
     def measure(self, records: SegmentationRecords, policy: ExitPolicy) -> SegmentationEvaluation:
