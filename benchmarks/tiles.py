@@ -2,16 +2,10 @@
 
     python benchmarks/tiles.py runs/camvid-seed0 [--megapixels 1] [--images 60] [--budget 0.6]
 
-<<<<<<< HEAD
-Test images are enlarged. Every way takes its turn on each image: `whole`, without early exit; `whole, early`,
-the image leaves as one; `tiles`, each leaves by itself; `tiles, never early`, what cutting and the halo cost.
-Times are of the network without decoding, medians over images; mIoU is of all images at the masks' own size.
-=======
 Test images are enlarged. Every way takes its turn on each image: `whole`, never leaving early; `whole,
 early`, where the image leaves as one; `tiles`, where each leaves by itself; `tiles, never early`, which shows
 what cutting and the halo cost. Times are of the network without decoding, medians over images; mIoU is of all
 images at the masks' own size.
->>>>>>> 67f7dd0 (Tiles' benchmark: shorter lines)
 """
 
 import argparse
