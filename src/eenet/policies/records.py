@@ -102,11 +102,7 @@ class AnyRecords(ABC):
         raise NotImplementedError
 
     def losses(self) -> NDArray[np.float64]:
-        """What each input loses by leaving at each exit against the final one, from 0 to 1: [K, B].
-
-        Raises:
-            ValueError: that isn't known.
-        """
+        """What each input loses at each exit, from 0 to 1: [K, B]; a `ValueError` where that isn't known."""
         raise ValueError(f"a guaranteed risk doesn't work for {self.task} yet; give a budget or max drop")
 
     @property
@@ -115,11 +111,7 @@ class AnyRecords(ABC):
         return {}
 
     def holding(self) -> NDArray[np.bool_]:
-        """Which inputs hold an object, that might be missed: [B].
-
-        Raises:
-            ValueError: that isn't asked in this task.
-        """
+        """Which inputs hold an object, that might be missed: [B]; a `ValueError` where none is looked for."""
         raise ValueError(f"missed objects are a risk of detection, not of {self.task}")
 
     def costs(self, enabled: Sequence[bool] | None = None) -> list[float]:
@@ -190,11 +182,9 @@ class Records(AnyRecords):
 
     def scores(self, score: str, enabled: Sequence[bool]) -> NDArray[np.float32]:
         for mark, what in (("dense", "pixels"), ("boxes", "boxes")):
-            if not SCORES.mark(score, mark):
-                continue
-            raise ValueError(
-                f"score {score!r} is for answers of {what}; choose from {', '.join(plain_scores())}"
-            )
+            if SCORES.mark(score, mark):
+                known = ", ".join(plain_scores())
+                raise ValueError(f"score {score!r} is for answers of {what}; choose from {known}")
         rows = []
         for k in range(len(enabled)):
             seen = [i for i in range(k) if enabled[i]] + [k]
@@ -218,7 +208,6 @@ class Records(AnyRecords):
         return with_gates(self)
 
     def classes_seen(self) -> set[int]:
-        """The classes that occur."""
         return set(self.labels_B.tolist())
 
     def sureness(self) -> NDArray[np.floating]:
@@ -226,7 +215,6 @@ class Records(AnyRecords):
         return probabilities(self.answers()[-1]).max(1)
 
     def alike(self, other: Any) -> bool:
-        """Whether `other` holds the same answers to the same inputs, but for rounding."""
         return (
             np.array_equal(self.labels_B, other.labels_B)
             and self.ensemble == other.ensemble
@@ -259,7 +247,6 @@ class Records(AnyRecords):
         `right_K`, and for early exits `confidence_K`.
         """
         pandas: Any = require("pandas", "a table of records")
-
         columns: dict[str, Any] = {"label": self.labels_B}
         for k, answers_BN in enumerate(self.answers()):
             columns[f"answer_{k}"] = answers_BN.argmax(1)
@@ -312,8 +299,7 @@ def relative_costs(
         stage_macs: K entries, in running order.
         head_macs: K - 1 entries, one per early exit.
         backbone_macs: the plain backbone's MACs.
-        enabled: K - 1 flags; the head of an exit that is switched off is never run
-            and costs nothing. Default: all on.
+        enabled: K - 1 flags; the head of an exit that is off isn't run and costs nothing. Default: all on.
     """
     switched_on = [True] * len(head_macs) if enabled is None else list(enabled)
     spent, costs = 0, []

@@ -118,15 +118,16 @@ def policy_for_risk(
             raise ValueError(f"{name} is {value}; it must lie between 0 and 1")
     if risk == "missed":
         return _policy_for_missed(records, limit, delta)
-    bounded = not isinstance(records, Records)  # losses between 0 and 1
-    needed = inputs_needed(limit, delta, "disagreement" if bounded else risk)
+    losses_KB = None if isinstance(records, Records) else records.losses()
+    needed = inputs_needed(limit, delta, risk if losses_KB is None else "disagreement")
     if len(records) < needed:
         within = "on average" if delta is None else f"with delta {delta}"
         raise ValueError(
             f"{len(records)} inputs can't show a risk of {limit} {within}; at least {needed} are needed"
         )
-    if bounded:
-        return _policy_for_bounded(records, limit, delta, risk, score)
+    if not isinstance(records, Records):
+        assert losses_KB is not None
+        return _policy_for_bounded(records, losses_KB, limit, delta, risk, score)
     count = len(records)
     lost_T, won_T, once_lost_T = _along_the_grid(records, score, risk)
     if delta is None:
@@ -140,12 +141,17 @@ def policy_for_risk(
 
 
 def _policy_for_bounded(
-    records: AnyRecords, limit: float, delta: float | None, risk: str, score: str
+    records: AnyRecords,
+    losses_KB: NDArray[np.floating],
+    limit: float,
+    delta: float | None,
+    risk: str,
+    score: str,
 ) -> tuple[ExitPolicy, Guarantee]:
     """The same for losses between 0 and 1, one for each input and exit."""
     if risk != "excess_error":
         raise ValueError(f"risk {risk!r} isn't known of {records.task}; give excess_error")
-    losses_KB, rows_B, count = records.losses(), np.arange(len(records)), len(records)
+    rows_B, count = np.arange(len(records)), len(records)
     lost_T, worst_B, worst_T = [], np.zeros(count), []
     for t in range(STEPS + 1):
         loss_B = losses_KB[decide(records, _policy(records, score, t)), rows_B]

@@ -59,6 +59,7 @@ class Detection(Task):
     unsupported: ClassVar[Mapping[str, str]] = dict.fromkeys(
         (
             "--top-k",
+            "--tile",
             "int8",
             "format aoti",
             "format executorch",
