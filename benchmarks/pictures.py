@@ -1,7 +1,7 @@
 """The pictures of the site, drawn from our own runs: `python benchmarks/pictures.py [NAME...]`.
 
 Each is a function, and a file of its name in `docs/images`. Test images of CIFAR-10 are looked for under
-`$EENET_DATA`; all else comes from the package, and from tables in `benchmarks/results`. `race-digits` is the
+`$EENET_DATA`; all else comes from the package, and from tables in `benchmarks/results`. `optimize-digits` is the
 `candidates.csv` of
 
     eenet train digits --plain --epochs 15 --out runs/plain
@@ -217,7 +217,7 @@ def latency() -> str:
 
 def race() -> str:
     """Accuracy against MACs of all that `eenet optimize` tried: as it is, and with early exit."""
-    rows = [row for row in results.read("race-digits", HARDWARE) if row["precision"] == "fp32"]
+    rows = [row for row in results.read("optimize-digits", HARDWARE) if row["precision"] == "fp32"]
     worth = [float(row["accuracy"]) for row in rows]
     low, high = floor(100 * min(worth)), ceil(100 * max(worth))
     most = max(int(row["macs"]) for row in rows) / 1e6
