@@ -43,7 +43,7 @@ class BoxPrediction:
         return found._replace(scores_M=rescaled(found.scores_M, self.scale))
 
     def above(self, least: float) -> Boxes:
-        """Those of at least this probability."""
+        """Those of at least the probability `least`."""
         return self.boxes.only(self.boxes.scores_M >= least)
 
     @property
@@ -61,7 +61,7 @@ class BoxPrediction:
         return {name: n for name, n in zip(self.class_names, found_N.tolist(), strict=True) if n}
 
     def drawn(self, image: Any) -> Image.Image:
-        """The image with those boxes on it."""
+        """The picture `image`, as it was predicted from, with those boxes on it."""
         return drawn(image, self.above(SHOWN), self.class_names)
 
     def to_dict(self) -> dict[str, Any]:

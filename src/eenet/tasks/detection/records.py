@@ -89,7 +89,7 @@ class DetectionRecords(AnyRecords):
         return self.truths_ABN[0].any(1)
 
     def subset(self, rows: NDArray[Any]) -> "DetectionRecords":
-        """Those of some images, by index."""
+        """The records of some images: `rows` are their indices, or a bool for each."""
         of_boxes = ("scores_D", "labels_D", "hits_AD", "idle_AD")
         kept_D = spans(self._starts_KB[:, rows].ravel(), self.counts_KB[:, rows].ravel())
         return replace(
@@ -103,7 +103,11 @@ class DetectionRecords(AnyRecords):
         )
 
     def scores(self, score: str, enabled: Sequence[bool]) -> NDArray[np.float32]:  # noqa: ARG002
-        """See `eenet.policies.recorded_scores`.
+        """What a policy compares with thresholds: [K - 1, B], see `eenet.policies.recorded_scores`.
+
+        Args:
+            score: its name.
+            enabled: the early exits that are on.
 
         Raises:
             ValueError: a score that isn't recorded.
@@ -117,14 +121,19 @@ class DetectionRecords(AnyRecords):
         )
 
     def alike(self, other: Any) -> bool:
-        """Whether both hold the same answers to the same images, but for rounding."""
+        """Whether `other` holds the same answers to the same images, but for rounding."""
         same = np.array_equal(self.truths_ABN, other.truths_ABN)
         return same and np.allclose(self.statistics_SKB, other.statistics_SKB, rtol=1e-2, atol=1e-3)
 
     # Precision --------------------------------------------------------------------------
 
     def pooled(self, exits_B: NDArray[np.integer], size: int = 0) -> Pooled:
-        """The boxes of each image at its exit; `size`: of the objects that count, by index into `SIZES`."""
+        """The boxes of each image at its exit.
+
+        Args:
+            exits_B: where each image leaves.
+            size: of the objects that count, by index into `SIZES`.
+        """
         rows_B = np.arange(len(self))
         counts_B = self.counts_KB[exits_B, rows_B].astype(np.int64)
         own = spans(self._starts_KB[exits_B, rows_B], counts_B)
@@ -138,11 +147,15 @@ class DetectionRecords(AnyRecords):
         )
 
     def at(self, exit_index: int) -> NDArray[np.int64]:
-        """All images at one exit; -1: the final one."""
+        """All images at the exit `exit_index`; -1: the final one."""
         return np.full(len(self), exit_index % len(self.counts_KB))
 
     def worth(self, enabled: Sequence[bool] | None = None) -> NDArray[np.float64]:  # noqa: ARG002
-        """What an answer adds to average precision taken as linear: [K, B]; its mean is that of a policy."""
+        """What an answer adds to average precision taken as linear: [K, B]; its mean is that of a policy.
+
+        Args:
+            enabled: of no effect: the answer at an exit doesn't depend on the others.
+        """
         return self._worth_KB
 
     @cached_property
@@ -165,7 +178,7 @@ class DetectionRecords(AnyRecords):
         return metric + len(self) * (added_KB - added_KB[near_B, np.arange(len(self))])
 
     def around(self, policy: ExitPolicy) -> "DetectionRecords":
-        """With average precision taken as linear near a policy."""
+        """With average precision taken as linear near `policy`."""
         return replace(self, near_B=decide(self, policy))
 
     @cached_property
@@ -239,7 +252,7 @@ class DetectionRecords(AnyRecords):
     # Files ------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Write them as one safetensors file."""
+        """Write them as one safetensors file, `path`."""
         save = require("safetensors.numpy", "saving records").save
         tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in _TENSORS}
         about = {name: getattr(self, name) for name in _ABOUT}
@@ -248,6 +261,9 @@ class DetectionRecords(AnyRecords):
     @staticmethod
     def load(path: str | Path) -> "DetectionRecords":
         """Read what `save` wrote.
+
+        Args:
+            path: of the safetensors file.
 
         Raises:
             FileNotFoundError: no such file.
