@@ -25,6 +25,7 @@ class DetectionEvaluation(Measured):
     metric: ClassVar[str] = "mAP"
     class_metric: ClassVar[str] = "AP"
     figures: ClassVar[tuple[str, str]] = ("map", "full_map")
+    compared: ClassVar[tuple[str, str, str]] = ("of mAP more", "of mAP less", "as good")
 
     num_examples: int
     map: float
