@@ -23,7 +23,13 @@ STEPS = [
     "start/index",
     *(f"tutorials/{page}" for page in ("own-photos", "own-network", "segment", "budget", "deploy")),
 ]
-STEPS += ["tutorials/serve", "tutorials/many-machines", "tutorials/paper", "how-to/python"]
+STEPS += [
+    "tutorials/serve",
+    "tutorials/detect",
+    "tutorials/many-machines",
+    "tutorials/paper",
+    "how-to/python",
+]
 FENCE = re.compile(r"^```(\{code-block\} )?(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 A_SCREEN = 25  # lines
 SETUP = "pip install"  # a line for the reader's machine, which here has everything
