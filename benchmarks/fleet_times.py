@@ -1,7 +1,6 @@
 """What a machine of a fleet takes: for a batch in each segment, to hand it on, and Ray for every image."""
 
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -9,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
 from typing import Any, cast
 from unittest.mock import patch
 
@@ -17,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import parquet
-from watching import Family, family
+from watching import family
 
 from eenet import ExitPolicy, Predictor
 from eenet.networks import open_network
@@ -88,8 +86,8 @@ def _measure(checkpoint: str, by: str, pixels_BCHW: NDArray[np.uint8]) -> Times:
         for size in SIZES:
             images = _at(backend, stay, segment, pixels_BCHW[np.arange(size) % len(pixels_BCHW)])
             features = np.asarray(images.features)
-            found[0].append(_median(lambda k=segment, given=images: run_segment(backend, stay, k, given)))
-            found[1].append(_median(lambda kept=features: _handed_on(kept)))
+            found[0].append(_mean(lambda k=segment, given=images: run_segment(backend, stay, k, given)))
+            found[1].append(_mean(lambda kept=features: _handed_on(kept)))
         for line, seconds in zip(lines, found, strict=True):
             slope, start = np.polyfit(SIZES, seconds, 1, w=1 / np.array(seconds))
             line.append((max(float(start), 0.0), max(float(slope), 0.0)))
@@ -104,7 +102,7 @@ def _measure(checkpoint: str, by: str, pixels_BCHW: NDArray[np.uint8]) -> Times:
     for batch in batches:
         exits_B = whole.run(batch).exits_B
         apart += sum(times.seconds(k, n) for k in range(len(segments)) if (n := int(np.sum(exits_B >= k))))
-    share = _median(lambda: [whole.run(batch) for batch in batches]) / apart
+    share = _mean(lambda: [whole.run(batch) for batch in batches]) / apart
     return replace(times, batch_K=scaled(share, times.batch_K), image_K=scaled(share, times.image_K))
 
 
@@ -131,13 +129,13 @@ def _handed_on(features: NDArray[Any]) -> None:
     array(pa.concat_tables(parts)[FEATURES]).sum()
 
 
-def _median(run: Callable[[], Any]) -> float:
-    found = []
-    for _ in range(REPEATS + 1):
-        start = time.process_time()
+def _mean(run: Callable[[], Any]) -> float:
+    """Not the median: what disturbs a long run now and then is a part of it."""
+    run()
+    start = time.process_time()
+    for _ in range(REPEATS):
         run()
-        found.append(time.process_time() - start)
-    return median(found[1:])
+    return (time.process_time() - start) / REPEATS
 
 
 # What Ray takes: runs whose networks answer at once ----------------------------------
@@ -213,33 +211,18 @@ class Run:
 
 
 def real_run(checkpoint: str, by: str, table: Any) -> Run:
-    """`eenet batch` with two workers, on a third of the images and on all, each from its first part on.
-
-    The difference of both has no start in it, and no end.
-    """
+    """`eenet batch` with two workers, on a third of the images and on all: their difference has no start."""
     found, last_batch = list[NDArray[np.float64]](), 0.0
     for part in (3, 1):
-        with tempfile.TemporaryDirectory() as directory, family(every=5.0) as seen:
+        with tempfile.TemporaryDirectory() as directory, family(every=2.0) as seen:
             given, out = (Path(directory) / name for name in ("images.parquet", "out"))
             rows = table.slice(0, table.num_rows // part)
             parquet.write_table(rows, given, row_group_size=ROWS)
-            begun = list[NDArray[np.float64]]()
-            begins = threading.Thread(target=_begun, args=(out, seen, begun))
-            begins.start()
             told = predict(given, checkpoint, out=out, by=by, workers=2, rows=ROWS)
-            ended = np.array([time.perf_counter(), *seen.spent()])
-            begins.join()
-            found.append(ended - begun[0])
+            found.append(np.array([told.seconds, *seen.spent()]))
             last_batch = told.last_batch or 0.0
     seconds, spent, driver = ((found[1] - found[0]) / (table.num_rows - table.num_rows // 3)).tolist()
     return Run(table.num_rows, seconds, spent, driver, last_batch)
-
-
-def _begun(out: Path, seen: Family, found: list[NDArray[np.float64]]) -> None:
-    """When the first part is there, and what was spent until then."""
-    while not list(out.glob("part-*")):
-        time.sleep(0.01)
-    found.append(np.array([time.perf_counter(), *seen.spent()]))
 
 
 def with_ray(times: dict[str, Times], runs: dict[str, Run], coming_K: Sequence[float]) -> dict[str, Times]:

@@ -74,7 +74,7 @@ def main(
     known: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
         "equal": lambda: equal(images),
         "bulk": lambda: bulk(images, repeats),
-        "stages": lambda: stages(images // 32),
+        "stages": lambda: stages(images // 48),
         "memory": lambda: memory(images),
         "faults": lambda: faults(images // 4),
     }

@@ -73,7 +73,7 @@ class Family:
 
 
 @contextmanager
-def family(every: float = 0.5) -> Iterator[Family]:
+def family(every: float = 2.0) -> Iterator[Family]:
     """Looked at every so many seconds, at the start and at the end."""
     found, over = Family(), threading.Event()
 
