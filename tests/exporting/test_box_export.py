@@ -28,16 +28,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return network.save_pretrained(tmp_path_factory.mktemp("boxes") / "c", graph=True)
 
 
-@pytest.mark.parametrize(
-    ("format", "precision"),
-    [("onnx", "fp32"), ("onnx-single", "fp32"), ("openvino", "fp32"), ("onnx-single", "fp16")],
-)
+@pytest.mark.parametrize("format", ["onnx", "onnx-single", "openvino"])
 def test_every_format_runs_and_still_predicts(
-    checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, precision: str
+    checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
 ) -> None:
     monkeypatch.setattr(comparing, "RUNS", 1)
     out = tmp_path / "out"
-    found = eenet.export(checkpoint, out, format=format, precision=precision, data=str(data))
+    found = eenet.export(checkpoint, out, format=format, data=str(data))
     assert found.compared == 12
     manifest = json.loads((out / "eenet.json").read_text())
     jsonschema.validate(manifest, SCHEMA)
@@ -47,15 +44,15 @@ def test_every_format_runs_and_still_predicts(
     for picture in pictures(8):
         one, other = ours.predict(picture), theirs.predict(picture)
         assert one.exit == other.exit
-        close = 1e-3 if precision == "fp32" else 0.05
-        assert np.allclose(one.answer_Chw[:-4], other.answer_Chw[:-4], atol=close)
+        assert np.allclose(one.answer_Chw[:-4], other.answer_Chw[:-4], atol=1e-3)
         seen.add(one.exit)
     assert len(seen) >= 2
 
 
 @pytest.mark.parametrize(
     ("asked", "said"),
-    [({"precision": "int8"}, "int8 doesn't work for detection yet"),
+    [({"precision": "fp16"}, "fp16 doesn't work for detection yet"),
+     ({"precision": "int8"}, "int8 doesn't work for detection yet"),
      ({"format": "aoti"}, "format aoti doesn't work for detection yet")],
 )  # fmt: skip
 def test_what_cannot_be_written_is_one_line(

@@ -2,7 +2,7 @@
 "use strict";
 const at = id => document.getElementById(id);
 let models = [], work = Promise.resolve();
-const MOST_PARTS = 5; // of a mask that are named
+const MOST_PARTS = 5; // of a mask, or kinds of objects, that are named
 const seen = new Map(); // model → costs and milliseconds of its images
 
 // 8 × 8 digits of scikit-learn (BSD licence), of the test split
@@ -105,9 +105,10 @@ function way({ model, ...found }) {
 function row(file, found) {
   const { model } = found;
   const picture = make("img", { alt: file.name, src: found.picture ?? URL.createObjectURL(file), ...(found.picture ? { class: "large" } : {}) });
-  const parts = Object.entries(found.shares ?? {}).sort((a, b) => b[1] - a[1]).filter(([, share]) => share >= .005);
+  const parts = Object.entries(found.shares ?? found.counts ?? {}).sort((a, b) => b[1] - a[1]).filter(([, share]) => share >= .005);
+  const told = ([name, many]) => found.counts ? `${many} ${name}` : `${name} ${percent(many)}`;
   const text = found.label === undefined
-    ? make("p", {}, make("b", {}, parts.slice(0, MOST_PARTS).map(([name, share]) => `${name} ${percent(share)}`).join(", ")), ` · ${file.name}`)
+    ? make("p", {}, make("b", {}, parts.slice(0, MOST_PARTS).map(told).join(", ") || "nothing"), ` · ${file.name}`)
     : make("p", {}, make("b", {}, found.label), ` ${(100 * found.probability).toFixed(1)} % sure · ${file.name}`);
   const cost = make("p", { class: "soft cost" }, `${models.length > 1 ? `${model.name}: ` : ""}${percent(found.relative_cost)} of the plain network's work, ${short(model.alone_ms[found.exit])} ms when alone`
     + ` · never leaving early: ${percent(model.costs.at(-1))}, ${short(model.alone_ms.at(-1))} ms`);

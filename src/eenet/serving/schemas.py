@@ -70,7 +70,8 @@ class Predicted(BaseModel):
     """Of those, in the network, waiting for others included."""
     predictions: list[dict[str, Any]]
     """`file`, `exit`, `relative_cost`, `confidences` as of `/classify`, and what the task answers: of masks
-    `shares` of the pixels by class, and the `mask`, a PNG as data URI."""
+    `shares` of the pixels by class, and the `mask`, a PNG as data URI; of boxes `objects`, each with `label`,
+    `score` and `box`, and `counts` by class."""
 
 
 class Metadata(BaseModel):

@@ -61,6 +61,7 @@ class Detection(Task):
             "--top-k",
             "--tile",
             "int8",
+            "fp16",
             "format aoti",
             "format executorch",
             "serving by stage",
