@@ -1,8 +1,8 @@
 """The pictures of the site, drawn from our own runs: `python benchmarks/pictures.py [NAME...]`.
 
 Each is a function, and a file of its name in `docs/images`. Test images of CIFAR-10 are looked for under
-`$EENET_DATA`; all else comes from the package, and from tables in `benchmarks/results`. `optimize-digits` is the
-`candidates.csv` of
+`$EENET_DATA`; all else comes from the package, and from tables in `benchmarks/results`. `optimize-digits` is
+the `candidates.csv` of
 
     eenet train digits --plain --epochs 15 --out runs/plain
     eenet optimize runs/plain --data digits --epochs 20 --objective macs --shares 0.5 0.35 \\
