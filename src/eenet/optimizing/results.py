@@ -104,17 +104,17 @@ class Optimized(Result):
         best, (low, high) = self.chosen, self.chosen.drop_interval
         plain = (row for row in self.rows if row.name == GIVEN and row.precision == "fp32")
         given = next(row for row in plain if not row.early_exit)
+        clock = f"for a batch of {self.batch_size} on {self.backend}"
         judged = f"{best.drop:.2f} points lost on {self.images} validation images"
         found = [
             f"The winner: {best}. {best.speedup:.3g} times as fast as the given network "
-            f"({best.ms:.4g} against {given.ms:.4g} ms for a batch of {self.batch_size} on {self.backend}), "
-            f"at {best.relative_cost:.3f} of its MACs; {judged} "
-            f"(95 % interval {low:.2f} to {high:.2f}, at most {self.max_drop:g} allowed)."
+            f"({best.ms:.4g} against {given.ms:.4g} ms {clock}), at {best.relative_cost:.3f} of its MACs; "
+            f"{judged} (95 % interval {low:.2f} to {high:.2f}, at most {self.max_drop:g} allowed)."
         ]
+        if best == given:
+            found = [f"Nothing faster than the given network ({given.ms:.4g} ms {clock}) was found."]
         if not best.early_exit:
             found.append("Early exit is not part of the winner: " + self._why_not())
-        if best == given:
-            found.append("Nothing faster was found within the drop.")
         if high > self.max_drop:
             found.append("The interval reaches beyond what may be lost; more validation images would tell.")
         found.append(
