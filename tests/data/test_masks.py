@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,16 @@ import torch
 from mask_cases import NAMES, made_pair, write_folders
 from PIL import Image
 
-from eenet.data import AUGMENTATIONS, NO_CLASS, MaskedImages, load_masks, mask_batches, masked_images
+import eenet
+from eenet.data import (
+    AUGMENTATIONS,
+    NO_CLASS,
+    MaskedImages,
+    load_masks,
+    mask_batches,
+    masked_images,
+    open_image,
+)
 
 
 def png(values: np.ndarray) -> dict[str, Any]:
@@ -194,3 +204,27 @@ def test_standardised_images_no_longer_differ_in_light() -> None:
     spreads = [images.pair(i)[0].std() for i in (0, 1)]
     assert means == pytest.approx([127.5, 127.5], abs=10)
     assert spreads[0] == pytest.approx(spreads[1], rel=0.1)
+
+
+def test_what_a_data_set_of_masks_holds(tmp_path: Path) -> None:
+    """Pixels by class and split, damaged images, images in two splits."""
+    home = write_folders(tmp_path / "my", {"train": 4, "validation": 4, "test": 4})
+    (home / "train" / "images" / "000.png").write_bytes(b"nothing")
+    for folder in ("images", "masks"):
+        shutil.copy(home / "test" / folder / "002.png", home / "train" / folder / "001.png")
+    found: Any = eenet.info(str(home), task="segmentation")
+    assert found.counts == {"train": 3, "validation": 4, "test": 4}
+    masks = [np.array(open_image(path)) for path in sorted((home / "test" / "masks").iterdir())]
+    assert [found.classes[name]["test"] for name in NAMES] == [
+        sum((m == n).sum() for m in masks) for n in range(3)
+    ]
+    assert found.sizes == {"32×32×3": 8, "40×32×3": 3}
+    assert "000.png is not an image" in found.damaged[0]
+    assert [each.splits for each in found.duplicates] == [["train", "test"]]
+    assert "pixels of" in str(found)
+    info = json.loads((home / "info.json").read_text())
+    (home / "info.json").write_text(json.dumps({**info, "task": ["segmentation", "detection"]}))
+    again: Any = eenet.info(str(home))
+    assert again.classes == found.classes
+    with pytest.raises(ValueError, match="out is for images with labels, not for segmentation"):
+        eenet.info(str(home), out=tmp_path / "sheet.png")

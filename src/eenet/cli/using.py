@@ -203,6 +203,7 @@ def info(
         tuple[int, int, int] | None, arg(metavar="CHANNELS HEIGHT WIDTH", help_behavior_hint="")
     ] = None,
     data: Flag = False,
+    task: str | None = None,
     label_column: str | None = None,
     file_column: str | None = None,
     out: Path | None = None,
@@ -215,6 +216,7 @@ def info(
     Args:
         input_size: Channels, height and width at which to look at a backbone.
         data: The data set of this name, not the recipe.
+        task: What a data set is looked at for. Default: as its info.json says, else classification.
         label_column: Of a data set's table: the column of labels. Default: by its name.
         file_column: The column of file names.
         out: A picture to write, of some images of each class: sheet.png.
@@ -227,7 +229,7 @@ def info(
         settings = {"recipe": name, "about": RECIPES[name].about, **asdict(eenet.get_recipe(name))}
         print(json.dumps(settings) if as_json else lines(settings))
         return 0
-    about = {"label_column": label_column, "file_column": file_column, "out": out}
+    about = {"label_column": label_column, "file_column": file_column, "out": out, "task": task}
     try:
         return show(eenet.info(name, input_size=input_size, **about), as_json)
     except FileNotFoundError as error:

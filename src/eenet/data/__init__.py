@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from eenet.data.masks.sources import load_masks
     from eenet.data.masks.varying import MaskBatch, mask_batches
     from eenet.data.paired.sets import AnyImages, PairedImages
+    from eenet.data.paired.surveying import stated_tasks, survey_pairs
     from eenet.data.pixels import Pixels, open_image, to_array, to_pixels, whole_pixels
     from eenet.data.readers import check_classes, from_dataset, unlabelled
     from eenet.data.sources import AUGMENTATIONS, GIVEN_IMAGES, SOURCES, Augmentation, source_of

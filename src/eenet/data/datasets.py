@@ -83,7 +83,7 @@ def data_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: settings[name] for name in names if settings.get(name)}
 
 
-def describe_splits(images: Mapping[str, Images]) -> str:
+def describe_splits(images: Mapping[str, Any]) -> str:
     """A line that says how many images each split has, where it comes from, and what was left out.
 
     Such as `train 336 · validation 24 (taken from train) · test 120 (val/); test has no images of dog`.

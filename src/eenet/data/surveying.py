@@ -44,7 +44,7 @@ class DataInfo(Result):
     """How many images each split has, where it comes from, and what was left out."""
     counts: dict[str, int]
     classes: dict[str, dict[str, int]]
-    """Images of each class, split by split."""
+    """Images of each class, split by split; or what else is `counted`."""
     sizes: dict[str, int]
     """Images of each size, width × height × channels, the commonest first."""
     damaged: list[str]
@@ -54,6 +54,8 @@ class DataInfo(Result):
     """Why a split can't be had."""
     sheet: str | None = None
     """A picture of examples of each class."""
+    counted: str = "images"
+    """Of each class: images, pixels or objects."""
 
     def __str__(self) -> str:
         between = [found for found in self.duplicates if len(found.splits) > 1]
@@ -69,7 +71,7 @@ class DataInfo(Result):
             "problems": self.problems and "; ".join(self.problems),
             "sheet": self.sheet,
         }
-        header = ["class", *self.counts]
+        header = ["class" if self.counted == "images" else f"{self.counted} of", *self.counts]
         rows = [[name, *map(str, counts.values())] for name, counts in self.classes.items()]
         return f"{lines({k: v for k, v in told.items() if v})}\n\n{format_table(header, rows)}"
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from eenet.backbones import trusted_name
 from eenet.common import Result, format_table, lines, require, wrapped
-from eenet.data import DataInfo, is_here, survey
+from eenet.data import DataInfo, is_here, stated_tasks
 from eenet.networks.config import Config, read_config
 from eenet.networks.directories import CONFIG_FILE, checkpoint_directory, shipped_checkpoints
 from eenet.networks.graphs.stored import Network, name_of
 from eenet.policies import ExitPolicy
+from eenet.tasks import task_of
 
 if TYPE_CHECKING:
     from eenet.backbones import Cut
@@ -95,6 +96,7 @@ def info(
     label_column: str | None = None,
     file_column: str | None = None,
     out: str | Path | None = None,
+    task: str | None = None,
 ) -> CheckpointInfo | BackboneInfo | DataInfo:
     """What a checkpoint or a data set holds, or where a backbone can be cut.
 
@@ -104,6 +106,7 @@ def info(
         input_size: (channels, height, width) at which to look at a backbone.
         label_column, file_column: of a data set's table.
         out: a picture to write, of some images of each class of a data set.
+        task: what a data set is looked at for. Default: as its `info.json` says, else classification.
 
     Raises:
         FileNotFoundError, ValueError: none of these.
@@ -112,9 +115,10 @@ def info(
         return _of_config(name_of(name), name.config)
     name = trusted_name(str(name))
     if is_here(name) and not Path(name, CONFIG_FILE).exists():
-        return survey(name, label_column=label_column, file_column=file_column, out=out)
-    if label_column or file_column or out:
-        raise ValueError(f"{name} is no data set that is here; columns and a sheet are for data")
+        wanted = task or next(iter(stated_tasks(name)), "classification")
+        return task_of(wanted).survey(name, label_column=label_column, file_column=file_column, out=out)
+    if label_column or file_column or out or task:
+        raise ValueError(f"{name} is no data set that is here; columns, a sheet and a task are for data")
     shipped = shipped_checkpoints()
     if not Path(name).exists() and "/" not in name and name not in shipped:
         require("torch", f"looking at a backbone ({name} is no checkpoint)")

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from eenet.tasks.detection.metrics import DetectionEvaluation
     from eenet.tasks.detection.prediction import BoxPrediction
     from eenet.tasks.detection.records import DetectionRecords
+    from eenet.tasks.handed import AnyPrediction, Parts, Seen
     from eenet.tasks.known import TASKS, measure, task_of
     from eenet.tasks.measured import Loss, Measured, named_exits
     from eenet.tasks.pages import MATRIX_UP_TO
     from eenet.tasks.segmentation.metrics import SegmentationEvaluation, bootstrap
     from eenet.tasks.segmentation.prediction import MaskPrediction
     from eenet.tasks.segmentation.records import SegmentationRecords
-    from eenet.tasks.task import AnyPrediction, Parts, Seen, Task
+    from eenet.tasks.task import Task
 
 __getattr__, __dir__ = lazy_names(__name__)

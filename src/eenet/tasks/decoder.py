@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eenet.backbones import TracedBackbone, count_macs, divide, example_tensor, mutates_input
-from eenet.tasks.task import Parts
+from eenet.tasks.handed import Parts
 
 Carried = tuple[Tensor, Tensor]
 """Features of the backbone [B, C, H, W], and the state of the decoder [B, width, h, w]."""

@@ -7,69 +7,19 @@ record keeps of an answer, and how good that is. Nothing outside this package as
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eenet.policies import ExitPolicy, graph_scores, logarithm, probabilities
+from eenet.tasks.handed import Parts, Pixels, Seen
 from eenet.tasks.measured import Loss, Measured
 
-Pixels = NDArray[np.uint8]
-WIDTH = 64  # channels of a decoder's state
-
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from eenet.backbones import TracedBackbone
-
-
-class Parts(NamedTuple):
-    """What an early-exit network is assembled from."""
-
-    stages: "Sequence[nn.Module]"
-    """K; each maps what is carried along to the next, the last one to logits."""
-    heads: "Sequence[nn.Module]"
-    """K - 1; each maps what is carried along to logits and the confidence logit [B]."""
-    stage_macs: list[int]
-    """Of an image, by stage."""
-    head_macs: list[int]
-    plain_macs: int
-    """Of the network without exits."""
-    copies: list[bool]
-    """Whether the stage after each exit writes into what it is given."""
-
-
-class Seen(NamedTuple):
-    """An image as a network takes it."""
-
-    pixels_CHW: Pixels
-    size: tuple[int, int]
-    """(height, width) of the image as it was."""
-
-
-class AnyPrediction(Protocol):
-    """The answer for one image, whatever the task."""
-
-    @property
-    def exit(self) -> int: ...
-
-    @property
-    def relative_cost(self) -> float: ...
-
-    def to_dict(self) -> dict[str, Any]: ...
-
-
-def width_in(settings: dict[str, Any]) -> int:
-    """Channels of a decoder's state by a task's settings, filled in if they aren't there.
-
-    Raises:
-        ValueError: no whole number above 0.
-    """
-    width = settings.setdefault("width", WIDTH)
-    if type(width) is not int or width < 1:
-        raise ValueError(f"width is {width!r}; the decoder's channels are a whole number above 0")
-    return width
 
 
 class Task(ABC):
@@ -131,6 +81,14 @@ class Task(ABC):
         """Pixels [B, C, H, W] of some images of one size at random, the same every time, as a network
         takes them; at least one, at most so many."""
         return images.of_one_size(count)
+
+    def survey(self, name: str, **options: Any) -> Any:
+        """What a data set holds: `eenet.data.DataInfo`; arguments and errors as of `eenet.data.survey`."""
+        from eenet.data import survey_pairs
+
+        if asked := [key for key, value in options.items() if value is not None]:
+            raise ValueError(f"{asked[0]} is for images with labels, not for {self.name}")
+        return survey_pairs(name, self.load, self.counted)
 
     @abstractmethod
     def batches(self, images: Any, batch_size: int, augmentation: Any, **which: Any) -> Iterator[Any]:

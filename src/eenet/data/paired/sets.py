@@ -100,6 +100,10 @@ class PairedImages(ABC, Generic[Truth]):
         with quiet():
             return self.decoded(*self.read(place))
 
+    def name_of(self, index: int) -> str:
+        """What messages call an image: its file, or its place."""
+        return self.read(int(self._places_B[index]))[2]
+
     def buckets(self, batch_size: int) -> Iterator[tuple[NDArray[np.intp], Pixels, list[Truth]]]:
         """All images in batches of one kind: their indices, pixels [B, C, H, W], and truths."""
         waiting: dict[Hashable, list[tuple[int, tuple[Pixels, Truth]]]] = {}

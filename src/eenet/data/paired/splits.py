@@ -55,9 +55,8 @@ def read_part(
         FileNotFoundError, ValueError: there is no such split, or some of it can't be read.
     """
     read, count, indices_B, origin = part_of(splits, split, name)
-    channels = int(sizes_of(splits, 1)[0, 0])
-    if reading.size is not None and len(reading.size) == 3:
-        channels = reading.size[0]
+    given = reading.size is not None and len(reading.size) == 3
+    channels = reading.size[0] if given and reading.size else int(sizes_of(splits)[0, 0])
     images = kind(
         read,
         count,
@@ -184,10 +183,10 @@ def named(directory: Path, names: Sequence[str]) -> Path | None:
     return next((directory / name for name in names if (directory / name).is_dir()), None)
 
 
-def sizes_of(splits: Splits, most: int = LOOKED_AT) -> NDArray[np.int64]:
+def sizes_of(splits: Splits) -> NDArray[np.int64]:
     """(channels, height, width) of some of the training images, a row each."""
     read, count = splits.get("train", next(iter(splits.values())))
-    places = np.linspace(0, count - 1, min(count, most)).astype(int)
+    places = np.linspace(0, count - 1, min(count, LOOKED_AT)).astype(int)
     found = []
     for i in places.tolist():
         try:

@@ -12,8 +12,9 @@ from eenet.tasks.classification.diagnostics import DiagnosedEvaluation, diagnose
 from eenet.tasks.classification.metrics import Evaluation, loss_of, measure
 from eenet.tasks.classification.prediction import Prediction
 from eenet.tasks.classification.showing import exits_shown, labels_shown, policy_shown
+from eenet.tasks.handed import Parts, Pixels, Seen
 from eenet.tasks.measured import Loss
-from eenet.tasks.task import Parts, Pixels, Seen, Task
+from eenet.tasks.task import Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +44,11 @@ class Classification(Task):
         if options.pop("standardise", False):
             raise ValueError("standardise doesn't work for classification yet; give mean and std")
         return load(name, split, **options)
+
+    def survey(self, name: str, **options: Any) -> Any:
+        from eenet.data import survey
+
+        return survey(name, **options)
 
     def sample(self, images: Any, count: int) -> Pixels:
         from eenet.data import sample

@@ -21,9 +21,10 @@ from eenet.tasks.detection.precision import SIZES, matched
 from eenet.tasks.detection.prediction import SHOWN, BoxPrediction, as_coco
 from eenet.tasks.detection.records import STATISTICS, DetectionRecords
 from eenet.tasks.detection.showing import answer_and_truth, exits_shown, policy_shown
+from eenet.tasks.handed import Parts, Seen, width_in
 from eenet.tasks.measured import Loss
 from eenet.tasks.pages import data_uri
-from eenet.tasks.task import Parts, Seen, Task, width_in
+from eenet.tasks.task import Task
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eenet.policies import ExitPolicy, graph_scores, logarithm, score_of
+from eenet.tasks.handed import Parts, Seen, width_in
 from eenet.tasks.measured import Loss
 from eenet.tasks.pages import data_uri, png_uri
 from eenet.tasks.segmentation.maps import class_map
@@ -28,7 +29,7 @@ from eenet.tasks.segmentation.records import (
     near_boundaries,
 )
 from eenet.tasks.segmentation.showing import exits_shown, masks_shown, policy_shown
-from eenet.tasks.task import Parts, Seen, Task, width_in
+from eenet.tasks.task import Task
 
 if TYPE_CHECKING:
     from torch import Tensor
