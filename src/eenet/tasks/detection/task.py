@@ -117,9 +117,7 @@ class Detection(Task):
         width, stride = width_in(settings), settings.setdefault("stride", STRIDE)
         most = settings.setdefault("most", MOST)
         if stride not in STRIDES:
-            raise ValueError(
-                f"stride is {stride!r}; boxes are found at one of {', '.join(map(str, STRIDES))}"
-            )
+            raise ValueError(f"stride is {stride!r}; boxes are found at one of {str(STRIDES)[1:-1]}")
         if type(most) is not int or most < 1:
             raise ValueError(f"most is {most!r}; boxes of an image are a whole number above 0")
         return dense_parts(
