@@ -117,3 +117,17 @@ def test_recipes(name: str) -> None:
     config = eenet.get_recipe(name)
     assert config.task == "segmentation"
     assert config.data == name
+
+
+def test_a_sweep(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["sweep", "--data", str(data), "--model", "resnet8_w4_cifar", "--set", "task=segmentation"]
+    words += ["--epochs", "1", "--budget", "1.1", "--nums-exits", "1"]
+    (row,) = list(said(capsys, *words, "--placements", "linear", "--out", str(tmp_path / "s")))
+    found: dict[str, Any] = row  # type: ignore[assignment]
+    assert found["metric"] == "mIoU"
+    assert found["head"] == "separable"
+    kept = SegmentationRecords.load(Path(found["checkpoint"]) / "records-test.safetensors")
+    assert found["full_accuracy"] == pytest.approx(kept.quality(eenet.ExitPolicy("confidence", (2.0,))))
+    assert "mIoU against cost" in (tmp_path / "s" / "sweep.html").read_text()
+    assert main([*words, "--heads", "deep", "--out", str(tmp_path / "t")]) == 2
+    assert "unknown exit head 'deep'; choose from separable" in capsys.readouterr().err

@@ -188,7 +188,7 @@ def sweep(
     settings: Settings,
     placements: tuple[str, ...] = ("linear", "pareto", "golden", "fine", "searched"),
     nums_exits: tuple[int, ...] = (3,),
-    heads: tuple[str, ...] = ("deep",),
+    heads: tuple[str, ...] = (),
     trials: int | None = None,
     skip_damaged: SkipDamaged = False,
     model_args: KeyValues = (),
@@ -203,7 +203,7 @@ def sweep(
     Args:
         placements: linear, pareto, golden, fine, searched (the best of a network with an exit at every cut).
         nums_exits: Numbers of early exits.
-        heads: Kinds of exit heads.
+        heads: Kinds of exit heads. Default: the task's own.
         trials: So many combinations, chosen by Optuna's TPE. Default: all.
         model_args: Passed on to what makes the backbone.
         set_: Any setting of `eenet.TrainConfig`.
@@ -215,7 +215,7 @@ def sweep(
 
     space = Space(placements, nums_exits, heads)
     asked, _ = _settings(settings, model_args, set_, skip_damaged=skip_damaged)
-    varied = {"placements": placements, "nums_exits": nums_exits, "heads": heads}
+    varied = {"placements": placements, "nums_exits": nums_exits, **({"heads": heads} if heads else {})}
     varied |= {"trials": trials} if trials else {}
     known = {*varied, *(each.name for each in fields(settings)), "model_args", "skip_damaged"}
     command = _typed("sweep", recipe, asked | varied, known)

@@ -51,6 +51,10 @@ class Task(ABC):
     unsupported: ClassVar[Mapping[str, str]] = {}
     """Verbs that can't be had yet, and what to do instead."""
 
+    def heads(self) -> list[str]:
+        """The kinds of exit heads there are."""
+        return [self.head]
+
     def must_have(self, head: str, gate: str) -> None:
         """Refuse other kinds of heads and gates, where a task has one of each.
 

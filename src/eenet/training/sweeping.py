@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import plotly.graph_objects as go
 from optuna.storages import JournalStorage
@@ -19,10 +20,17 @@ from optuna.trial import TrialState
 from eenet.backbones import PLACEMENTS, place, trace
 from eenet.common import Result, counted, format_table, wrapped, write_atomically
 from eenet.data import Images
-from eenet.evaluation import EXIT_COLOURS, accuracy_cost_curve, measure
-from eenet.networks import HEADS, WEIGHTS_FILE
-from eenet.policies import RECORDS_FILE, Records, exits_for_budget, policy_for_budget
-from eenet.tasks import task_of
+from eenet.evaluation import EXIT_COLOURS, measure
+from eenet.networks import WEIGHTS_FILE
+from eenet.policies import (
+    RECORDS_FILE,
+    AnyRecords,
+    ExitPolicy,
+    exits_for_budget,
+    policy_for_budget,
+    recorded_scores,
+)
+from eenet.tasks import Task, task_of
 from eenet.training.planning.budgeting import wanted_budget
 from eenet.training.planning.choosing import chosen_run, complete, default_directory
 from eenet.training.planning.making import backbone_for
@@ -35,6 +43,7 @@ from eenet.training.state import STATE_FILE
 SEARCHED = "searched"
 OVER = [TrialState.COMPLETE, TrialState.PRUNED]
 JOURNAL_FILE, TABLE_FILE, PICTURE_FILE = "sweep.journal", "sweep.csv", "sweep.html"
+CURVE_POINTS = 60
 MOST_EXITS = 16  # of the network with an exit at every cut
 
 
@@ -46,7 +55,8 @@ class Space:
     """Names of `eenet.backbones.PLACEMENTS`, or `searched`: the best choice for the budget among many exits
     of a network that is trained once, with an exit at every cut (at most 16)."""
     nums_exits: Sequence[int] = (3,)
-    heads: Sequence[str] = ("deep",)
+    heads: Sequence[str] = ()
+    """Default: the task's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +68,8 @@ class SweepRow(Result):
     head: str
     exits: list[str] | None = None
     """Behind which blocks they sit."""
+    metric: str | None = None
+    """What is called accuracy here: `accuracy`, or of masks `mIoU`."""
     validation_accuracy: float | None = None
     validation_cost: float | None = None
     """Relative."""
@@ -105,14 +117,16 @@ def sweep(
         config = TrainConfig(**{"budget": "auto", **settings})
     else:
         config = configured(recipe, **settings)
-    task_of(config.task).must_support("sweep")
+    task = task_of(config.task)
+    task.must_support("sweep")
     if (budget := wanted_budget(config)) is None:
         raise ValueError("a sweep compares at one budget; give it as a number (--budget 0.6)")
     if recipe is None:
         config, _, _ = chosen_run(settings, None, None, shown=True)
     config = replace(config, budget=budget)
     out, space = Path(out or sweep_directory(recipe, settings)), space or Space()
-    _check(space, trials)
+    space = replace(space, heads=space.heads or (task.head,))
+    _check(space, trials, task.heads())
     out.mkdir(parents=True, exist_ok=True)
     cuts = _cuts(config, load_images(config)["train"])
     optuna.logging.set_verbosity(logging.ERROR)
@@ -155,9 +169,9 @@ def sweep(
     over = study.get_trials(states=OVER)
     left = min(trials or len(grid), len(grid)) - sum(trial.params in grid for trial in over)
     if left > 0:
-        study.optimize(one, n_trials=left, callbacks=[lambda study, _: _write(out, _rows(study))])
+        study.optimize(one, n_trials=left, callbacks=[lambda study, _: _write(out, _rows(study), task)])
     rows = _rows(study)
-    _write(out, rows)
+    _write(out, rows, task)
     return rows
 
 
@@ -168,7 +182,7 @@ def sweep_directory(recipe: str | TrainConfig | None, settings: Mapping[str, Any
     return f"runs/{recipe if isinstance(recipe, str) else recipe.data}-sweep"
 
 
-def _check(space: Space, trials: int | None) -> None:
+def _check(space: Space, trials: int | None, heads: Sequence[str]) -> None:
     if trials is not None and trials < 1:
         raise ValueError(f"trials is {trials}; give at least 1")
     for name, values in asdict(space).items():
@@ -179,8 +193,8 @@ def _check(space: Space, trials: int | None) -> None:
         if placement not in known:
             raise ValueError(f"unknown placement {placement!r}; choose from {', '.join(known)}")
     for head in space.heads:
-        if head not in HEADS:
-            raise ValueError(f"unknown exit head {head!r}; choose from {', '.join(HEADS)}")
+        if head not in heads:
+            raise ValueError(f"unknown exit head {head!r}; choose from {', '.join(heads)}")
 
 
 def _train(
@@ -192,17 +206,16 @@ def _train(
     """Train unless that network is there already, and measure."""
     budget = wanted_budget(config)
     assert budget is not None
+    load = task_of(config.task).load_records
     if config.placement == SEARCHED:
         every = place(cuts, MOST_EXITS) if len(cuts) > MOST_EXITS else range(len(cuts))
         path = _trained(config, cuts, list(every), out, command)
-        held_out = Records.load(path / RECORDS_FILE.format(split="validation"))
+        held_out = load(path / RECORDS_FILE.format(split="validation"))
         chosen = [every[k] for k in exits_for_budget(held_out, config.num_exits, budget)]
     else:
         chosen = place(cuts, config.num_exits, config.placement)
     path = _trained(config, cuts, chosen, out, command)
-    held_out, tested = (
-        Records.load(path / RECORDS_FILE.format(split=split)) for split in ("validation", "test")
-    )
+    held_out, tested = (load(path / RECORDS_FILE.format(split=split)) for split in ("validation", "test"))
     policy = policy_for_budget(held_out, budget)
     validation, test = measure(held_out, policy), measure(tested, policy)
     return SweepRow(
@@ -210,11 +223,12 @@ def _train(
         num_exits=config.num_exits,
         head=config.head,
         exits=[cuts[i][0] for i in chosen],
-        validation_accuracy=validation.accuracy,
+        metric=test.metric,
+        validation_accuracy=validation.quality,
         validation_cost=validation.relative_cost,
-        accuracy=test.accuracy,
+        accuracy=test.quality,
         relative_cost=test.relative_cost,
-        full_accuracy=test.full_accuracy,
+        full_accuracy=test.full_quality,
         dead_exits=test.dead_exits,
         checkpoint=str(path),
     )
@@ -263,7 +277,18 @@ def sweep_table(rows: Sequence[SweepRow]) -> str:
     return "\n\n".join([format_table(header, cells), *failed])
 
 
-def _write(out: Path, rows: Sequence[SweepRow]) -> None:
+def _curve(records: AnyRecords) -> tuple[list[float], list[float]]:
+    """Mean relative cost and metric, where all early exits share one threshold on the confidence."""
+    confidence_KB, early = recorded_scores(records, "confidence"), len(records.head_macs)
+    points = []
+    for threshold in np.quantile(confidence_KB, np.linspace(0, 1, CURVE_POINTS)).tolist():
+        policy = ExitPolicy("confidence", (threshold,) * early)
+        points.append((measure(records, policy).relative_cost, records.quality(policy)))
+    costs, found = zip(*sorted(points), strict=True)
+    return list(costs), list(found)
+
+
+def _write(out: Path, rows: Sequence[SweepRow], task: Task) -> None:
     """The table, and the picture of every network's curve on test images."""
     columns = list(dict.fromkeys(key for row in rows for key in row.to_dict()))
     text = io.StringIO()
@@ -272,12 +297,12 @@ def _write(out: Path, rows: Sequence[SweepRow]) -> None:
     writer.writerows(row.to_dict() for row in rows)
     write_atomically(out / TABLE_FILE, text.getvalue().encode())
     figure, placements = go.Figure(), sorted({row.placement for row in rows})
+    metric = next((row.metric for row in rows if row.metric), "accuracy")
     for row in rows:
         if row.checkpoint is None:
             continue
-        tested = Records.load(Path(row.checkpoint) / RECORDS_FILE.format(split="test"))
-        points = sorted((cost, accuracy) for _, cost, accuracy in accuracy_cost_curve(tested, "confidence"))
-        costs, accuracies = zip(*points, strict=True)
+        path = Path(row.checkpoint) / RECORDS_FILE.format(split="test")
+        costs, accuracies = _curve(task.load_records(path))
         name = f"{row.placement}, {counted(row.num_exits, 'exit')}, {row.head}"
         colour = EXIT_COLOURS[placements.index(row.placement) % len(EXIT_COLOURS)]
         figure.add_scatter(x=costs, y=accuracies, name=name, legendgroup=name, line_color=colour)
@@ -291,9 +316,9 @@ def _write(out: Path, rows: Sequence[SweepRow]) -> None:
             marker={"size": 10, "color": colour},
         )
     figure.update_layout(
-        title="Accuracy against cost on test images; dots: set for the budget on validation images",
+        title=f"{metric} against cost on test images; dots: set for the budget on validation images",
         xaxis_title="relative cost (MACs / MACs of the plain backbone)",
-        yaxis={"title": "accuracy", "tickformat": ".1%"},
+        yaxis={"title": metric, "tickformat": ".1%"},
         template="plotly_white",
     )
     write_atomically(out / PICTURE_FILE, figure.to_html(include_plotlyjs=True).encode())

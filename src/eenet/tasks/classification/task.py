@@ -45,6 +45,11 @@ class Classification(Task):
             raise ValueError("standardise doesn't work for classification yet; give mean and std")
         return load(name, split, **options)
 
+    def heads(self) -> list[str]:
+        from eenet.tasks.classification.heads import HEADS
+
+        return list(HEADS)
+
     def survey(self, name: str, **options: Any) -> Any:
         from eenet.data import survey
 

@@ -69,7 +69,6 @@ class Segmentation(Task):
             "format executorch",
             "serving by stage",
             "batch",
-            "sweep",
             "pruning",
             "optimize",
             "a budget in time",
