@@ -32,6 +32,7 @@ STEPS += [
 ]
 FENCE = re.compile(r"^```(\{code-block\} )?(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 A_SCREEN = 25  # lines
+LOGS = ("lab-notes", "decisions")  # newest last
 SETUP = "pip install"  # a line for the reader's machine, which here has everything
 
 
@@ -120,7 +121,7 @@ def _wait(command: str) -> None:
 @pytest.mark.parametrize("path", list(prose.pages()), ids=lambda path: path.stem)
 def test_sentences_are_short(path: Path) -> None:
     """Notes and decisions, in the order they were made, are left as they were written."""
-    if path.stem not in ("lab-notes", "decisions"):
+    if path.stem not in LOGS:
         assert prose.median_length(path.read_text("utf-8")) <= prose.MOST_WORDS
 
 
@@ -135,7 +136,7 @@ def test_lengths_are_counted_by_hand() -> None:
 
 def test_pages_say_where_to_go_next() -> None:
     for path in prose.pages():
-        if path.parent.parent == DOCS and path.parent.name != "development":
+        if path.parent.parent == DOCS and path.stem not in LOGS:
             assert "\n## Where to go next\n" in path.read_text("utf-8"), path
 
 
