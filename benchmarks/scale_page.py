@@ -135,6 +135,11 @@ All images are there from the start. *Drivers*: processes that collect answers, 
 Requests in bursts of four times the mean rate, which is 0.6 of the lower capacity. They bring pixels.
 
 {in_bursts}
+
+## Where to go next
+
+- How to use it: [many machines](../how-to/scale.md).
+- A tutorial: [many machines, step by step](../tutorials/many-machines.md).
 """
 
 
