@@ -1,0 +1,103 @@
+"""Networks of segmentation-models-pytorch beside ours: the same backbone, data, batches and schedule.
+
+    python benchmarks/peers.py camvid --decoder Unet [--encoder resnet18] [--epochs 60] [--seed 0]
+
+A peer is trained by the recipe of ours: its optimiser, learning rate, warm-up, augmentation and image size,
+with cross-entropy at its own resolution. Printed are its MACs for an image of that size, and its mIoU: of all
+test images together, at the masks' own size. What to compare with: `eenet train RECIPE --plain`.
+"""
+
+import argparse
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import eenet
+from eenet.backbones import count_macs
+from eenet.data import AUGMENTATIONS, NO_CLASS, load_masks, mask_batches, normalize
+from eenet.tasks.segmentation.maps import class_map
+from eenet.tasks.segmentation.records import confusion, miou
+
+USUAL = "crop-flip"  # where a recipe says nothing
+COARSEST = 32  # that the sides of its images are padded to
+
+
+def padded(pixels: Tensor) -> Tensor:
+    """With sides that are multiples of what an encoder divides by."""
+    height, width = pixels.shape[-2:]
+    return F.pad(pixels, (0, -width % COARSEST, 0, -height % COARSEST), mode="replicate")
+
+
+def train(peer: nn.Module, config: Any, images: Any, mean: list[float], std: list[float]) -> None:
+    optimizer = torch.optim.AdamW(peer.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    steps = len(images) // config.batch_size
+    warm, whole = config.warmup_epochs * steps, config.epochs * steps
+    rate = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda n: min((n + 1) / warm, 0.5 * (1 + math.cos(math.pi * max(n - warm, 0) / (whole - warm)))),
+    )
+    augmentation = AUGMENTATIONS[config.augmentation or USUAL]
+    for epoch in range(config.epochs):
+        peer.train()
+        losses = []
+        for pixels_BCHW, masks_BHW in mask_batches(
+            images, config.batch_size, augmentation, seed=config.seed, epoch=epoch
+        ):
+            logits_BNHW = peer(padded(normalize(pixels_BCHW, mean, std)))
+            logits_BNHW = logits_BNHW[:, :, : masks_BHW.shape[1], : masks_BHW.shape[2]]
+            loss = F.cross_entropy(logits_BNHW, masks_BHW.long(), ignore_index=NO_CLASS)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            rate.step()
+            losses.append(loss.item())
+        print(f"epoch {epoch + 1}/{config.epochs}  training loss {np.mean(losses):.3f}", flush=True)
+
+
+def quality(peer: nn.Module, images: Any, classes: int, mean: list[float], std: list[float]) -> float:
+    totals = np.zeros((classes, classes), np.int64)
+    peer.eval()
+    for _, pixels_BCHW, masks in images.buckets(8):
+        with torch.inference_mode():
+            logits = peer(padded(normalize(torch.from_numpy(pixels_BCHW), mean, std)))
+        height, width = pixels_BCHW.shape[-2:]
+        for logits_NHW, mask_HW in zip(logits[:, :, :height, :width].numpy(), masks, strict=True):
+            totals += confusion(mask_HW, class_map(logits_NHW, mask_HW.shape), classes)
+    return miou(totals)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("recipe", help="of ours")
+    parser.add_argument("--decoder", default="Unet", choices=("Unet", "FPN", "DeepLabV3Plus"))
+    parser.add_argument("--encoder", default="resnet18")
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    torch.manual_seed(given.seed)
+    more = {"seed": given.seed, **({"epochs": given.epochs} if given.epochs else {})}
+    config = replace(eenet.get_recipe(given.recipe), **more)
+    side = config.image_size
+    assert isinstance(side, int)
+    images, test = (
+        load_masks(config.data, split, size=(3, side, side), standardise=config.standardise)
+        for split in ("train", "test")
+    )
+    classes = len(test.class_names)
+    peer: nn.Module = getattr(smp, given.decoder)(given.encoder, encoder_weights=None, classes=classes)
+    shape = (1, *padded(torch.zeros(1, 3, side, side)).shape[1:])
+    macs = count_macs(peer.eval(), shape) / 1e9
+    print(f"{given.decoder}, {given.encoder}: {macs:.2f} GMACs for {side} × {side} pixels", flush=True)
+    mean, std = images.mean_std()
+    train(peer, config, images, mean, std)
+    print(f"mIoU {100 * quality(peer, test, classes, mean, std):.2f} on {len(test)} test images")
+
+
+if __name__ == "__main__":
+    main()
