@@ -2,9 +2,9 @@
 
     EENET_DATA=... python benchmarks/fleet.py [--parts validate plan] [--checkpoint NAME] [--machines 10 100]
 
-Every segment is timed in batches of several sizes, and what Ray takes, by runs whose networks answer at
-once. `validate` runs `eenet batch` with two workers and simulates the same, in turn with the timing; `plan`
-simulates fleets: all images at once, and requests in bursts, by network against by stage.
+Every segment is timed in batches of several sizes, and what Ray takes, by runs whose workers sleep while
+networks would run. `validate` runs `eenet batch` with two workers and simulates the same, in turn with the
+timing; `plan` simulates fleets: all images at once, and requests in bursts, by network against by stage.
 Writes benchmarks/results/fleet-….csv.
 """
 
@@ -32,7 +32,6 @@ from eenet.networks import open_network
 from eenet.scale.bulk.decoding import first_pixels
 from eenet.scale.bulk.inputs import MOST_IN_UNIT, list_inputs
 from eenet.scale.bulk.pipeline import BATCH, STAGE_BATCH, shared_out
-from eenet.scale.session import session
 
 BURST, SHARE, PERIOD = 4.0, 0.1, 10.0  # times the mean rate, for this share of so many seconds
 PROCESSORS = 2  # of this machine
@@ -241,7 +240,6 @@ def plan(
             "for each segment": " ".join(map(str, placed)),
             "images a second": round(bulk[by].rate),
             "machine hours for a million": round(1e6 * machines / bulk[by].rate / 3600, 3),
-            "drivers": max(1, -int(-bulk[by].rate * times.driver // 1)),
             "last batch": mean(bulk[by].batches_K[-1]),
         }
     rate = load * min(capacity.values())
@@ -293,7 +291,7 @@ def main(
     batch_size: int = 64,
     load: float = 0.6,
     most: int = 200_000,
-    images: int = 36_000,
+    images: int = 24_000,
     turns: int = 3,
 ) -> None:
     """Measure, validate and plan.
@@ -317,15 +315,14 @@ def main(
     whole = pa.concat_tables(map(parquet.read_table, files)).slice(0, images)
     found: list[dict[str, Times]] = []
     runs: dict[str, list[Run]] = {by: [] for by in BATCHES}
-    with session(cpus=PROCESSORS):
-        for turn in range(turns):
-            times = {by: measure(checkpoint, by, pixels_BCHW) for by in BATCHES}
-            with silent(shares_K):
-                quiet = {by: real_run(checkpoint, by, whole) for by in BATCHES}
-            found.append(with_ray(times, quiet, coming(shares_K)))
-            for by in BATCHES if "validate" in parts else ():
-                runs[by].append(real_run(checkpoint, by, whole))
-                print(turn, compared(by, runs[by][-1], found[-1][by], shares_K), flush=True)
+    for turn in range(turns):
+        times = {by: measure(checkpoint, by, pixels_BCHW) for by in BATCHES}
+        with silent(shares_K, times):
+            quiet = {by: real_run(checkpoint, by, whole) for by in BATCHES}
+        found.append(with_ray(times, quiet, coming(shares_K)))
+        for by in BATCHES if "validate" in parts else ():
+            runs[by].append(real_run(checkpoint, by, whole))
+            print(turn, compared(by, runs[by][-1], found[-1][by], shares_K), flush=True)
     ways = {by: averaged([each[by] for each in found]) for by in BATCHES}
     rows: dict[str, list[dict[str, Any]]] = {}
     if "validate" in parts:

@@ -26,6 +26,7 @@ from eenet.scale.bulk import pipeline
 from eenet.scale.bulk.operators import OneSegment, WholeNetwork, plain_backend
 from eenet.scale.bulk.pipeline import STAGE_BATCH
 from eenet.scale.bulk.tables import FEATURES, array, tensor
+from eenet.scale.session import session
 from eenet.scale.shipping import Files, How
 
 LINES = ("batch_K", "image_K", "hop_K", "hop_image_K")
@@ -138,7 +139,7 @@ def _mean(run: Callable[[], Any]) -> float:
     return (time.process_time() - start) / REPEATS
 
 
-# What Ray takes: runs whose networks answer at once ----------------------------------
+# What Ray takes: runs whose workers sleep while networks would run --------------------
 
 
 def drawn(shares_K: NDArray[np.float64], count: int, *, first: int = 0) -> NDArray[np.intp]:
@@ -148,9 +149,10 @@ def drawn(shares_K: NDArray[np.float64], count: int, *, first: int = 0) -> NDArr
 
 
 class SilentNetwork(WholeNetwork):
-    """The operator that runs the whole network, without running it."""
+    """The operator that runs the whole network, asleep for as long as that would take."""
 
     shares_K: NDArray[np.float64]
+    times: Times
 
     def __init__(self, files: Files, how: How) -> None:
         super().__init__(files, how)
@@ -158,14 +160,17 @@ class SilentNetwork(WholeNetwork):
 
     def run(self, pixels_BCHW: NDArray[np.uint8]) -> Answers:
         count, classes = len(pixels_BCHW), len(self._told["class_names"])
+        coming_K = np.append(1, 1 - np.cumsum(self.shares_K)[:-1]).tolist()
+        time.sleep(sum(self.times.seconds(k, round(share * count)) for k, share in enumerate(coming_K)))
         said_BN = np.full((count, classes), 1 / classes, np.float32)
         return Answers(said_BN, drawn(self.shares_K, count))
 
 
 class SilentSegment(OneSegment):
-    """The operator that runs one segment: it answers what its first image got, and hands its features on."""
+    """The operator that runs one segment, likewise; all images get what its first one got."""
 
     shares_K: NDArray[np.float64]
+    times: Times
 
     def __init__(self, files: Files, how: How, index: int) -> None:
         super().__init__(files, how, index)
@@ -175,6 +180,7 @@ class SilentSegment(OneSegment):
     def run(self, index: int, features: Any) -> Outputs:
         count, here = len(features), self.segments[index].exit
         self._said = self._said or self._real.run(index, features[:1])
+        time.sleep(self.times.seconds(index, count))
         outputs = Outputs(*(None if v is None else np.repeat(np.asarray(v), count, 0) for v in self._said))
         if outputs.score_B is None:
             return outputs
@@ -186,11 +192,16 @@ class SilentSegment(OneSegment):
 
 
 @contextmanager
-def silent(shares_K: NDArray[np.float64]) -> Iterator[None]:
-    """Within it, `eenet batch` reads, decodes, hands on and writes, but runs nothing."""
+def silent(shares_K: NDArray[np.float64], times: dict[str, Times]) -> Iterator[None]:
+    """Within it, `eenet batch` reads, decodes, hands on and writes, but runs nothing.
+
+    It takes its time nevertheless: a part of what Ray takes is for every second, not for every image.
+    """
+    kinds = {"network": ("WholeNetwork", SilentNetwork), "stage": ("OneSegment", SilentSegment)}
     with ExitStack() as patched:
-        for name, kind in (("WholeNetwork", SilentNetwork), ("OneSegment", SilentSegment)):
-            known = type(name, (kind,), {"shares_K": shares_K})  # workers get it as it is here
+        for by, (name, kind) in kinds.items():
+            given = {"shares_K": shares_K, "times": times[by]}
+            known = type(name, (kind,), given)  # workers get it as it is here
             patched.enter_context(patch.object(pipeline, name, known))
         yield
 
@@ -214,9 +225,10 @@ def real_run(checkpoint: str, by: str, table: Any) -> Run:
     """`eenet batch` with two workers, on a third of the images and on all: their difference has no start."""
     found, last_batch = list[NDArray[np.float64]](), 0.0
     for part in (3, 1):
-        with tempfile.TemporaryDirectory() as directory, family(every=2.0) as seen:
+        rows = table.slice(0, table.num_rows // part)
+        # a Ray of its own for each, so that no workers are there already
+        with tempfile.TemporaryDirectory() as directory, session(cpus=2), family(every=2.0) as seen:
             given, out = (Path(directory) / name for name in ("images.parquet", "out"))
-            rows = table.slice(0, table.num_rows // part)
             parquet.write_table(rows, given, row_group_size=ROWS)
             told = predict(given, checkpoint, out=out, by=by, workers=2, rows=ROWS)
             found.append(np.array([told.seconds, *seen.spent()]))

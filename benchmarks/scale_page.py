@@ -51,7 +51,8 @@ What [`eenet batch` and Ray Serve](../how-to/scale.md) do, and what a simulator 
 by `python benchmarks/scale_page.py` from CSVs in `benchmarks/results`.
 
 {machine}: one machine with two processors. No cluster and no GPU were there. `cifar10-eenet56` under its
-own policy on ONNX Runtime, unless another network is named.
+own policy on ONNX Runtime, unless another network is named. Other programs ran on the machine now and then:
+compare what stands in one table, and take rates as what was reached, not as what can be.
 
 ## The same answers
 
@@ -68,8 +69,8 @@ the last two thirds of the images took.
 
 {bulk}
 
-Once it runs, Ray has {ratio} times the rate of processes run by hand. Few images are better labelled by
-`eenet predict`, which has no such start.
+Once it runs, Ray has {ratio} times the rate of processes run by hand. *Other rows*: with another label or
+exit. Few images are better labelled by `eenet predict`, which has no such start.
 
 ## Memory
 
@@ -119,8 +120,9 @@ process id. What fails is sent again. Answers are compared with those of `eenet.
 ## The simulator against reality
 
 `python benchmarks/fleet.py`: segments are timed alone, in batches of several sizes. What Ray takes is timed
-by runs whose networks answer at once. Both in turn with real runs of `eenet batch`, two workers; times are
-means, real runs medians. The simulator is given these times and the shares of exits.
+by runs whose workers sleep while networks would run. Both in turn with real runs of `eenet batch`, two
+workers. The simulator is given these times and the shares of exits. Compared is the work of processors,
+which other programs on the machine hardly change.
 
 {validate}
 
@@ -128,7 +130,7 @@ means, real runs medians. The simulator is given these times and the shares of e
 
 The same simulator, machines with one processor each.
 
-All images are there from the start. *Drivers*: processes that collect answers, each of a job of its own.
+All images are there from the start. One process collects the answers of a job; its limit isn't simulated.
 
 {at_once}
 
