@@ -5,7 +5,6 @@ of the chosen exits together. It is no mean over images; near a policy it change
 which is one: see `DetectionRecords.worth`.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from eenet.common import require, write_atomically
 from eenet.policies import (
     AnyRecords,
     Ensemble,
@@ -26,6 +24,7 @@ from eenet.policies import (
     missed_threshold,
     sigmoid,
 )
+from eenet.tasks.dense import load_records, save_records
 from eenet.tasks.detection.boxes import Scale, rescaled
 from eenet.tasks.detection.precision import Pooled, average_precision, mean_of, unpacked, worths
 
@@ -253,10 +252,7 @@ class DetectionRecords(AnyRecords):
 
     def save(self, path: str | Path) -> None:
         """Write them as one safetensors file, `path`."""
-        save = require("safetensors.numpy", "saving records").save
-        tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in _TENSORS}
-        about = {name: getattr(self, name) for name in _ABOUT}
-        write_atomically(Path(path), save(tensors, {"task": self.task, "about": json.dumps(about)}))
+        save_records(self, path, _TENSORS, _ABOUT)
 
     @staticmethod
     def load(path: str | Path) -> "DetectionRecords":
@@ -269,15 +265,7 @@ class DetectionRecords(AnyRecords):
             FileNotFoundError: no such file.
             ValueError: not a file of records of boxes.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"no records file {path}")
-        safetensors: Any = require("safetensors", "reading records")
-        try:
-            with safetensors.safe_open(path, "np") as file:
-                tensors = {name: file.get_tensor(name) for name in _TENSORS}
-                return DetectionRecords(**tensors, **json.loads(file.metadata()["about"]))
-        except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not a file of records of boxes: {error}") from error
+        return load_records(DetectionRecords, path, _TENSORS, "boxes")
 
 
 def spans(starts: NDArray[np.integer], counts: NDArray[np.integer]) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from eenet.data import GREY, MULTIPLE
 from eenet.policies import ExitPolicy, box_scores, decide, score_of
+from eenet.tasks.dense import TOGETHER, WITHOUT, DenseTask
 from eenet.tasks.detection.boxes import MOST, SAME, answers_of, boxes_of, logits_of
 from eenet.tasks.detection.metrics import (
     DetectionEvaluation,
@@ -24,78 +25,40 @@ from eenet.tasks.detection.showing import answer_and_truth, exits_shown, policy_
 from eenet.tasks.handed import Parts, Seen, width_in
 from eenet.tasks.measured import Loss
 from eenet.tasks.pages import data_uri
-from eenet.tasks.task import Task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from eenet.backbones import TracedBackbone
 
-ROWS_FILE = "predictions.csv"
-ROW_SUFFIXES = (".csv", ".jsonl", ".parquet", ".json")
 PICTURE = 640  # pixels of a picture's longer side on a page
 STRIDE = 8  # of the decoder's state, unless the settings say 4
 STRIDES = (4, 8, 16)
-TOGETHER = 16  # images at most, whose logits are held at a time
 
 
-class Detection(Task):
+class Detection(DenseTask):
     """The backbone's classifier gives way to a decoder; a record keeps which boxes of every exit hit."""
 
     name: ClassVar[str] = "detection"
     metric: ClassVar[str] = DetectionEvaluation.metric
     head: ClassVar[str] = "boxes"
-    gate: ClassVar[str] = "gain"
-    keeps_classifier: ClassVar[bool] = False
-    works_unlabelled: ClassVar[bool] = False
-    any_size: ClassVar[bool] = True
     cross_entropy: ClassVar[bool] = False
     outputs: ClassVar[Mapping[str, str]] = {"boxes": "FP32", "scores": "FP32", "classes": "INT64"}
     counted: ClassVar[str] = "objects"
     pictured: ClassVar[str] = "Left: the answer, right: the truth."
-    carried: ClassVar[Sequence[str]] = ("features", "state")
-    batch_sizes: ClassVar[Sequence[int]] = (8,)
-    timed_sizes: ClassVar[Sequence[int]] = (1, 16)
-    objectives: ClassVar[Sequence[str] | None] = ("joint",)
-    unsupported: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        (
-            "--top-k",
-            "--tile",
-            "int8",
-            "fp16",
-            "format aoti",
-            "format executorch",
-            "serving by stage",
-            "batch",
-            "sweep",
-            "pruning",
-            "optimize",
-            "a budget in time",
-            "measuring damaged images",
-            "backend torch-compile",
-            "starting from a trained checkpoint",
-        ),
-        "",
-    )
+    truths: ClassVar[str] = "boxes lie in the column objects, or in files beside images"
+    row_suffixes: ClassVar[Sequence[str]] = (*DenseTask.row_suffixes, ".json")
+    unsupported: ClassVar[Mapping[str, str]] = dict.fromkeys((*WITHOUT, "--tile", "fp16", "sweep"), "")
 
     def load(self, name: str, split: str, **options: Any) -> Any:
         from eenet.data import load_boxes
 
-        if columns := [key for key in ("label_column", "file_column") if options.pop(key, None)]:
-            raise ValueError(
-                f"{columns[0]} is for tables of labels; boxes lie in the column objects, or in files beside "
-                "images"
-            )
-        return load_boxes(name, split, **options)
+        return load_boxes(name, split, **self.without_columns(options))
 
     def batches(self, images: Any, batch_size: int, augmentation: Any, **which: Any) -> Iterator[Any]:
         from eenet.data import box_batches
 
         return box_batches(images, batch_size, augmentation, **which)
-
-    def varied(self, batch: Any, augmentation: Any, device: Any) -> "tuple[Tensor, Tensor]":  # noqa: ARG002
-        pixels_BCHW, objects_BM5 = (part.to(device, non_blocking=True) for part in batch)
-        return pixels_BCHW, objects_BM5
 
     def parts(
         self,
@@ -159,29 +122,18 @@ class Detection(Task):
         return box_scores()
 
     def read(self, image: Any, config: Any) -> Seen:
-        from eenet.data import letterboxed, standardised, whole_pixels
+        from eenet.data import letterboxed
 
-        channels, *sides = config.input_size
-        pixels_CHW = whole_pixels(image, channels)
-        _, height, width = pixels_CHW.shape
-        if config.task_settings.get("standardise"):
-            pixels_CHW = standardised(pixels_CHW)
-        return Seen(letterboxed(pixels_CHW, max(sides)), (height, width))
+        pixels_CHW, size = self.read_large(image, config)
+        return Seen(letterboxed(pixels_CHW, max(config.input_size[1:])), size)
 
     def explained(self, config: Any) -> dict[str, str]:
-        from eenet.data import STANDARD_SPREAD
-
         resize = (
             f"scale, antialiased, until the longer side is {max(config.input_size[1:])}; keep the shape; add "
             f"grey {GREY} below and on the right up to multiples of {MULTIPLE}"
         )
-        if config.task_settings.get("standardise"):
-            first = (
-                f"bring the values of all channels together to mean 127.5 and deviation {STANDARD_SPREAD:g}"
-            )
-            resize = f"{first}; {resize}"
         return {
-            "resize": resize,
+            "resize": self.steps(config, resize),
             "answer": "for every place [B, N + 4, h, w] the probabilities of the classes, and the distances "
             "from its middle to the left, top, right and bottom of a box, in places; of boxes of one class "
             f"that overlap by more than {SAME} the surest stays",
@@ -234,13 +186,6 @@ class Detection(Task):
         said = {"objects": found.objects, "counts": found.counts}
         return said if image is None else {**said, "picture": data_uri(found.drawn(image), thumbnail=PICTURE)}
 
-    def places(self, out: Path | None) -> tuple[Path | None, Path | None]:
-        """A file of rows, or a directory of pictures with such a file in it."""
-        if out is None or out.suffix in ROW_SUFFIXES:
-            return out, None
-        out.mkdir(parents=True, exist_ok=True)
-        return out / ROWS_FILE, out
-
     def row(self, found: BoxPrediction, likeliest: int) -> dict[str, Any]:  # noqa: ARG002
         return {**found.to_dict(), "size": [*found.size]}
 
@@ -251,9 +196,6 @@ class Detection(Task):
 
     def columns(self, likeliest: int) -> list[str]:  # noqa: ARG002
         return ["file", "exit", "relative_cost", "size", "objects", "picture", "error"]
-
-    def same(self, row: Mapping[str, Any], found: BoxPrediction) -> str | None:
-        return None if int(row["exit"]) == found.exit else f"exit {row['exit']}, now it is exit {found.exit}"
 
     def document(self, rows: Iterable[Mapping[str, Any]], class_names: Sequence[str]) -> dict[str, Any]:
         return as_coco(rows, class_names)

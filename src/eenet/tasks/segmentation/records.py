@@ -4,7 +4,6 @@ The metric is the mean intersection over union (mIoU) of matrices summed over im
 images. Near a policy it changes as its linear part does, which is one: see `SegmentationRecords.worth`.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from eenet.common import require, write_atomically
 from eenet.policies import AnyRecords, Ensemble, ExitPolicy, decide, sigmoid
+from eenet.tasks.dense import load_records, save_records
 
 if TYPE_CHECKING:
     from torch import nn
@@ -177,11 +176,8 @@ class SegmentationRecords(AnyRecords):
         Args:
             path: of the safetensors file.
         """
-        save = require("safetensors.numpy", "saving records").save
         kept = [*_TENSORS, *(name for name in _LATER if getattr(self, name) is not None)]
-        tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in kept}
-        about = {name: getattr(self, name) for name in (*_ABOUT, "block")}
-        write_atomically(Path(path), save(tensors, {"task": self.task, "about": json.dumps(about)}))
+        save_records(self, path, kept, (*_ABOUT, "block"))
 
     @staticmethod
     def load(path: str | Path) -> "SegmentationRecords":
@@ -194,16 +190,7 @@ class SegmentationRecords(AnyRecords):
             FileNotFoundError: no such file.
             ValueError: not a file of records of masks.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"no records file {path}")
-        safetensors: Any = require("safetensors", "reading records")
-        try:
-            with safetensors.safe_open(path, "np") as file:
-                there = [*_TENSORS, *(name for name in _LATER if name in file.keys())]  # noqa: SIM118
-                tensors = {name: file.get_tensor(name) for name in there}
-                return SegmentationRecords(**tensors, **json.loads(file.metadata()["about"]))
-        except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not a file of records of masks: {error}") from error
+        return load_records(SegmentationRecords, path, _TENSORS, "masks", _LATER)
 
 
 def parts(confusion_NN: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

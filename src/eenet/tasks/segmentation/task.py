@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eenet.policies import ExitPolicy, graph_scores, logarithm, score_of
+from eenet.tasks.dense import TOGETHER, DenseTask
 from eenet.tasks.handed import Parts, Seen, width_in
 from eenet.tasks.measured import Loss
 from eenet.tasks.pages import data_uri, png_uri
@@ -29,7 +30,6 @@ from eenet.tasks.segmentation.records import (
     near_boundaries,
 )
 from eenet.tasks.segmentation.showing import exits_shown, masks_shown, policy_shown
-from eenet.tasks.task import Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,64 +38,29 @@ if TYPE_CHECKING:
 
 FINEST = 4  # stride of the decoder's state, unless the backbone starts coarser
 IGNORED = -100  # the target of pixels without a class
-ROWS_FILE = "predictions.csv"
-ROW_SUFFIXES = (".csv", ".jsonl", ".parquet")
 SHOWN = 480  # pixels of a picture's longer side on a page
-TOGETHER = 16  # images at most, whose logits are held at a time
 
 
-class Segmentation(Task):
+class Segmentation(DenseTask):
     """The backbone's classifier gives way to a decoder; a record keeps a confusion matrix of every exit."""
 
     name: ClassVar[str] = "segmentation"
     metric: ClassVar[str] = SegmentationEvaluation.metric
     head: ClassVar[str] = "separable"
-    gate: ClassVar[str] = "gain"
-    keeps_classifier: ClassVar[bool] = False
-    works_unlabelled: ClassVar[bool] = False
-    any_size: ClassVar[bool] = True
     outputs: ClassVar[Mapping[str, str]] = {"mask": "UINT8"}
     counted: ClassVar[str] = "pixels"
     pictured: ClassVar[str] = "Left: the answer, right: the truth. Per cent: mIoU of the image's own classes."
-    carried: ClassVar[Sequence[str]] = ("features", "state")
-    batch_sizes: ClassVar[Sequence[int]] = (8,)
-    timed_sizes: ClassVar[Sequence[int]] = (1, 16)
-    objectives: ClassVar[Sequence[str] | None] = ("joint",)
-    unsupported: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        (
-            "--top-k",
-            "int8",
-            "format aoti",
-            "format executorch",
-            "serving by stage",
-            "batch",
-            "pruning",
-            "optimize",
-            "a budget in time",
-            "measuring damaged images",
-            "backend torch-compile",
-            "starting from a trained checkpoint",
-        ),
-        "",
-    )
+    truths: ClassVar[str] = "masks lie in the column mask, or in a folder"
 
     def load(self, name: str, split: str, **options: Any) -> Any:
         from eenet.data import load_masks
 
-        if columns := [key for key in ("label_column", "file_column") if options.pop(key, None)]:
-            raise ValueError(
-                f"{columns[0]} is for tables of labels; masks lie in the column mask, or in a folder"
-            )
-        return load_masks(name, split, **options)
+        return load_masks(name, split, **self.without_columns(options))
 
     def batches(self, images: Any, batch_size: int, augmentation: Any, **which: Any) -> Iterator[Any]:
         from eenet.data import mask_batches
 
         return mask_batches(images, batch_size, augmentation, **which)
-
-    def varied(self, batch: Any, augmentation: Any, device: Any) -> "tuple[Tensor, Tensor]":  # noqa: ARG002
-        pixels_BCHW, masks_BHW = (part.to(device, non_blocking=True) for part in batch)
-        return pixels_BCHW, masks_BHW
 
     def parts(
         self,
@@ -146,14 +111,6 @@ class Segmentation(Task):
         pixels_CHW, size = self.read_large(image, config)
         return Seen(scaled_to(pixels_CHW, size_for(size, min(config.input_size[1:]))), size)
 
-    def read_large(self, image: Any, config: Any) -> Seen:
-        from eenet.data import standardised, whole_pixels
-
-        pixels_CHW = whole_pixels(image, config.input_size[0])
-        if config.task_settings.get("standardise"):
-            pixels_CHW = standardised(pixels_CHW)
-        return Seen(pixels_CHW, (pixels_CHW.shape[1], pixels_CHW.shape[2]))
-
     def prediction_of_tiles(
         self,
         probabilities: NDArray[np.float32],
@@ -166,16 +123,9 @@ class Segmentation(Task):
         return replace(self.prediction(probabilities, deepest, cost, size, config), tile_exits=exits)
 
     def explained(self, config: Any) -> dict[str, str]:
-        from eenet.data import STANDARD_SPREAD
-
         resize = f"scale, antialiased, until the shorter side is {min(config.input_size[1:])}; keep the shape"
-        if config.task_settings.get("standardise"):
-            first = (
-                f"bring the values of all channels together to mean 127.5 and deviation {STANDARD_SPREAD:g}"
-            )
-            resize = f"{first}; {resize}"
         return {
-            "resize": resize,
+            "resize": self.steps(config, resize),
             "answer": "probabilities [B, N, h, w] of the classes, coarser than the image: bring their "
             "logarithms to its size bilinearly; the largest is the pixel's class",
         }
@@ -208,13 +158,6 @@ class Segmentation(Task):
         said = {"shares": found.shares, "mask": png_uri(found.picture())}
         return said if image is None else {**said, "picture": data_uri(found.overlay(image), thumbnail=SHOWN)}
 
-    def places(self, out: Path | None) -> tuple[Path | None, Path | None]:
-        """A file of rows, or a directory of pictures with such a file in it."""
-        if out is None or out.suffix in ROW_SUFFIXES:
-            return out, None
-        out.mkdir(parents=True, exist_ok=True)
-        return out / ROWS_FILE, out
-
     def row(self, found: MaskPrediction, likeliest: int) -> dict[str, Any]:  # noqa: ARG002
         return {"exit": found.exit, "relative_cost": found.relative_cost, "shares": found.shares}
 
@@ -226,9 +169,6 @@ class Segmentation(Task):
 
     def columns(self, likeliest: int) -> list[str]:  # noqa: ARG002
         return ["file", "exit", "relative_cost", "mask", "overlay", "error"]
-
-    def same(self, row: Mapping[str, Any], found: MaskPrediction) -> str | None:
-        return None if int(row["exit"]) == found.exit else f"exit {row['exit']}, now it is exit {found.exit}"
 
     def collect(
         self, network: Any, images: Any, batch_size: int, advance: Callable[[int], Any]
