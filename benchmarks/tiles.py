@@ -11,6 +11,7 @@ images at the masks' own size.
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 from statistics import median
 
 import numpy as np
@@ -42,7 +43,7 @@ def main() -> None:
     images = as_images(given.data, network.config, "test")
     own = network.config.exit_policy(given.budget)
     never = eenet.ExitPolicy(own.score, own.thresholds, (False,) * len(own.thresholds))
-    whole = {"tile": 1 << 14, "halo": 0}
+    whole: dict[str, Any] = {"tile": 1 << 14, "halo": 0}
     tiles = {"tile": given.tile, "halo": given.halo}
     ways = {
         name: eenet.Predictor(network, policy=policy, backend=given.backend, **cut)

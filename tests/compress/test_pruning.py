@@ -341,7 +341,7 @@ def least_of_largest(network: EENet) -> float:
 def test_the_penalty_of_sparsity_makes_whole_channels_small() -> None:
     network = eenet.create_model("resnet20_cifar", num_classes=10, num_exits=2, input_size=SIZE)
     penalty, before = sparsity_of(network, 0.05), least_of_largest(network)
-    gates = [parameter for head in network.heads for parameter in head.confidence.parameters()]
+    gates = [p for head in network.heads for p in head.get_submodule("confidence").parameters()]
     kept = [parameter.detach().clone() for parameter in gates]
     for _ in range(10):
         for parameter in network.parameters():
@@ -349,6 +349,7 @@ def test_the_penalty_of_sparsity_makes_whole_channels_small() -> None:
         penalty.add_gradient()
         with torch.no_grad():
             for parameter in network.parameters():
+                assert parameter.grad is not None
                 parameter -= 0.1 * parameter.grad
     assert least_of_largest(network) < 0.8 * before
     assert all(torch.equal(a, b) for a, b in zip(gates, kept, strict=True))
