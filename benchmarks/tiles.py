@@ -11,8 +11,8 @@ images at the masks' own size.
 import argparse
 import time
 from pathlib import Path
-from typing import Any
 from statistics import median
+from typing import Any
 
 import numpy as np
 
