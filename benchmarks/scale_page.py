@@ -81,7 +81,8 @@ pixels, thresholds that let a quarter come to the last segment.
 
 {stages}
 
-Other programs took most of the machine during the run by stage: the two rates can't be compared. The batches can.
+Other programs took most of the machine during the run by stage: the two rates can't be compared. The
+batches can.
 
 ## What is killed
 
