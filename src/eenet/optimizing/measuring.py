@@ -13,9 +13,16 @@ from eenet.evaluation import collect, measure
 from eenet.networks import Network, open_network
 from eenet.optimizing.results import OptimizedRow
 from eenet.policies import RECORDS_FILE, ExitPolicy, Records, decide, policies_for_budgets
-from eenet.runtime import Contender, create_backend, mean_ms, run_batch, segments_of, times_in_turn
+from eenet.runtime import (
+    Contender,
+    create_backend,
+    mean_ms,
+    run_batch,
+    segments_of,
+    timed,
+    times_in_turn,
+)
 from eenet.tasks import Loss, paired_loss
-from eenet.training import timed
 
 TIMED_IMAGES = 1000
 REPEATS = 5

@@ -6,7 +6,7 @@ from eenet.common.lazy import lazy_names
 
 if TYPE_CHECKING:
     from eenet.runtime.backends.backend import Backend, Outputs
-    from eenet.runtime.backends.choice import BACKENDS, create_backend, installed, options_of
+    from eenet.runtime.backends.choice import BACKENDS, create_backend, default_backend, installed, options_of
     from eenet.runtime.backends.exported import load_exported
     from eenet.runtime.backends.onnx_backend import session_of
     from eenet.runtime.backends.openvino_backend import core
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         spread,
         stage_times,
         time_network,
+        timed,
         times_in_turn,
     )
     from eenet.tasks import Prediction

@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from eenet.training.calibrating import Calibration, calibrate
     from eenet.training.objectives import OBJECTIVES
     from eenet.training.planning.choosing import default_directory
-    from eenet.training.planning.clocking import timed
     from eenet.training.planning.seeds import SeedsResult, train_seeds
     from eenet.training.planning.settings import RUN_FILE, TrainConfig, parsed, read_run, typed
     from eenet.training.planning.starting import start_of

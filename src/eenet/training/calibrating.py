@@ -25,9 +25,8 @@ from eenet.policies import (
     policy_for_drop,
     policy_for_risk,
 )
-from eenet.runtime import StageTimes, stage_times
+from eenet.runtime import StageTimes, default_backend, stage_times, timed
 from eenet.tasks import task_of
-from eenet.training.planning.clocking import default_backend, timed
 
 WIDEST = 0.03  # half of the 95 % interval of the cost, above which a calibration is doubted
 

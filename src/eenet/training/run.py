@@ -17,13 +17,14 @@ from eenet.data import GIVEN_IMAGES, SPLITS, Images, describe_splits, source_of
 from eenet.evaluation import Measured, about_run, build_report, collect, measure, report_entry
 from eenet.networks import HEADS, Config, EENet
 from eenet.policies import RECORDS_FILE
+from eenet.runtime import timed
 from eenet.tasks import task_of
 from eenet.training.calibrating import doubts, keep_times, told_intervals
 from eenet.training.loop import fit, on_validation
 from eenet.training.objectives import OBJECTIVES, trains_confidence, unused
 from eenet.training.planning.budgeting import fit_for, wanted_budget
 from eenet.training.planning.choosing import chosen_run, complete, default_directory
-from eenet.training.planning.clocking import by_the_clock, in_time, measured_times, timed
+from eenet.training.planning.clocking import by_the_clock, in_time, measured_times
 from eenet.training.planning.making import build, for_images, pruned_for
 from eenet.training.planning.settings import TrainConfig, changed, write_run
 from eenet.training.planning.starting import is_checkpoint, load_images, start_of, told_at_start

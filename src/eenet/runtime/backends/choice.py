@@ -65,3 +65,8 @@ def options_of(name: str) -> tuple[str, ...]:
 def installed(name: str) -> bool:
     """Whether a backend's libraries are."""
     return importlib.util.find_spec(BACKENDS[name][2]) is not None
+
+
+def default_backend() -> str:
+    """The fastest that is installed."""
+    return "onnxruntime" if installed("onnxruntime") else "torch"

@@ -3,11 +3,10 @@
 import copy
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, combinations
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,7 +15,7 @@ from eenet.common import say, working, write_atomically
 from eenet.data import Images, sample
 from eenet.networks import EENet, convert
 from eenet.policies import Fitted, policies_for_budgets, policy_for_budget
-from eenet.runtime import StageTimes, installed, stage_times
+from eenet.runtime import StageTimes, default_backend, stage_times, timed
 from eenet.tasks import task_of
 from eenet.training.planning.budgeting import cheapest, wanted_budget
 from eenet.training.planning.making import pruned_backbone
@@ -122,11 +121,6 @@ def measured_times(network: EENet, images: Images, config: TrainConfig) -> Stage
     )
 
 
-def default_backend() -> str:
-    """The fastest that is installed."""
-    return "onnxruntime" if installed("onnxruntime") else "torch"
-
-
 def least_time(
     stage_ms: Sequence[float],
     head_ms: Sequence[float],
@@ -162,18 +156,6 @@ def least_time(
         (each for count in counts for each in combinations(range(len(head_ms)), count)), key=expected
     )
     return list(chosen), expected(chosen)
-
-
-def timed(records: Any, measured: Mapping[str, Any]) -> Any:
-    """Records whose costs are times, in nanoseconds instead of MACs.
-
-    Args:
-        records: any kind.
-        measured: what a `StageTimes` holds, as checkpoints keep it too.
-    """
-    stages, heads = ([round(1e6 * ms) for ms in measured[f"{part}_ms"]] for part in ("stage", "head"))
-    plain = round(1e6 * measured["plain_ms"])
-    return replace(records, stage_macs=stages, head_macs=heads, backbone_macs=plain)
 
 
 def in_time(fitted: Fitted, config: TrainConfig, measured: StageTimes) -> tuple[Fitted, str]:
