@@ -317,7 +317,7 @@ def stage_times(
 
 
 def timed(records: Any, measured: Mapping[str, Any]) -> Any:
-    """Records whose costs are times, in ns instead of MACs; `measured`: what a `StageTimes` holds, by name."""
+    """Records whose costs are times, in nanoseconds; `measured` is what a `StageTimes` holds, by name."""
     stages, heads = ([round(1e6 * ms) for ms in measured[f"{part}_ms"]] for part in ("stage", "head"))
     plain = round(1e6 * measured["plain_ms"])
     return replace(records, stage_macs=stages, head_macs=heads, backbone_macs=plain)
