@@ -11,6 +11,7 @@ from eenet.backbones import CIFAR_RESNETS
 from eenet.common import Result, wrapped
 from eenet.data import SOURCES
 from eenet.networks import about_shipped, shipped_checkpoints
+from eenet.tasks import task_of
 from eenet.training.planning.settings import TrainConfig, changed, check_known
 
 
@@ -234,7 +235,14 @@ def retrofit(config: TrainConfig, *, num_exits: int | None = None) -> TrainConfi
 
     The final exit, good from the start, can be imitated. See the lab notes for what else was
     tried.
+
+    Raises:
+        ValueError: the task has no classifier to keep.
     """
+    if not task_of(config.task).keeps_classifier:
+        raise ValueError(
+            f"{config.task} trains the whole network and has no classifier to keep; leave out freeze_backbone"
+        )
     return replace(
         config,
         freeze_backbone=True,
