@@ -249,7 +249,9 @@ def memory(count: int) -> Iterator[dict[str, Any]]:
             try:
                 with family() as seen:
                     found = predict(given, CHECKPOINT, out=home / by, by=by, workers=2)
-                spilled = re.findall(r"Spilled (\d+) MiB", memory_summary(stats_only=True))
+                address = ray.get_runtime_context().gcs_address
+                told = memory_summary(address=address, stats_only=True)
+                spilled = re.findall(r"Spilled (\d+) MiB", told)
             finally:
                 ray.shutdown()
         coming_K = found.images - np.cumsum(found.exit_counts)[:-1]

@@ -74,6 +74,9 @@ exit. Few images are better labelled by `eenet predict`, which has no such start
 
 {memory}
 
+What the store holds stays below what it may hold. By stage the features of images that go on lie there too; what doesn't
+fit goes to disk.
+
 ## By stage against by network
 
 `python benchmarks/scale.py --parts stages`: a ResNet-50 with random weights and three exits, images of 224
@@ -81,8 +84,8 @@ pixels, thresholds that let a quarter come to the last segment.
 
 {stages}
 
-Other programs took most of the machine during the run by stage: the two rates can't be compared. The
-batches can.
+Where all segments share the same two processors, fuller batches of the last segment don't make up for features
+that are handed on: by stage is slower here. It is for segments on machines of different kinds.
 
 ## What is killed
 
@@ -122,13 +125,12 @@ workers. The simulator is given these times and the shares of exits. Compared is
 
 {validate}
 
-Two turns with a load below 10: by stage within 7 %, by network 16 % too low, because what Ray takes was timed
-too short there ([lab notes](../development/lab-notes.md)). The third turn mends that, but other programs kept
-the machine so busy that nothing follows from it. A turn on an idle machine is still to be made.
+Means of two turns, nothing else on the machine. In single turns the simulator was up to 9 % too high and 9 % too
+low. Why it was further off before: [lab notes](../development/lab-notes.md).
 
 ## Fleets
 
-The same simulator with the times of the second turn, machines with one processor each.
+The same simulator with these times, machines with one processor each.
 
 All images are there from the start. One process collects the answers of a job; its limit isn't simulated.
 
