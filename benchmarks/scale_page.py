@@ -74,8 +74,8 @@ exit. Few images are better labelled by `eenet predict`, which has no such start
 
 {memory}
 
-What the store holds stays below what it may hold. By stage the features of images that go on lie there too; what doesn't
-fit goes to disk.
+What the store holds stays below what it may hold. By stage the features of images that go on lie there too;
+what doesn't fit goes to disk.
 
 ## By stage against by network
 
@@ -84,8 +84,8 @@ pixels, thresholds that let a quarter come to the last segment.
 
 {stages}
 
-Where all segments share the same two processors, fuller batches of the last segment don't make up for features
-that are handed on: by stage is slower here. It is for segments on machines of different kinds.
+Where all segments share the same two processors, fuller batches of the last segment don't make up for
+features that are handed on: by stage is slower here. It is for segments on machines of different kinds.
 
 ## What is killed
 
@@ -125,8 +125,8 @@ workers. The simulator is given these times and the shares of exits. Compared is
 
 {validate}
 
-Means of two turns, nothing else on the machine. In single turns the simulator was up to 9 % too high and 9 % too
-low. Why it was further off before: [lab notes](../development/lab-notes.md).
+Means of two turns, nothing else on the machine. Single turns were up to 9 % off. What was wrong before:
+[lab notes](../development/lab-notes.md).
 
 ## Fleets
 
