@@ -204,8 +204,10 @@ def test_dead_exits_are_named() -> None:
 
 def test_records_come_back(tmp_path: Path) -> None:
     records = made()
+    records = replace(records, block=3)
     records.save(tmp_path / "r.safetensors")
     again = SegmentationRecords.load(tmp_path / "r.safetensors")
+    assert again.block == 3
     assert again.class_names == records.class_names
     assert np.array_equal(again.confusion_KBNN, records.confusion_KBNN)
     assert measure(again, policy(0.9, 0.9)) == measure(records, policy(0.9, 0.9))

@@ -24,7 +24,7 @@ RECORDED = (*STATISTICS, "margin")
 ROUNDED = 1e-3  # of the pixels, whose class rounding may change
 _TENSORS = ("confusion_KBNN", "scores_SKB", "agreement_KKB", "confidence_logits_KB")
 _LATER = ("near_KB2",)  # that records of older checkpoints lack
-_ABOUT = ("stage_macs", "head_macs", "backbone_macs", "class_names")
+_ABOUT = ("stage_macs", "head_macs", "backbone_macs", "class_names", "block")
 BOUNDARY = 3  # pixels: what lies so near to another class is near a boundary
 
 
