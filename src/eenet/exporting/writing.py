@@ -305,7 +305,7 @@ def _manifest(job: Job, budgets: dict[str, ExitPolicy], format: str, checkpoint:
             "resize": task.explained(config)["resize"],
         },
         "answer": task.explained(config)["answer"],
-        "class_names": config.class_names or [str(n) for n in range(config.num_classes)],
+        "class_names": config.named_classes,
         "score": policy.score,
         "stages": stages,
         "budgets": thresholds_by_budget({b: p.to_dict() for b, p in budgets.items()}, policy, exits[:-1]),

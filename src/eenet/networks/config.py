@@ -68,6 +68,11 @@ class Config:
     """Of the task, such as the width of a decoder."""
     format_version: int = FORMAT_VERSION
 
+    @property
+    def named_classes(self) -> list[str]:
+        """The names of the classes, or their numbers where nobody named them."""
+        return self.class_names or [str(n) for n in range(self.num_classes)]
+
     def exit_policy(self, budget: float | None = None, name: ExitPolicy | str | None = None) -> ExitPolicy:
         """The policy to run, or the one made for the largest budget that is not above this one, or by name.
 

@@ -148,7 +148,7 @@ def predict_each(
     likeliest = min(top_k or config.num_classes, config.num_classes)
     place, folder = task.places(Path(out) if out is not None else None)
     columns = task.columns(likeliest if top_k else 0)
-    names_of_classes = config.class_names or [str(n) for n in range(config.num_classes)]
+    names_of_classes = config.named_classes
     if place is not None and place.suffix == ".json":
         task.document((), names_of_classes)  # whether there is one
 

@@ -105,7 +105,7 @@ class ServedModel:
         self.config = config = network.config
         self.task = task = task_of(config.task)
         task.must_support("serve")
-        self.class_names = config.class_names or [str(n) for n in range(config.num_classes)]
+        self.class_names = config.named_classes
         self.labels = "label" in task.outputs
         self.takes = takes(config, options.most_waiting)
         own = config.exit_policy()

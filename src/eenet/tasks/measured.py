@@ -1,8 +1,11 @@
 """What results of every task have in common: exits, costs, and one number that is to be high."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from eenet.common import Result
 
@@ -34,6 +37,15 @@ class Measured(Result):
         """The row of an exit begins with its name, cost, and share of the images."""
         share = "off" if k in self.switched_off else f"{self.exit_counts[k] / self.num_examples:.1%}"
         return ["final" if k == len(self.costs) - 1 else str(k), f"{self.costs[k]:.3f}", share]
+
+    def told_intervals(self, intervals: Mapping[str, tuple[float, float]]) -> str:
+        """95 % intervals of the metric, of cost and of the drop, in a line."""
+        shown = {name: [f"{100 * v:.2f}" for v in pair] for name, pair in intervals.items()}
+        low, high = intervals["relative_cost"]
+        return (
+            f"95 % intervals: {self.metric} {' to '.join(shown[self.figures[0]])} %, cost {low:.3f} to "
+            f"{high:.3f}, drop against the full network {' to '.join(shown['drop'])} points"
+        )
 
     @property
     def quality(self) -> float:
@@ -73,6 +85,12 @@ class Loss:
         if self.expected is None:
             return told
         return f"{told}, {self.expected:.2f} expected by the full network's probabilities"
+
+
+def intervals_of(drawn: Mapping[str, NDArray[np.float64]]) -> dict[str, tuple[float, float]]:
+    """95 % intervals of figures, each drawn again many times: [D]."""
+    found = {name: np.quantile(values_D, [0.025, 0.975]) for name, values_D in drawn.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in found.items()}
 
 
 def named_exits(exits: Sequence[int]) -> str:

@@ -297,5 +297,5 @@ def _without_labels(data: str, network: Network) -> Images | None:
         return None
     directory = local_folder(data, os.environ.get("EENET_DATA"))
     config = network.config
-    names = config.class_names or [str(n) for n in range(config.num_classes)]
+    names = config.named_classes
     return unlabelled(directory, names, config.input_size) if directory else None

@@ -40,7 +40,7 @@ class _Answering:
         config = network.config
         self._how = how
         self._told: dict[str, Any] = {
-            "class_names": config.class_names or [str(n) for n in range(config.num_classes)],
+            "class_names": config.named_classes,
             "costs_K": network.costs(how.policy.enabled),
             "top_k": how.top_k,
         }

@@ -123,7 +123,7 @@ class Classification(Task):
         size: tuple[int, int],  # noqa: ARG002
         config: Any,
     ) -> Prediction:
-        names = config.class_names or [str(n) for n in range(config.num_classes)]
+        names = config.named_classes
         best = int(probabilities.argmax())
         return Prediction(
             label=names[best],
@@ -148,7 +148,7 @@ class Classification(Task):
     ) -> NDArray[Any] | list[str]:
         if name == "probabilities":
             return answers
-        names = config.class_names or [str(n) for n in range(config.num_classes)]
+        names = config.named_classes
         return [names[best] for best in answers.argmax(1).tolist()]
 
     def told(self, found: Prediction, image: Any = None) -> dict[str, Any]:  # noqa: ARG002

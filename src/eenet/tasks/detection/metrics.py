@@ -11,7 +11,7 @@ from eenet.common import format_table
 from eenet.policies import DEAD_SHARE, ExitPolicy, decide
 from eenet.tasks.detection.precision import SIZES, Pooled, average_precision, mean_of
 from eenet.tasks.detection.records import DetectionRecords
-from eenet.tasks.measured import Loss, Measured, named_exits
+from eenet.tasks.measured import Loss, Measured, intervals_of, named_exits
 
 DEAD_PART = 0.1  # of the final exit's average precision
 SURELY_EMPTY = 20.0  # confidence logit from which on an image left as empty
@@ -77,12 +77,7 @@ class DetectionEvaluation(Measured):
             )
         if not self.intervals:
             return told
-        shown = {name: [f"{100 * v:.2f}" for v in pair] for name, pair in self.intervals.items()}
-        low, high = self.intervals["relative_cost"]
-        return (
-            f"{told}\n95 % intervals: mAP {' to '.join(shown['map'])} %, cost {low:.3f} to {high:.3f}, "
-            f"drop against the full network {' to '.join(shown['drop'])} points"
-        )
+        return f"{told}\n{self.told_intervals(self.intervals)}"
 
 
 def measure_boxes(
@@ -170,8 +165,7 @@ def bootstrap_boxes(records: DetectionRecords, policy: ExitPolicy) -> dict[str, 
         "relative_cost": weights_DB @ costs_B / count,
         "drop": full_D - ours_D,
     }
-    found = {name: np.quantile(values_D, [0.025, 0.975]) for name, values_D in drawn.items()}
-    return {name: (float(low), float(high)) for name, (low, high) in found.items()}
+    return intervals_of(drawn)
 
 
 def _precisions(pooled: Pooled, weights_DB: NDArray[np.float64]) -> NDArray[np.float64]:

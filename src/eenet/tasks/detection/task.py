@@ -147,7 +147,7 @@ class Detection(DenseTask):
         size: tuple[int, int],
         config: Any,
     ) -> BoxPrediction:
-        names = config.class_names or [str(n) for n in range(config.num_classes)]
+        names = config.named_classes
         scales = config.task_settings.get("scales")
         return BoxPrediction(
             exit_index,

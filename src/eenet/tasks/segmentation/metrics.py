@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from eenet.common import format_table
 from eenet.policies import DEAD_SHARE, ExitPolicy, decide
-from eenet.tasks.measured import Loss, Measured, named_exits
+from eenet.tasks.measured import Loss, Measured, intervals_of, named_exits
 from eenet.tasks.segmentation.records import SegmentationRecords, iou, miou, parts
 
 DEAD_MIOU = 1.5  # times that of an exit which calls every pixel by the most frequent class
@@ -68,12 +68,7 @@ class SegmentationEvaluation(Measured):
         )
         if not self.intervals:
             return told
-        shown = {name: [f"{100 * v:.2f}" for v in pair] for name, pair in self.intervals.items()}
-        low, high = self.intervals["relative_cost"]
-        return (
-            f"{told}\n95 % intervals: mIoU {' to '.join(shown['miou'])} %, cost {low:.3f} to {high:.3f}, "
-            f"drop against the full network {' to '.join(shown['drop'])} points"
-        )
+        return f"{told}\n{self.told_intervals(self.intervals)}"
 
 
 def measure_masks(
@@ -134,11 +129,7 @@ def bootstrap(
         block: so many images in a row are drawn together, as neighbours in a video are alike. Default: as the
             records say.
     """
-    block = records.block if block is None else block
-    found = {
-        name: np.quantile(drawn_D, [0.025, 0.975]) for name, drawn_D in _drawn(records, policy, block).items()
-    }
-    return {name: (float(low), float(high)) for name, (low, high) in found.items()}
+    return intervals_of(_drawn(records, policy, records.block if block is None else block))
 
 
 def loss_of_masks(records: SegmentationRecords, policy: ExitPolicy) -> Loss:

@@ -138,7 +138,7 @@ class Segmentation(DenseTask):
         size: tuple[int, int],
         config: Any,
     ) -> MaskPrediction:
-        names = config.class_names or [str(n) for n in range(config.num_classes)]
+        names = config.named_classes
         return MaskPrediction(exit_index, cost, size, probabilities, names)
 
     def output_shapes(self, config: Any) -> dict[str, list[int]]:  # noqa: ARG002
