@@ -230,7 +230,8 @@ def test_frozen_backbone(tmp_path: Path) -> None:
 
 
 SCRIPT = """
-import sys, eenet
+import atexit, sys, torch, eenet
+atexit.register(lambda: print("parted", not torch.distributed.is_initialized()))
 sizes = {"image_size": 32, "num_exits": 1, "head": "pool", "precision": "fp32"}
 config = eenet.TrainConfig("digits", "test_convnext", budget=0.9, epochs=1, **sizes)
 print("done", eenet.train(config, sys.argv[1]).num_examples)
@@ -251,7 +252,7 @@ def processes(out: Path, count: int) -> list[dict]:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.split("\n")) == sorted(["", *["done 360"] * count])
+    assert sorted(done.stdout.split("\n")) == sorted(["", *["done 360", "parted True"] * count])
     assert json.loads((out / "config.json").read_text())["provenance"]["processes"] == count
     return [json.loads(line) for line in (out / METRICS_FILE).read_text().splitlines()]
 

@@ -1,8 +1,10 @@
 """One training step: model, optimiser, schedule, and how processes share the work."""
 
+import atexit
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +207,19 @@ def layer_groups(network: EENet, factor: float, weight_decay: float) -> list[dic
 
 def process_state() -> PartialState:
     """This process among those that a launcher started, joined with them on the first call."""
-    return PartialState(cpu=_on_cpu())
+    state = PartialState(cpu=_on_cpu())
+    if torch.distributed.is_initialized() and not torch.cuda.is_available():
+        _part_at_exit()
+    return state
+
+
+@cache
+def _part_at_exit() -> None:
+    """Threads of Gloo that outlive the interpreter abort the process (pytorch issue 190489).
+
+    NCCL would wait there for processes that failed, so its groups end with their process.
+    """
+    atexit.register(PartialState().destroy_process_group)
 
 
 def _on_cpu() -> bool:
