@@ -2,9 +2,10 @@
 
     python benchmarks/peers.py camvid --decoder Unet [--encoder resnet18] [--epochs 60] [--seed 0]
 
-A peer is trained by the recipe of ours: its optimiser, learning rate, warm-up, augmentation and image size,
-with cross-entropy at its own resolution. Printed are its MACs for an image of that size, and its mIoU: of all
-test images together, at the masks' own size. What to compare with: `eenet train RECIPE --plain`.
+A peer is trained by the recipe of ours: its optimiser, learning rate, warm-up, augmentation, precision and
+image size, with cross-entropy at its own resolution. `benchmarks/results/peers-RECIPE-HARDWARE-….csv`
+gets its MACs for an image of that size, and its mIoU: of all test images together, at the masks' own size.
+What to compare with: `eenet train RECIPE --plain`.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import results
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
@@ -23,8 +25,10 @@ from eenet.backbones import count_macs
 from eenet.data import AUGMENTATIONS, NO_CLASS, load_masks, mask_batches, normalize
 from eenet.tasks.segmentation.maps import class_map
 from eenet.tasks.segmentation.records import confusion, miou
+from eenet.training.trainer import uses_bf16
 
 USUAL = "crop-flip"  # where a recipe says nothing
+LAYOUT = torch.channels_last
 COARSEST = 32  # that the sides of its images are padded to
 
 
@@ -49,7 +53,9 @@ def train(peer: nn.Module, config: Any, images: Any, mean: list[float], std: lis
         for pixels_BCHW, masks_BHW in mask_batches(
             images, config.batch_size, augmentation, seed=config.seed, epoch=epoch
         ):
-            logits_BNHW = peer(padded(normalize(pixels_BCHW, mean, std)))
+            images_BCHW = padded(normalize(pixels_BCHW, mean, std)).contiguous(memory_format=LAYOUT)
+            with torch.autocast("cpu", torch.bfloat16, enabled=uses_bf16(config.precision)):
+                logits_BNHW = peer(images_BCHW).float()
             logits_BNHW = logits_BNHW[:, :, : masks_BHW.shape[1], : masks_BHW.shape[2]]
             loss = F.cross_entropy(logits_BNHW, masks_BHW.long(), ignore_index=NO_CLASS)
             optimizer.zero_grad()
@@ -95,8 +101,17 @@ def main() -> None:
     macs = count_macs(peer.eval(), shape) / 1e9
     print(f"{given.decoder}, {given.encoder}: {macs:.2f} GMACs for {side} × {side} pixels", flush=True)
     mean, std = images.mean_std()
-    train(peer, config, images, mean, std)
-    print(f"mIoU {100 * quality(peer, test, classes, mean, std):.2f} on {len(test)} test images")
+    train(peer.to(memory_format=LAYOUT), config, images, mean, std)
+    row = {
+        "decoder": given.decoder,
+        "encoder": given.encoder,
+        "seed": given.seed,
+        "epochs": config.epochs,
+        "gmacs": round(macs, 3),
+        "metric": round(100 * quality(peer, test, classes, mean, std), 2),
+    }
+    name = f"peers-{given.recipe}"
+    print(row, results.write(name, [*results.read(name), row]))
 
 
 if __name__ == "__main__":

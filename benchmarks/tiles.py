@@ -4,8 +4,8 @@
 
 Test images are enlarged. Every way takes its turn on each image: `whole`, never leaving early; `whole,
 early`, where the image leaves as one; `tiles`, where each leaves by itself; `tiles, never early`, which shows
-what cutting and the halo cost. Times are of the network without decoding, medians over images; mIoU is of all
-images at the masks' own size.
+what cutting and the halo cost. They go to `benchmarks/results/tiles-DATA-HARDWARE-torchVERSION.csv`. Times
+are of the network without decoding, medians over images; mIoU is of all images at the masks' own size.
 """
 
 import argparse
@@ -15,9 +15,9 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import results
 
 import eenet
-from eenet.common import format_table, hardware
 from eenet.data import scaled_to
 from eenet.evaluation import as_images
 from eenet.networks import open_network
@@ -74,17 +74,19 @@ def main() -> None:
                 totals[name] += confusion(mask_HW, answer_HW, classes)
     full = times["whole"]
     table = [
-        [
-            name,
-            f"{np.mean(costs[name]):.3f}",
-            f"{median(times[name]):.1f}",
-            f"{median(t / f for t, f in zip(times[name], full, strict=True)):.3f}",
-            f"{100 * miou(totals[name]):.2f}",
-        ]
+        {
+            "way": name,
+            "budget": given.budget,
+            "images": len(rows),
+            "megapixels": given.megapixels,
+            "cost": round(float(np.mean(costs[name])), 3),
+            "ms": round(median(times[name]), 1),
+            "time_ratio": round(median(t / f for t, f in zip(times[name], full, strict=True)), 3),
+            "metric": round(100 * miou(totals[name]), 2),
+        }
         for name in ways
     ]
-    print(f"{len(rows)} images of {given.megapixels:g} megapixels, {given.backend}, {hardware()}\n")
-    print(format_table(["way", "relative cost", "ms", "time ratio", "mIoU"], table))
+    print(results.write(f"tiles-{given.data or network.config.provenance['train_config']['data']}", table))
 
 
 if __name__ == "__main__":

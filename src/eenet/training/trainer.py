@@ -58,7 +58,7 @@ class Trainer:
         self.network, self.config, self.augmentation, self.steps = network, config, augmentation, steps
         self.part = (accelerator.process_index, processes)
         self.first = accelerator.is_main_process
-        self.use_bf16 = _use_bf16(config.precision)
+        self.use_bf16 = uses_bf16(config.precision)
         network.to(accelerator.device)
         self.layout = network.memory_format
         network.to(memory_format=self.layout)  # type: ignore[call-overload]
@@ -228,7 +228,7 @@ def _on_cpu() -> bool:
     return parse_flag_from_env("ACCELERATE_USE_CPU") or not (alone or torch.cuda.is_available())
 
 
-def _use_bf16(precision: str) -> bool:
+def uses_bf16(precision: str) -> bool:
     """bf16 pays only where the hardware has it: elsewhere it is emulated, ten times slower."""
     if precision != "auto":
         return precision == "bf16"

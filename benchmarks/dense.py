@@ -1,0 +1,193 @@
+"""Segmentation and detection: what leaving early is worth, from the records that training left.
+
+    python benchmarks/dense.py compare nuclei runs/nuclei-seed* runs/nuclei-plain-seed*
+    python benchmarks/dense.py times nuclei runs/nuclei-seed0 --budget 0.45
+    python benchmarks/dense_page.py
+
+Runs without exits are the static networks; a network with exits is compared with that of its seed. No network
+is run to compare. For every tenth of a budget `benchmarks/results/dense-NAME-HARDWARE-torchVERSION.csv`
+gets cost and metric under its policy, and how many points of the metric it has more than
+
+- the static network (`static`),
+- as many images at each exit, but chance says which ones (`chance`, mean of ten draws),
+- the best exit that costs no more, where all images leave there (`cut`),
+
+with 95 % intervals: the same images drawn again for both, neighbours in a video together.
+
+Detection on a set with empty images: 200 times the threshold for surely empty ones is set on one half of the
+images, drawn at random, and the images with objects that leave as empty are counted on the other half.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import results
+import tyro
+from numpy.typing import NDArray
+
+from eenet.evaluation import bench
+from eenet.networks import read_config
+from eenet.policies import RECORDS_FILE, ExitPolicy, decide, policy_for_risk
+from eenet.tasks import DetectionEvaluation, DetectionRecords, measure, task_of
+
+DRAWS = 200
+MISSED, DELTA = 0.05, 0.1
+BACKENDS = ("onnxruntime", "openvino")
+SHUFFLES = 10
+BUDGETS = tuple(f"{tenth / 10:.3f}" for tenth in range(2, 10))
+FORCED = 50.0  # a logit of confidence that leaves no doubt
+
+
+class Ways(NamedTuple):
+    """Records, and ways in which their images may leave."""
+
+    records: Any
+    exits: list[NDArray[np.integer]]
+
+
+def leaving(records: Any, exits_B: NDArray[np.integer], name: str | None = None) -> float:
+    """The metric, or another figure, where each image leaves at a given exit."""
+    early = records.confidence_logits_KB.shape[0]
+    there_KB = np.arange(early)[:, None] == exits_B
+    forced = replace(records, confidence_logits_KB=np.where(there_KB, FORCED, -FORCED).astype(np.float32))
+    found = measure(forced, ExitPolicy("confidence", (0.5,) * early))
+    return getattr(found, name) if name else found.quality
+
+
+def drawn_again(count: int, block: int) -> list[NDArray[np.int64]]:
+    """Rows of images, drawn with neighbours."""
+    random, starts = np.random.default_rng(0), np.arange(0, count, block)
+    blocks = [np.arange(start, min(start + block, count)) for start in starts]
+    return [
+        np.concatenate([blocks[i] for i in random.integers(len(blocks), size=len(blocks))])
+        for _ in range(DRAWS)
+    ]
+
+
+def difference(ours: Ways, other: Ways) -> dict[str, float]:
+    """Of the metric in points, mean over the ways to leave, with its interval."""
+
+    def metric(of: Ways, rows: Any) -> float:
+        part = of.records.subset(rows)
+        return float(np.mean([leaving(part, exits_B[rows]) for exits_B in of.exits]))
+
+    def points(rows: Any) -> float:
+        return 100 * (metric(ours, rows) - metric(other, rows))
+
+    count, block = len(ours.records), getattr(ours.records, "block", 1)
+    low, high = np.quantile([points(rows) for rows in drawn_again(count, block)], [0.025, 0.975])
+    return {"": points(np.arange(count)), "_low": float(low), "_high": float(high)}
+
+
+def rows_of(place: Path, static: Any) -> list[dict[str, Any]]:
+    """A row for each budget that is a tenth."""
+    config, records = read_config(place), tested(place)
+    random, count, found = np.random.default_rng(0), len(records), []
+    for budget in sorted(set(BUDGETS) & set(config.budgets)):
+        policy = config.exit_policy(float(budget))
+        exits_B, done = np.asarray(decide(records, policy)), measure(records, policy)
+        others = {"chance": Ways(records, [random.permutation(exits_B) for _ in range(SHUFFLES)])}
+        if static is not None:
+            others["static"] = Ways(static, [np.zeros(count, np.int64)])
+        affordable = [k for k, cost in enumerate(done.costs) if cost <= done.relative_cost + 1e-9]
+        if affordable:
+            cut = max(affordable, key=lambda k: leaving(records, np.full(count, k)))
+            others["cut"] = Ways(records, [np.full(count, cut)])
+        row = {
+            "seed": seed_of(place),
+            "budget": budget,
+            "cost": done.relative_cost,
+            "metric": 100 * done.quality,
+            "full": 100 * done.full_quality,
+            "exits": "/".join(f"{n / count:.0%}" for n in done.exit_counts),
+            "dead": " ".join(map(str, done.dead_exits)),
+        }
+        if static is not None:
+            row["static"] = 100 * leaving(static, np.zeros(count, np.int64))
+        if isinstance(done, DetectionEvaluation):
+            row["ap50"] = 100 * done.map50
+            if static is not None:
+                row["static_ap50"] = 100 * leaving(static, np.zeros(count, np.int64), "map50")
+        for name, other in others.items():
+            for end, value in difference(Ways(records, [exits_B]), other).items():
+                row[f"over_{name}{end}"] = value
+        found.append({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
+    return found
+
+
+def guarantee(records: DetectionRecords) -> str:
+    """How often at most 5 % of the images with objects are missed, and how many empty ones leave."""
+    random, count, kept, left = np.random.default_rng(0), len(records), 0, []
+    for _ in range(DRAWS):
+        order = random.permutation(count)
+        fitted, others = records.subset(order[: count // 2]), records.subset(order[count // 2 :])
+        try:
+            policy, _ = policy_for_risk(fitted, MISSED, delta=DELTA, risk="missed")
+        except ValueError as error:
+            return f"empty images: {error}"
+        found = measure(others, policy)
+        assert isinstance(found, DetectionEvaluation)
+        kept += found.missed <= MISSED * others.holding().sum()
+        left.append((found.left_as_empty - found.missed) / max(found.empty_images, 1))
+    return (
+        f"empty images: at most {MISSED:.0%} of those with objects missed in {kept} of {DRAWS} resamplings; "
+        f"{np.mean(left):.0%} of the empty ones leave early"
+    )
+
+
+def tested(place: Path) -> Any:
+    """The records of the test images."""
+    return task_of(read_config(place).task).load_records(place / RECORDS_FILE.format(split="test"))
+
+
+def compare(name: str, runs: tuple[Path, ...], /) -> None:
+    """Networks of one data set against chance, cuts and static networks.
+
+    Args:
+        name: of the table.
+        runs: directories of the networks, with exits and without.
+    """
+    with_exits = [place for place in runs if read_config(place).exits]
+    static = {seed_of(place): tested(place) for place in runs if place not in with_exits}
+    rows = []
+    for place in with_exits:
+        rows += rows_of(place, static.get(seed_of(place)))
+        records = tested(place)
+        if isinstance(records, DetectionRecords) and not records.holding().all():
+            print(f"{place.name}: {guarantee(records)}")
+    print(results.write(f"dense-{name}", rows))
+
+
+def seed_of(place: Path) -> int:
+    """That a network was trained with."""
+    return read_config(place).provenance["train_config"]["seed"]
+
+
+def times(name: str, run: Path, /, budget: float | None = None) -> None:
+    """Time as a part of the static network's, beside MACs as a part of its MACs.
+
+    Args:
+        name: of the table.
+        run: directory of a network with exits.
+        budget: by whose policy images leave. Default: its own policy.
+    """
+    timed = bench(run, budget=budget, backends=BACKENDS)
+    rows = [
+        {
+            "backend": row.backend,
+            "batch": row.batch_size,
+            "static_ms": row.plain_ms,
+            "early_exit_ms": row.early_exit_ms,
+            "time_ratio": round(1 / row.speedup, 3),
+            "mac_ratio": round(1 / row.mac_speedup, 3),
+            "difference": round(1 / row.speedup - 1 / row.mac_speedup, 3),
+        }
+        for row in timed.rows
+    ]
+    print(results.write(f"dense-times-{name}", rows))
+
+
+if __name__ == "__main__":
+    tyro.extras.subcommand_cli_from_dict({"compare": compare, "times": times})

@@ -1,0 +1,122 @@
+"""`benchmarks/results/{dense,peers,tiles}-*.csv` of this hardware → `docs/results/dense.md`.
+
+python benchmarks/dense_page.py
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean, stdev
+
+import results
+
+from eenet.common import format_table, hardware
+
+FILE = Path(__file__).parents[1] / "docs/results/dense.md"
+SETS = {
+    "nuclei": "Cell nuclei",
+    "camvid": "Street scenes",
+    "bccd": "Blood cells",
+    "aquarium": "Animals in water",
+    "stream": "A stream, half of it empty",
+}
+ABOUT = {
+    "nuclei": "`nuclei`: nuclei under the microscope, 99 test images, mIoU of nucleus and background.",
+    "camvid": "`camvid`: frames of videos taken from a car, 11 classes, 113 test images. Frames in a row are "
+    "alike, so intervals draw them in blocks.",
+    "bccd": "`bccd`: blood cells of three kinds, 54 test images, mAP.",
+    "aquarium": "`aquarium`: seven kinds of animals, 95 test images, mAP.",
+    "stream": "2,000 frames made of crops: half of them show background alone.",
+}
+
+
+def mean_and_error(values: list[float], digits: int = 2) -> str:
+    """Over seeds; a single one has no error."""
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    return f"{mean(values):.{digits}f} ± {stdev(values) / len(values) ** 0.5:.{digits}f}"
+
+
+def over(rows: list[dict[str, str]], name: str) -> str:
+    """Points more, and the mean ends of its intervals."""
+    found = [[float(row[f"over_{name}{end}"]) for row in rows] for end in ("", "_low", "_high")]
+    middle, low, high = map(mean, found)
+    return f"{middle:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def compared(rows: list[dict[str, str]]) -> str:
+    """A row for each budget, over seeds."""
+    header = ["budget", "cost", "metric", "static", "over static", "over chance", "over the best cut"]
+    boxes = "ap50" in rows[0]
+    table = []
+    for budget in sorted({row["budget"] for row in rows}):
+        some = [row for row in rows if row["budget"] == budget]
+        numbers = {
+            key: [float(row[key]) for row in some]
+            for key in ("cost", "metric", "static", *(("ap50", "static_ap50") if boxes else ()))
+        }
+        cells = [budget.rstrip("0"), mean_and_error(numbers["cost"], 3)]
+        cells += [mean_and_error(numbers[key]) for key in ("metric", "static")]
+        cells += [over(some, name) for name in ("static", "chance")]
+        cells.append(over(some, "cut") if all(row["over_cut"] for row in some) else "–")
+        cells += [mean_and_error(numbers[key]) for key in ("ap50", "static_ap50") if boxes]
+        table.append(cells)
+    return format_table(header + (["AP50", "static AP50"] if boxes else []), table)
+
+
+def table_of(name: str) -> str:
+    """A table of a CSV as it is."""
+    rows = results.read(name)
+    keys = [key for key in rows[0] if any(row[key] for row in rows)]
+    return format_table([key.replace("_", " ") for key in keys], [[row[key] for key in keys] for row in rows])
+
+
+def sections() -> Iterator[str]:
+    """What was measured, a data set after the other."""
+    for name, title in SETS.items():
+        if not (rows := results.read(f"dense-{name}")):
+            continue
+        seeds = len({row["seed"] for row in rows})
+        dead = {row["dead"] for row in rows} - {""}
+        yield f"## {title}\n\n{ABOUT[name]}"
+        networks = "1 network" if seeds == 1 else f"{seeds} networks of other seeds"
+        yield f":::{{table}} With exits, {networks}\n\n{compared(rows)}\n\n:::"
+        yield f"Dead exits: {'; '.join(sorted(dead)) or 'none'}."
+        for kind, told in KINDS.items():
+            if results.read(f"{kind}-{name}"):
+                yield f":::{{table}} {told}\n\n{table_of(f'{kind}-{name}')}\n\n:::"
+
+
+KINDS = {
+    "dense-times": "Time and MACs as a part of the static network's",
+    "peers": "Static networks of segmentation-models-pytorch, trained by the same recipe",
+    "tiles": "Large images: time as a part of the whole image's through all exits",
+}
+PAGE = """# Masks and boxes
+
+What leaving early is worth in segmentation and detection. Made by `python benchmarks/dense_page.py` from CSVs
+in `benchmarks/results`. {machine}.
+
+How to read the tables of networks with exits:
+
+| column | holds |
+| --- | --- |
+| cost | mean MACs on test images, as a part of the static network's |
+| metric | mIoU or mAP, in percent; mean over seeds ± standard error |
+| static | the same backbone and decoder, trained without exits |
+| over static | points more than that network |
+| over chance | points more than as many images at each exit, but chosen by chance |
+| over the best cut | points more than all images at one exit that costs no more |
+
+In brackets stand 95 % intervals, drawn over the test images.
+
+{sections}
+
+## Where to go next
+
+- How to train such networks: [segmentation](../tutorials/segment.md), [detection](../tutorials/detect.md).
+- [Other results](index.md).
+"""
+
+
+if __name__ == "__main__":
+    FILE.write_text(PAGE.format(machine=hardware(), sections="\n\n".join(sections())))
