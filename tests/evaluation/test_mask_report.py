@@ -40,6 +40,16 @@ def test_the_page_says_what_evaluation_says(page: Page, data: str, tmp_path: Pat
     tiles = page.locator(".tiles").first.locator("b").all_inner_texts()
     assert tiles[:3] == [f"{100 * found.quality:.2f} %", f"{found.relative_cost:.3f}",
                          f"{100 * found.full_quality:.2f} %"]  # fmt: skip
+    told = page.locator("section p", has_text="A static cut").first.inner_text()
+    exit_index, cost = re.search(r"all images at exit (\d), cost ([\d.]+)", told).groups()  # type: ignore[union-attr]
+    only = tuple(k == int(exit_index) for k in range(2))
+    alone = measure(records, eenet.ExitPolicy("confidence", (-1.0, -1.0), only))
+    assert alone.exit_counts[int(exit_index)] == len(records)
+    assert cost == f"{alone.relative_cost:.3f}"
+    points = 100 * (alone.quality - found.quality)
+    assert ("as good here" in told) == (points > -0.1)
+    shown = f"{abs(points):.2f}" if abs(points) < 0.1 else f"{abs(points):.1f}"
+    assert f"{shown} points of mIoU" in told or abs(points) < 0.005
     low, high = bootstrap(records, policy)["miou"]
     assert f"95 %: {100 * low:.2f} to {100 * high:.2f}" in page.locator(".tiles").first.inner_text()
     assert page.get_by_role("heading", name="mIoU against cost").count() == 1

@@ -86,19 +86,26 @@ function headline(net) {  // the times are of the network's own policy
   return [`${fewer(now.cost)} than the plain backbone, ${faster}${full} ${than} never leaving early`, ...nets.filter(n => n.exits.length === 1).map(plain =>
     `against ${plain.name}: ${fewer(now.cost * net.scale / (plain.full_cost * plain.scale))}, ${better(now.quality - plain.full)}`)].join("; ") + ".";
 }
+function cut(net) {  // what deciding is worth: the best exit that costs no more, for all images
+  const now = setting(net), able = net.cuts.map((cut, k) => ({ ...cut, k })).filter(cut => cut.cost <= now.cost);
+  const good = able.filter(cut => cut.quality > now.quality - .001).sort((a, b) => a.cost - b.cost);  // a tenth of a point
+  const [best] = good.length ? good : able.sort((a, b) => b.quality - a.quality);
+  return best ? `A static cut${good.length ? " is as good here" : ""}: all images at exit ${best.k}, cost ${best.cost.toFixed(3)}, ${better(best.quality - now.quality)}.` : "";
+}
 function summary() {
   const body = section("At this budget", "Thresholds were set on other images; all that is shown is measured on the " + page.images.toLocaleString("en") + " images of this page. "
     + "Relative cost: MACs spent per image, exit heads included, divided by those of the plain backbone.");
   for (const net of nets) {
     const tiles = make("div", { class: "tiles", "aria-live": "polite" }), shares = make("div", { class: "shares" });
     const head = make("p", { class: "headline", "aria-live": "polite" }), early = net.exits.length > 1;
+    const worth = make("p", { class: "soft" });
     const about = [net.about, net.policy].filter(Boolean).map(text => make("p", { class: "soft" }, text));
-    body.append(titled(net, ...(early ? [head, ...about, tiles, shares] : [...about, tiles])));
+    body.append(titled(net, ...(early ? [head, worth, ...about, tiles, shares] : [...about, tiles])));
     moved.push(() => {
       const now = setting(net), total = sum(now.counts);
       const tile = (value, ...lines) => make("div", { class: "tile" }, make("b", {}, value), lines.map(line => make("div", {}, line)));
       const [low, high] = now.interval;
-      if (early) head.textContent = headline(net);
+      if (early) [head.textContent, worth.textContent] = [headline(net), cut(net)];
       tiles.replaceChildren(
         tile(percent(now.quality), `${metric}${early ? ", leaving early" : ""}`, `95 %: ${(100 * low).toFixed(2)} to ${(100 * high).toFixed(2)}`),
         tile(now.cost.toFixed(3), "mean relative cost", ...(net.scale === 1 ? [] : [`${(now.cost * net.scale).toFixed(3)} of ${nets[0].backbone}`])),

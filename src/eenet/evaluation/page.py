@@ -119,6 +119,7 @@ def _network(entry: Entry, images: AnyImages, first_macs: int, entries: int) -> 
         "policy": _described(entry),
         "own_budget": _own_budget(entry),
         "full_cost": records.costs()[-1],
+        "cuts": _cuts(records),
         **task.exits_shown(records, entry.policy),
         "settings": [
             _setting(records, entry.policy, None),
@@ -167,6 +168,16 @@ def _setting(records: AnyRecords, policy: ExitPolicy, budget: float | None) -> d
         "dead": measured.dead_exits,
         **task_of(records.task).policy_shown(records, policy),
     }
+
+
+def _cuts(records: AnyRecords) -> list[dict[str, float]]:
+    """Static networks: all images leave at one early exit, and no other is run."""
+    early, found = len(records.head_macs), []
+    for k in range(early):
+        only = ExitPolicy("confidence", (-1.0,) * early, tuple(i == k for i in range(early)))
+        measured = measure(records, only)
+        found.append({"cost": measured.relative_cost, "quality": measured.quality})
+    return found
 
 
 def _descending(values: NDArray[Any]) -> NDArray[Any]:
