@@ -22,7 +22,7 @@ def predict(
         Positional,
         arg(
             metavar="IMAGE ...",
-            help="Image files, directories, globs, or - for a list on standard input.",
+            help="Image files, videos, directories, globs, or - for a list on standard input.",
             help_behavior_hint="(required)",
         ),
     ],
@@ -39,7 +39,7 @@ def predict(
     halo: int = 16,
     as_json: Json = False,
 ) -> int:
-    """Label images; each leaves the network at the first exit that is sure enough.
+    """Label images and frames of videos; each leaves at the first exit that is sure enough.
 
     A file that can't be read is a row with its error; the exit code is 1 then.
 

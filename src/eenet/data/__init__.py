@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from eenet.data.corruptions import CORRUPTIONS, check_known, corrupt
     from eenet.data.datasets import SPLITS, data_options, describe_splits, is_here, load, local_folder
     from eenet.data.image_sets import Images, ImageSet, LazyImageSet, in_order, sample
-    from eenet.data.inputs import find_images
+    from eenet.data.inputs import FRAME, count_frames, find_images, frames, is_video, named_image
     from eenet.data.masks.reading import NO_CLASS, STANDARD_SPREAD, scaled_to, size_for, standardised
     from eenet.data.masks.sets import MaskedImages, masked_images
     from eenet.data.masks.sources import load_masks

@@ -1,17 +1,17 @@
-"""Many image files → their labels, as they come; what can't be read is a row with its error."""
+"""Many image files and frames → their labels, as they come; what can't be read is a row with its error."""
 
 import os
 import sys
 import time
-from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from eenet.common import Result, RowFile, cores, format_row, format_table, steady_progress
-from eenet.data import find_images
+from eenet.data import FRAME, count_frames, find_images, frames, is_video, named_image
 from eenet.networks import Network, StoredNetwork, name_of, open_network
 from eenet.policies import ExitPolicy
 from eenet.runtime.backends.choice import installed, options_of
@@ -20,6 +20,7 @@ from eenet.runtime.tiling import HALO, check_tiles
 from eenet.tasks import Task, task_of
 
 FEW_IMAGES = 500  # to make a graph for a faster backend would take longer than to label them
+FRAMES_TOGETHER = 8  # of videos, which wait at their own size
 FLUSH_SECONDS = 1.0
 HEADER = ["file", "label", "probability", "exit", "cost"]
 MASK_HEADER = ["file", "most of it", "exit", "cost", "mask"]
@@ -80,7 +81,8 @@ def predict(
 
     Args:
         checkpoint: a network, directory, shipped name or hub id.
-        inputs: image files, directories, globs, or "-" for a list of them on standard input, one a line.
+        inputs: image files, videos, directories, globs, or "-" for a list of them on standard input, one a
+            line. A video gives a row for each frame, called as `clip.mp4#0`; it needs `eenet[video]`.
         budget: wanted mean relative cost, for which the checkpoint has a policy.
         policy: or the name of one that the checkpoint has. Default: the checkpoint's own.
         backend: see `eenet.Predictor`. Default: the fastest for so many images.
@@ -158,19 +160,24 @@ def predict_each(
     rows = RowFile(place, columns, resume=resume, document=document) if place is not None else None
     names = _names(files) if folder is not None else {}
     try:
-        todo = [file for file in files if rows is None or str(file) not in rows.done]
+        done = rows.done if rows is not None else set[str]()
+        todo, left = deque[Asked](), _left(files, done)
         given: dict[str, Any] = {"backend": backend, "providers": providers, "tile": tile, "halo": halo}
-        predictor = _predictor(network, len(todo), budget=budget, policy=policy, **given)
+        if any(map(is_video, files)):
+            given["batch_size"] = FRAMES_TOGETHER
+        predictor = _predictor(network, left, budget=budget, policy=policy, **given)
         flushed = time.monotonic()
         if rows is not None:
             _check_same(rows, predictor, task)
-        with predictor, steady_progress("predicting", len(todo)) as advance:
-            for file, found in zip(todo, predictor.try_many(todo), strict=True):
+        with predictor, steady_progress("predicting", left) as advance:
+            for found in predictor.try_many(_images(files, done, todo)):
+                asked = todo.popleft()
                 if strict and isinstance(found, Exception):
                     raise found
-                row = _row(str(file), found, task, likeliest)
+                row = _row(asked.name, found, task, likeliest)
                 if folder is not None and not isinstance(found, Exception):
-                    row = replace(row, **task.draw(found, Path(file), folder / names[file]))
+                    target = folder / (names[asked.file] + asked.ending)
+                    row = replace(row, **task.draw(found, asked.image, target))
                 if rows is not None:
                     rows.write(_flat(row))
                     if time.monotonic() - flushed > FLUSH_SECONDS:
@@ -181,6 +188,37 @@ def predict_each(
     finally:
         if rows is not None:
             rows.close()
+
+
+class Asked(NamedTuple):
+    """An image that is on its way through the network."""
+
+    name: str
+    image: Any
+    file: Path
+    ending: str = ""
+    """Of the names of its pictures."""
+
+
+def _images(files: Sequence[Path], done: Collection[str], todo: deque[Asked]) -> Iterator[Any]:
+    """Images that aren't done yet; each is noted in `todo`."""
+    for file in files:
+        pictures = frames(file) if is_video(file) else None
+        if pictures is None:
+            each = iter([Asked(str(file), file, file)])
+        else:
+            each = (Asked(f"{file}{FRAME}{n}", shown, file, f"-{n:06}") for n, shown in enumerate(pictures))
+        for asked in each:
+            if asked.name not in done:
+                todo.append(asked)
+                yield asked.image
+
+
+def _left(files: Sequence[Path], done: Collection[str]) -> int:
+    """How many images aren't done yet."""
+    counts = {file: count_frames(file) for file in files if is_video(file)}
+    begun = sum(name.startswith(f"{file}{FRAME}") for file in counts for name in done)
+    return sum(counts.values()) - begun + sum(f not in counts and str(f) not in done for f in files)
 
 
 def _predictor(network: Network, count: int, *, backend: str | None, **chosen: Any) -> Predictor:
@@ -206,10 +244,11 @@ def _listed(inputs: Sequence[str | Path]) -> list[str | Path]:
 
 def _check_same(rows: RowFile, predictor: Predictor, task: Task) -> None:
     """Whether a row of an earlier run is what the network says now: rows of two policies don't mix."""
-    kept = (row for row in rows.first if not row["error"] and Path(row["file"]).is_file())
-    if (row := next(kept, None)) is None:
+    kept = ((row, named_image(row["file"])) for row in rows.first if not row["error"])
+    row, image = next((each for each in kept if each[1] is not None), (None, None))
+    if row is None:
         return
-    if other := task.same(row, predictor.predict(row["file"])):
+    if other := task.same(row, predictor.predict(image)):
         raise ValueError(
             f"{rows.path} holds answers of another network or policy: for {row['file']} it says {other}; "
             "give another --out"

@@ -234,7 +234,7 @@ class Task(ABC):
         """What a row says of an answer, by the fields of `FilePrediction`."""
 
     @abstractmethod
-    def draw(self, found: Any, image: Path, target: Path) -> dict[str, Any]:
+    def draw(self, found: Any, image: Any, target: Path) -> dict[str, Any]:
         """Write an answer as pictures that begin with a name; the fields of a row that tell where."""
 
     def document(self, rows: Iterable[Mapping[str, Any]], class_names: Sequence[str]) -> dict[str, Any]:  # noqa: ARG002

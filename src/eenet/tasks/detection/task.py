@@ -189,7 +189,7 @@ class Detection(DenseTask):
     def row(self, found: BoxPrediction, likeliest: int) -> dict[str, Any]:  # noqa: ARG002
         return {**found.to_dict(), "size": [*found.size]}
 
-    def draw(self, found: BoxPrediction, image: Path, target: Path) -> dict[str, Any]:
+    def draw(self, found: BoxPrediction, image: Any, target: Path) -> dict[str, Any]:
         picture = target.with_name(f"{target.name}-boxes.jpg")
         found.drawn(image).save(picture, quality=90)
         return {"picture": str(picture)}

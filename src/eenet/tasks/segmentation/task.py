@@ -161,7 +161,7 @@ class Segmentation(DenseTask):
     def row(self, found: MaskPrediction, likeliest: int) -> dict[str, Any]:  # noqa: ARG002
         return {"exit": found.exit, "relative_cost": found.relative_cost, "shares": found.shares}
 
-    def draw(self, found: MaskPrediction, image: Path, target: Path) -> dict[str, Any]:
+    def draw(self, found: MaskPrediction, image: Any, target: Path) -> dict[str, Any]:
         mask, shown = (target.with_name(target.name + ending) for ending in (".png", "-overlay.jpg"))
         found.picture().save(mask)
         found.overlay(image).save(shown, quality=90)
