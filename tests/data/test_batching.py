@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from eenet import data
-from eenet.data.batching import Batch, augment, batches
+from eenet.data.batching import Batch, augment, batches, recoloured
 from eenet.data.image_sets import Images, ImageSet, LazyImageSet, in_order
 from eenet.data.readers import from_dataset
 from eenet.data.sources import AUGMENTATIONS, Augmentation
@@ -186,3 +186,24 @@ def test_memory_stays_constant(tmp_path: Path) -> None:
         assert int(count) == 100 // 16
         peaks[limit] = int(peak)
     assert peaks[2**40] - peaks[0] > 200
+
+
+def test_another_light() -> None:
+    """Brightness scales, contrast spreads around the mean, saturation away from grey; within the range."""
+    torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (64, 3, 5, 4), dtype=torch.uint8)
+    varied = recoloured(pixels, 0.4)
+    assert varied.dtype == torch.uint8
+    assert varied.shape == pixels.shape
+    torch.manual_seed(1)
+    bright, contrast, saturation = (1 + 0.4 * (2 * torch.rand((3, 64, 1, 1, 1)) - 1)).numpy()
+    torch.manual_seed(1)
+    varied = recoloured(pixels, 0.4).numpy()
+    for i, image in enumerate(pixels.numpy().astype(float)):
+        image = image * bright[i]
+        image = (image - image.mean()) * contrast[i] + image.mean()
+        grey = image.mean(0)
+        image = ((image - grey) * saturation[i] + grey).clip(0, 255)
+        assert np.abs(varied[i] - image).max() <= 0.51
+        assert 0.6 <= bright[i].item() <= 1.4
+    assert recoloured(pixels, 0.0) is pixels

@@ -60,7 +60,7 @@ class TrainSettings(Settings):
     file_column: str | None = None
     """The column of file names."""
     augmentation: str | None = None
-    """none, shift, shift-flip, shift-flip-erase or crop-flip."""
+    """none, shift, shift-flip, shift-flip-erase, crop-flip or crop-flip-colour."""
     objective: str | None = None
     """Training loss: joint (the default), the paper's v1 to v4, or one that a plugin registers."""
     cost_weight: float | None = None

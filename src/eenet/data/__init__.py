@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from eenet.common.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from eenet.data.batching import Batch, augment, batches, derived_seed, normalize
+    from eenet.data.batching import Batch, augment, batches, derived_seed, normalize, recoloured
     from eenet.data.boxes.reading import GREY, MULTIPLE, Objects, letterbox_size, letterboxed
     from eenet.data.boxes.sets import BoxedImages, boxed_images
     from eenet.data.boxes.sources import load_boxes

@@ -101,6 +101,25 @@ def _erase(pixels_BCHW: Tensor, middles_B2: Tensor, share: float) -> Tensor:
     return torch.where(erased_B1HW, means_BC11, pixels_BCHW)
 
 
+def recoloured(pixels_BCHW: Tensor, most: float) -> Tensor:
+    """Images in another light, drawn from torch's generator: brightness, then contrast, then saturation.
+
+    Args:
+        pixels_BCHW: uint8.
+        most: by how much the factors may differ from 1; 0 leaves the images as they are.
+    """
+    if not most:
+        return pixels_BCHW
+    factors = 1 + most * (2 * torch.rand((3, len(pixels_BCHW), 1, 1, 1)) - 1)
+    bright, contrast, saturation = factors.to(pixels_BCHW.device)
+    varied = pixels_BCHW * bright
+    mean = varied.mean((1, 2, 3), keepdim=True)
+    varied = mean + contrast * (varied - mean)
+    grey = varied.mean(1, keepdim=True)
+    varied = grey + saturation * (varied - grey)
+    return varied.round().clamp(0, 255).to(torch.uint8)
+
+
 def normalize(pixels_BCHW: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 pixels → float32 images with the data set's mean and standard deviation taken out."""
     scale = torch.tensor(std, device=pixels_BCHW.device)[:, None, None] * 255

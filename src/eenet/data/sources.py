@@ -19,6 +19,8 @@ class Augmentation:
     erase: float = 0.0
     """A rectangle of this share of height and width, anywhere, also partly outside, gets the image's mean
     colour. "Improved Regularization of Convolutional Neural Networks with Cutout", DeVries & Taylor 2017."""
+    colour: float = 0.0
+    """Brightness, contrast and saturation are multiplied by 1 plus or minus at most this."""
 
 
 AUGMENTATIONS = {
@@ -27,12 +29,9 @@ AUGMENTATIONS = {
     "shift-flip": Augmentation(shift=1 / 8, flip=True),
     "shift-flip-erase": Augmentation(shift=1 / 8, flip=True, erase=1 / 4),
     "crop-flip": Augmentation(crop=True, flip=True),
+    "crop-flip-colour": Augmentation(crop=True, flip=True, colour=0.4),
 }
 """By name, for data sets of your own."""
-
-
-GIVEN_IMAGES = "given images"
-"""What checkpoints call a data set that was handed over in memory, without a name."""
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,11 @@ class DenseTask(Task):
             raise ValueError(f"{asked[0]} is for tables of labels; {self.truths}")
         return {name: value for name, value in options.items() if name not in columns}
 
-    def varied(self, batch: Any, augmentation: Any, device: Any) -> "tuple[Tensor, Tensor]":  # noqa: ARG002
+    def varied(self, batch: Any, augmentation: Any, device: Any) -> "tuple[Tensor, Tensor]":
+        from eenet.data import recoloured
+
         pixels_BCHW, truth = (part.to(device, non_blocking=True) for part in batch)
-        return pixels_BCHW, truth
+        return recoloured(pixels_BCHW, augmentation.colour), truth
 
     def read_large(self, image: Any, config: Any) -> Seen:
         from eenet.data import standardised, whole_pixels

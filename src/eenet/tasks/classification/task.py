@@ -66,11 +66,11 @@ class Classification(Task):
         return batches(images, batch_size, augmentation, **which)
 
     def varied(self, batch: Any, augmentation: Any, device: Any) -> "tuple[Tensor, Tensor]":
-        from eenet.data import augment
+        from eenet.data import augment, recoloured
 
         batch = batch._replace(pixels_BCHW=batch.pixels_BCHW.to(device, non_blocking=True))
         labels_B = batch.labels_B.to(device, non_blocking=True)
-        return augment(batch, augmentation), labels_B
+        return recoloured(augment(batch, augmentation), augmentation.colour), labels_B
 
     def parts(
         self,
