@@ -21,7 +21,7 @@ from eenet.policies.policy import ExitPolicy
 from eenet.runtime.predictor import Predictor
 from eenet.tasks.classification.heads import HEADS
 
-EXAMPLES, FAKE_TENSORS = 2000, cost._fake_tensors
+EXAMPLES, FAKE_TENSORS = 1000, cost._fake_tensors
 
 
 # Random backbones --------------------------------------------------------------------

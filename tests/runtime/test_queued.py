@@ -51,7 +51,7 @@ TABLE = np.zeros((1, 256), np.float32)
 
 
 @given(cases(), st.lists(st.integers(0, 3), max_size=6), st.integers(1, 5), st.integers(1, 2))
-@settings(max_examples=5000, deadline=None)
+@settings(max_examples=1500, deadline=None)
 def test_equals_one_image_at_a_time(
     case: tuple[NDArray[np.float32], ExitPolicy], sizes: list[int], batch_size: int, workers: int
 ) -> None:
@@ -69,7 +69,7 @@ def test_equals_one_image_at_a_time(
             assert answers.probabilities_BN.tolist() == [[n, wanted[n]] for n in numbers]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "torch-compile"])  # takes minutes
 def test_many_threads_on_a_real_network(trained: EENet, digits: ImageSet, backend: str) -> None:
     policy = policy_with_shares(trained, digits, "confidence", (True, True, True))
     fast = create_backend(backend, trained, segments_of(policy, trained.config.ensemble), "confidence")
