@@ -146,6 +146,7 @@ def test_a_checkpoint_without_a_task_is_one_of_classification(tmp_path: Path, ne
         ({"gate": "answer"}, "unknown gate 'answer' for segmentation"),
         ({"task": "segmenting"}, "unknown task 'segmenting'"),
         ({"task_settings": {"width": 0}}, "width is 0"),
+        ({"task_settings": {"stride": 8}}, "unknown task setting 'stride'; segmentation has: width"),
         ({"input_size": (3, 4, 4)}, "no feature map of more than one pixel|nothing is left"),
     ],
 )

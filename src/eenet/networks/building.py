@@ -193,6 +193,7 @@ def assemble(
     kind = task_of(task)
     head, gate = head or kind.head, gate or kind.gate
     own, answered = dict(settings or {}), num_classes
+    kind.must_know(own)
     if kind.keeps_classifier:
         answered = traced.num_classes
     parts = kind.parts(traced, chosen, num_classes=answered, head=head, gate=gate, settings=own, prove=prove)

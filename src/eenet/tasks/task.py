@@ -48,6 +48,8 @@ class Task(ABC):
     """Whether exits are trained by that, and not by an `exit_loss`."""
     carried: ClassVar[Sequence[str]] = ("features",)
     """What goes from stage to stage: one tensor, or a tuple of several."""
+    settings: ClassVar[Sequence[str]] = ()
+    """Names of what a network of it may be told, see `create_model`."""
     unsupported: ClassVar[Mapping[str, str]] = {}
     """Verbs that can't be had yet, and what to do instead."""
 
@@ -64,6 +66,17 @@ class Task(ABC):
         for kind, given, own in (("exit head", head, self.head), ("gate", gate, self.gate)):
             if given != own:
                 raise ValueError(f"unknown {kind} {given!r} for {self.name}; choose from {own}")
+
+    def must_know(self, settings: Mapping[str, Any]) -> None:
+        """Refuse settings that a task doesn't have.
+
+        Raises:
+            ValueError: one of them is unknown.
+        """
+        for name in settings:
+            if name not in self.settings:
+                known = ", ".join(self.settings) or "none"
+                raise ValueError(f"unknown task setting {name!r}; {self.name} has: {known}")
 
     def must_support(self, verb: str) -> None:
         """Refuse a verb that this task has none of.

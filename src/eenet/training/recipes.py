@@ -161,12 +161,22 @@ RECIPES: dict[str, Recipe] = {
         "50 classes of Tiny-ImageNet, half of ResNet-18's channels; about 20 minutes on two cores",
     ),
     "camvid": Recipe(
-        replace(_MASKS, data="camvid", budget=0.75, image_size=240, epochs=60),
-        "street scenes in 11 classes, segmentation, ResNet-18 from scratch; not run here",
+        replace(
+            _MASKS,
+            data="camvid",
+            model="tiny-imagenet-50-eenet18",
+            placement=("layer2.1", "layer3.0", "layer3.1"),
+            task_settings={"width": 48},
+            augmentation="crop-flip-colour",
+            budget=0.75,
+            image_size=240,
+            epochs=60,
+        ),
+        "street scenes in 11 classes, segmentation, half of ResNet-18's channels, trained on Tiny-ImageNet",
     ),
     "nuclei": Recipe(
         replace(_MASKS, data="nuclei", budget=0.5, image_size=192, epochs=30, standardise=True),
-        "cell nuclei under the microscope, segmentation, ResNet-18 from scratch; not run here",
+        "cell nuclei under the microscope, segmentation, ResNet-18 from scratch; 11 minutes on two cores",
     ),
     "bccd": Recipe(
         replace(_BOXES, data="bccd", image_size=320, epochs=60),

@@ -46,6 +46,7 @@ class Detection(DenseTask):
     outputs: ClassVar[Mapping[str, str]] = {"boxes": "FP32", "scores": "FP32", "classes": "INT64"}
     counted: ClassVar[str] = "objects"
     pictured: ClassVar[str] = "Left: the answer, right: the truth."
+    settings: ClassVar[Sequence[str]] = ("width", "stride", "most", "scales", "standardise")
     truths: ClassVar[str] = "boxes lie in the column objects, or in files beside images"
     row_suffixes: ClassVar[Sequence[str]] = (*DenseTask.row_suffixes, ".json")
     unsupported: ClassVar[Mapping[str, str]] = dict.fromkeys((*WITHOUT, "--tile", "fp16", "sweep"), "")

@@ -50,6 +50,7 @@ class Segmentation(DenseTask):
     outputs: ClassVar[Mapping[str, str]] = {"mask": "UINT8"}
     counted: ClassVar[str] = "pixels"
     pictured: ClassVar[str] = "Left: the answer, right: the truth. Per cent: mIoU of the image's own classes."
+    settings: ClassVar[Sequence[str]] = ("width", "standardise")
     truths: ClassVar[str] = "masks lie in the column mask, or in a folder"
 
     def load(self, name: str, split: str, **options: Any) -> Any:
