@@ -155,6 +155,8 @@ def test_what_is_chosen(weights: Path) -> None:
         assert tuned.settings["label_smoothing"] == 0.1
         assert TrainConfig(**tuned.settings).freeze_backbone is False
     assert choose(start_of(TrainConfig(**own)), images, {**own, "epochs": 3}).settings["epochs"] == 3
+    places = {**own, "placement": [0.3, 0.6]}
+    assert choose(start_of(TrainConfig(**own)), images, places).settings["num_exits"] == 2
     few, many = (choose(start_of(TrainConfig(**own)), photos(n, 4), own).settings for n in (40, 4000))
     assert few["batch_size"] < many["batch_size"]
 

@@ -29,7 +29,7 @@ from eenet.tasks.classification.metrics import measure
 from eenet.training import run as pipeline
 from eenet.training.loop import on_validation
 from eenet.training.objectives import unused
-from eenet.training.recipes import RECIPES, TrainConfig, how_to_repeat, retrofit
+from eenet.training.recipes import RECIPES, TrainConfig, configured, how_to_repeat, retrofit
 
 TINY = TrainConfig("digits", "resnet8_w4_cifar", num_exits=1, epochs=1, budget=0.9, batch_size=64)
 
@@ -439,6 +439,15 @@ def test_a_full_disk_is_found_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(OSError, match=r"has 1 MB left; this run needs up to \d+ MB"):
         pipeline.train(TINY, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_list_of_places_says_how_many_exits() -> None:
+    two = ("layer3.0", "layer3.1")
+    assert configured("camvid", placement=two).num_exits == 2
+    assert configured("digits", placement=[0.2]).num_exits == 1
+    other = configured("camvid", num_exits=2)
+    assert (other.num_exits, other.placement) == (2, "linear")
+    assert configured("camvid", placement=two, plain=True).num_exits == 0
 
 
 @pytest.mark.parametrize("name", RECIPES)

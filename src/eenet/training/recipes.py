@@ -12,7 +12,7 @@ from eenet.common import Result, wrapped
 from eenet.data import SOURCES
 from eenet.networks import about_shipped, shipped_checkpoints
 from eenet.tasks import task_of
-from eenet.training.planning.settings import TrainConfig, changed, check_known
+from eenet.training.planning.settings import TrainConfig, changed, check_known, number_of_places
 
 
 def script(config: TrainConfig, *, imports: Sequence[str] = (), given: Sequence[str] = ()) -> list[str]:
@@ -233,9 +233,12 @@ def configured(recipe: str | TrainConfig, *, plain: bool = False, **settings: An
     num_exits = settings.get("num_exits")
     if num_exits is not None and num_exits < 1:
         raise ValueError(f"num_exits is {num_exits}; give at least 1, or --plain for no early exits")
+    settings |= number_of_places(settings)
+    if num_exits is not None and "placement" not in settings and not isinstance(config.placement, str):
+        settings["placement"] = TrainConfig.placement  # the recipe's places are for another number
     if settings.get("freeze_backbone") and isinstance(recipe, str):
         config = retrofit(config, num_exits=num_exits)
-    return replace(config, **settings, **({"num_exits": 0} if plain else {}))
+    return replace(config, **settings | ({"num_exits": 0} if plain else {}))
 
 
 def retrofit(config: TrainConfig, *, num_exits: int | None = None) -> TrainConfig:

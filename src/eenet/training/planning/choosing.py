@@ -15,7 +15,7 @@ from eenet.data import SOURCES, SPLITS, Images
 from eenet.networks import EENet
 from eenet.tasks import task_of
 from eenet.training.planning.making import backbone_for, check_start
-from eenet.training.planning.settings import TrainConfig, check_known
+from eenet.training.planning.settings import TrainConfig, check_known, number_of_places
 from eenet.training.planning.starting import Start, load_for, start_of
 
 Mode = Literal["retrofit", "finetune", "scratch"]
@@ -68,6 +68,7 @@ def choose(start: Start, images: Images, asked: Mapping[str, Any]) -> Chosen:
         found |= {"label_smoothing": 0.1}
     if "num_exits" in asked and "placement" not in asked:
         found["placement"] = "linear"
+    found |= number_of_places(asked)
     if "objective" in asked:  # none but `joint` has these
         for name in ("distillation", "label_smoothing"):
             found.pop(name, None)

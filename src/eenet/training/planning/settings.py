@@ -232,6 +232,14 @@ def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**later, **settings}
 
 
+def number_of_places(asked: Mapping[str, Any]) -> dict[str, int]:
+    """The number of exits, where places for them are listed and it isn't given."""
+    places = asked.get("placement")
+    if asked.get("num_exits") is not None or places is None or isinstance(places, str):
+        return {}
+    return {"num_exits": len(places)}
+
+
 def check_known(names: Sequence[str]) -> None:
     """Whether all are settings, else a `ValueError` with those that are called alike."""
     known = [each.name for each in fields(TrainConfig)]
