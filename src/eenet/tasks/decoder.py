@@ -16,30 +16,10 @@ from torch import Tensor, nn
 from eenet.backbones import TracedBackbone, count_macs, divide, example_tensor, mutates_input
 from eenet.tasks.handed import Parts
 
-COARSE = 8  # stride from which on context costs next to nothing
-DILATIONS = (2, 4)
 Carried = tuple[Tensor, Tensor]
 """Features of the backbone [B, C, H, W], and the state of the decoder [B, width, h, w]."""
 Fold = Callable[[nn.Module, Any], nn.Module]
 """A module and what it is given → the same with norms folded into convolutions."""
-
-
-class Context(nn.Module):
-    """What lies around: a depthwise convolution with gaps, added. Early features see little of an image."""
-
-    def __init__(self, width: int, dilation: int) -> None:
-        super().__init__()
-        self.around = nn.Sequential(
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, groups=width, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 1, bias=False),
-            nn.BatchNorm2d(width),
-        )
-
-    def forward(self, projected: Tensor) -> Tensor:
-        return projected + self.around(projected)
 
 
 class Tap(nn.Sequential):
@@ -47,13 +27,9 @@ class Tap(nn.Sequential):
 
     from_scratch: ClassVar[bool] = True
 
-    def __init__(self, channels: int, width: int, *, fits: bool, dilations: Sequence[int] = ()) -> None:
-        """`fits`: features have the state's size. `dilations`: of the context that is taken in, if any."""
-        super().__init__(
-            nn.Conv2d(channels, width, 1, bias=False),
-            nn.BatchNorm2d(width),
-            *(Context(width, dilation) for dilation in dilations),
-        )
+    def __init__(self, channels: int, width: int, *, fits: bool) -> None:
+        """`fits`: features have the state's size."""
+        super().__init__(nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width))
         self.fits = fits
 
     def forward(self, features: Tensor, size: Sequence[int]) -> Tensor:  # type: ignore[override]
@@ -212,18 +188,8 @@ def dense_parts(
         for piece, before in zip(pieces[1:], sizes, strict=False)
     ]
     fitting = [each[1:] == sizes[0][1:] == tuple(size) for each in sizes]  # for images of any size, then
-    taps = [
-        Tap(
-            dense.cuts[i].feature_size[0],
-            width,
-            fits=fits,
-            dilations=DILATIONS if _stride(dense, i) >= COARSE - 0.5 else (),
-        ).to(example)
-        for i, fits in zip(tapped, fitting, strict=True)
-    ]
-    tap_macs = [
-        count_macs(nn.Sequential(*tap.children()), (1, *each)) for tap, each in zip(taps, sizes, strict=True)
-    ]
+    taps = [Tap(each[0], width, fits=fits).to(example) for each, fits in zip(sizes, fitting, strict=True)]
+    tap_macs = [count_macs(tap[0], (1, *each)) for tap, each in zip(taps, sizes, strict=True)]
     answer_macs = count_macs(answer(), (1, width, *size))
 
     stages: list[nn.Module] = []
