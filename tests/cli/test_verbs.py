@@ -202,7 +202,7 @@ def test_calibrate_without_labels(checkpoint: Path, capsys: pytest.CaptureFixtur
     assert [found[key] for key in same] == [labelled[key] for key in same]
     budget = run(capsys, "calibrate", str(checkpoint), "--data", str(photos), "--budget", "0.8")
     assert budget["relative_cost"] == pytest.approx(0.8, abs=0.1)
-    assert "the full network's answer for" in (checkpoint / "README.md").read_text()
+    assert "against the full network's answers" in (checkpoint / "README.md").read_text()
     for words in (["--risk", "0.3"], ["--max-drop", "0.1"]):
         assert main(["calibrate", str(checkpoint), "--data", str(photos), *words]) == 2
         assert "holds images without labels" in capsys.readouterr().err

@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from mask_cases import NAMES, write_folders
 
 import eenet
 from eenet.cli import main
 from eenet.data import load_masks
-from eenet.tasks import SegmentationRecords
+from eenet.tasks import SegmentationRecords, task_of
 
 WORDS = ("--model", "resnet8_w4_cifar", "--task", "segmentation", "--num-exits", "2", "--epochs", "15")
 
@@ -79,6 +80,25 @@ def test_calibrate(checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
+
+def test_calibrate_on_images_without_masks(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is true is then what the final exit says; nothing but the budget can be asked for."""
+    images = next(path for path in data.rglob("images") if path.is_dir())
+    words = ("calibrate", str(checkpoint), "--data", str(images), "--out", str(tmp_path / "c"))
+    found = said(capsys, *words, "--budget", "1")
+    assert found["relative_cost"] <= 1.3
+    assert 0 < found["agreement"] <= 1
+    assert "miou" not in found
+    network = eenet.EENet.from_pretrained(checkpoint)
+    images_alone = task_of("segmentation").without_truth(images, network.config)
+    records = eenet.collect(network, images_alone)
+    off_diagonal = records.confusion_KBNN[-1].sum(0) * (1 - np.eye(records.num_classes))
+    assert off_diagonal.sum() == 0
+    assert records.confusion_KBNN[0].sum() == records.confusion_KBNN[-1].sum()
+    assert main([*words[:-1], str(tmp_path / "d"), "--max-drop", "0.5"]) == 2
+    assert "holds images without labels" in capsys.readouterr().err
 
 
 def test_data_of_another_task(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

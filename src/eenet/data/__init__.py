@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from eenet.data.inputs import FRAME, count_frames, find_images, frames, is_video, named_image
     from eenet.data.masks.reading import NO_CLASS, STANDARD_SPREAD, scaled_to, size_for, standardised
     from eenet.data.masks.sets import MaskedImages, masked_images
-    from eenet.data.masks.sources import load_masks
+    from eenet.data.masks.sources import images_without_masks, load_masks
     from eenet.data.masks.varying import MaskBatch, mask_batches
     from eenet.data.paired.sets import AnyImages, PairedImages
     from eenet.data.paired.surveying import stated_tasks, survey_pairs

@@ -31,7 +31,6 @@ class DenseTask(Task):
 
     gate: ClassVar[str] = "gain"
     keeps_classifier: ClassVar[bool] = False
-    works_unlabelled: ClassVar[bool] = False
     any_size: ClassVar[bool] = True
     carried: ClassVar[Sequence[str]] = ("features", "state")
     batch_sizes: ClassVar[Sequence[int]] = (8,)

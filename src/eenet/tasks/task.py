@@ -34,8 +34,6 @@ class Task(ABC):
     """What the confidence is computed from, likewise."""
     keeps_classifier: ClassVar[bool]
     """Whether the final exit is the backbone's own classifier, so that its classes count."""
-    works_unlabelled: ClassVar[bool]
-    """Whether thresholds can be set on images alone."""
     any_size: ClassVar[bool]
     """Whether a network takes images of other sizes than the one it was made for."""
     batch_sizes: ClassVar[Sequence[int]] = (64, 32, 16, 8)
@@ -110,6 +108,10 @@ class Task(ABC):
     @abstractmethod
     def batches(self, images: Any, batch_size: int, augmentation: Any, **which: Any) -> Iterator[Any]:
         """Shuffled batches of training images, named tuples of tensors; see `eenet.data.batches`."""
+
+    def without_truth(self, directory: Path, config: Any) -> Any | None:  # noqa: ARG002
+        """The images of a folder that holds none with truths, for thresholds that need none; else None."""
+        return None
 
     @abstractmethod
     def varied(self, batch: Any, augmentation: Any, device: Any) -> "tuple[Tensor, Tensor]":
@@ -271,6 +273,10 @@ class Task(ABC):
     @abstractmethod
     def collect(self, network: Any, images: Any, batch_size: int, advance: Callable[[int], Any]) -> Any:
         """Records of all exits on all images."""
+
+    def by_itself(self, records: Any) -> Any:
+        """Records of images without truth, as if the full network's answers were true."""
+        return records
 
     @abstractmethod
     def measure(self, records: Any, policy: ExitPolicy) -> Measured:

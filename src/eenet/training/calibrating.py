@@ -4,7 +4,7 @@ import itertools
 import os
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from eenet.common import Result, counted, hardware, lines, wrapped, write_atomically
-from eenet.data import SOURCES, Images, local_folder, sample, unlabelled
+from eenet.data import SOURCES, AnyImages, local_folder
 from eenet.evaluation import as_images, collect, measure, named_exits
 from eenet.networks import CARD_FILE, SHIPPED, Config, Network, checkpoint_directory, name_of, open_network
 from eenet.policies import (
@@ -148,18 +148,18 @@ def calibrate(
     task = task_of(network.config.task)
     if objective == "latency":
         task.must_support("a budget in time")
-    images = _without_labels(data, network) if task.works_unlabelled else None
+    images = _without_labels(data, network)
     labelled = images is None
     if not labelled and (max_drop is not None or (risk is not None and risk_of != "disagreement")):
         raise ValueError(
-            f"{data} holds images without labels (no class folders); a budget and --risk-of "
-            "disagreement need none, what is asked for does"
+            f"{data} holds images without labels; a budget and --risk-of disagreement need none, "
+            "what is asked for does"
         )
     if images is None:
         images = as_images(data, network.config, split, skip_damaged=skip_damaged)
     records = collect(network, images, show_progress=True)
     if not labelled:  # what is right is then what the full network says
-        records = replace(records, labels_B=records.answers()[-1].argmax(1))
+        records = task.by_itself(records)
     order = np.random.default_rng(0).permutation(len(images))
     fitted, held_out = (records.subset(half) for half in (order[::2], order[1::2]))
     more: dict[str, Any] = {}
@@ -175,7 +175,7 @@ def calibrate(
         asked_for = f"a drop of {task.metric} of at most {max_drop:g} points"
     elif objective == "latency":
         measured = stage_times(
-            network, sample(images, 64), backend=backend or default_backend(), batch_size=batch_size
+            network, task.sample(images, 64), backend=backend or default_backend(), batch_size=batch_size
         )
         policy = policy_for_budget(timed(fitted, measured.to_dict()), cast(float, budget), any_exits=True)
         keep_times(network, measured)
@@ -200,7 +200,7 @@ def calibrate(
         quality = f"{found.metric} {found.quality:.2%} (full network {found.full_quality:.2%})"
     else:
         more["agreement"] = found.quality
-        quality = f"the full network's answer for {found.quality:.2%}"
+        quality = f"{found.metric} {found.quality:.2%} against the full network's answers"
     today = datetime.now(UTC).date().isoformat()
     previous = None
     if name is None:
@@ -291,11 +291,9 @@ def keep_times(network: Network, measured: StageTimes) -> None:
     network.config.timings = [*others, {**measured.to_dict(), "hardware": hardware()}]
 
 
-def _without_labels(data: str, network: Network) -> Images | None:
+def _without_labels(data: str, network: Network) -> AnyImages | None:
     """The images of a directory that has no labels; none if it has, or is no directory."""
-    if data in SOURCES:
+    directory = None if data in SOURCES else local_folder(data, os.environ.get("EENET_DATA"))
+    if directory is None:
         return None
-    directory = local_folder(data, os.environ.get("EENET_DATA"))
-    config = network.config
-    names = config.named_classes
-    return unlabelled(directory, names, config.input_size) if directory else None
+    return task_of(network.config.task).without_truth(directory, network.config)

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from eenet.data.masks.reading import NO_CLASS, MaskFormat, read_pair, scaled_to, size_for
+from eenet.data.masks.reading import NO_CLASS, MaskFormat, read_pair, scaled_to, size_for, standardised
 from eenet.data.paired.sets import PairedImages
-from eenet.data.pixels import Pixels
+from eenet.data.pixels import Pixels, whole_pixels
 
 Pair = tuple[Pixels, NDArray[np.uint8]]
 """An image, uint8 [C, H, W], and its mask [H, W], `NO_CLASS` where a pixel has no class."""
@@ -23,8 +23,14 @@ class MaskedImages(PairedImages[NDArray[np.uint8]]):
     """
 
     task: ClassVar[str] = "segmentation"
+    labelled: bool = True
+    """Whether they have masks. If not, no pixel has a class."""
 
     def decoded(self, image: Any, truth: Any, name: str) -> Pair:
+        if not self.labelled:
+            pixels_CHW = whole_pixels(image, self.channels)
+            pixels_CHW = standardised(pixels_CHW) if self.standardise else pixels_CHW
+            return pixels_CHW, np.full(pixels_CHW.shape[1:], NO_CLASS, np.uint8)
         return read_pair(image, truth, self.form, name, channels=self.channels, standardise=self.standardise)
 
     def scaled(self, index: int) -> Pair:

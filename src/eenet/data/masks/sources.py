@@ -1,7 +1,8 @@
 """Data sets of images with masks: parquet files, or folders of images and of masks with the same names."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,34 @@ def _load(place: Place, split: str, reading: Reading) -> MaskedImages:
     form = _form(directory, splits)
     side = min(reading.size[-2:]) if reading.size is not None else int(sizes_of(splits)[:, 1:].min())
     return read_part(MaskedImages, splits, form, side, place.name, split, reading)
+
+
+def images_without_masks(
+    directory: Path, class_names: Sequence[str], *, channels: int, side: int, standardise: bool
+) -> MaskedImages | None:
+    """All images in and below a folder that holds none with masks; None if it holds some, or no images.
+
+    Args:
+        directory: of images.
+        class_names: that their pixels may have.
+        channels: of the images.
+        side: that the shorter side of every image is brought to.
+        standardise: bring every image to the same mean and spread.
+
+    Raises:
+        ValueError: some images can't be read.
+    """
+    if parquet_splits(directory, "mask", bytes_of) or folder_pairs(directory, MASKS):
+        return None
+    files = readers.images_under(directory)
+
+    def read(index: int) -> tuple[Any, Any, str]:
+        return files[index], None, str(files[index])
+
+    form = MaskFormat(tuple(class_names), NO_CLASS)
+    found = MaskedImages(read, len(files), form, channels, side, standardise=standardise, labelled=False)
+    found = replace(found, name=str(directory))
+    return found.checked(lambda _: None, skip_damaged=False, in_memory=IN_MEMORY) if files else None
 
 
 def _official(directory: Path) -> Splits:

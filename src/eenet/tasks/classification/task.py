@@ -1,6 +1,7 @@
 """Classification as a task: one label an image."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,7 +34,6 @@ class Classification(Task):
     head: ClassVar[str] = "deep"
     gate: ClassVar[str] = "answer"
     keeps_classifier: ClassVar[bool] = True
-    works_unlabelled: ClassVar[bool] = True
     any_size: ClassVar[bool] = False
     unsupported: ClassVar[Mapping[str, str]] = {"--tile": ""}
     outputs: ClassVar[Mapping[str, str]] = {"probabilities": "FP32", "label": "BYTES"}
@@ -64,6 +64,14 @@ class Classification(Task):
         from eenet.data import batches
 
         return batches(images, batch_size, augmentation, **which)
+
+    def without_truth(self, directory: Path, config: Any) -> Any | None:
+        from eenet.data import unlabelled
+
+        return unlabelled(directory, config.named_classes, config.input_size)
+
+    def by_itself(self, records: Records) -> Records:
+        return replace(records, labels_B=records.answers()[-1].argmax(1))
 
     def varied(self, batch: Any, augmentation: Any, device: Any) -> "tuple[Tensor, Tensor]":
         from eenet.data import augment, recoloured
