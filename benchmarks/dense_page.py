@@ -76,11 +76,15 @@ def sections() -> Iterator[str]:
         if not (rows := results.read(f"dense-{name}")):
             continue
         seeds = len({row["seed"] for row in rows})
-        dead = {row["dead"] for row in rows} - {""}
+        dead = [
+            f"exit {row['dead']} (seed {row['seed']}, budget {row['budget'].rstrip('0')})"
+            for row in rows
+            if row["dead"]
+        ]
         yield f"## {title}\n\n{ABOUT[name]}"
         networks = "1 network" if seeds == 1 else f"{seeds} networks of other seeds"
         yield f":::{{table}} With exits, {networks}\n\n{compared(rows)}\n\n:::"
-        yield f"Dead exits: {'; '.join(sorted(dead)) or 'none'}."
+        yield f"Dead exits: {', '.join(dead) or 'none'}."
         for kind, told in KINDS.items():
             if results.read(f"{kind}-{name}"):
                 yield f":::{{table}} {told}\n\n{table_of(f'{kind}-{name}')}\n\n:::"

@@ -81,6 +81,7 @@ def test_calibrate(checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.
         assert message in error
         assert error.count("\n") == 1
 
+
 def test_calibrate_on_images_without_masks(
     checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
