@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -87,15 +86,23 @@ def images_without_masks(
     """
     if parquet_splits(directory, "mask", bytes_of) or folder_pairs(directory, MASKS):
         return None
-    files = readers.images_under(directory)
+    if not (files := readers.images_under(directory)):
+        return None
 
     def read(index: int) -> tuple[Any, Any, str]:
         return files[index], None, str(files[index])
 
-    form = MaskFormat(tuple(class_names), NO_CLASS)
-    found = MaskedImages(read, len(files), form, channels, side, standardise=standardise, labelled=False)
-    found = replace(found, name=str(directory))
-    return found.checked(lambda _: None, skip_damaged=False, in_memory=IN_MEMORY) if files else None
+    found = MaskedImages(
+        read,
+        len(files),
+        MaskFormat(tuple(class_names), NO_CLASS),
+        channels,
+        side,
+        name=str(directory),
+        standardise=standardise,
+        labelled=False,
+    )
+    return found.checked(lambda _: None, skip_damaged=False, in_memory=IN_MEMORY)
 
 
 def _official(directory: Path) -> Splits:
