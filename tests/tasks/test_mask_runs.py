@@ -94,6 +94,7 @@ def test_calibrate_on_images_without_masks(
     assert "miou" not in found
     network = eenet.EENet.from_pretrained(checkpoint)
     images_alone = task_of("segmentation").without_truth(images, network.config)
+    assert images_alone is not None
     records = eenet.collect(network, images_alone)
     off_diagonal = records.confusion_KBNN[-1].sum(0) * (1 - np.eye(records.num_classes))
     assert off_diagonal.sum() == 0
