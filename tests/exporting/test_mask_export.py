@@ -42,7 +42,8 @@ def test_every_format_runs_and_still_predicts(
     monkeypatch.setattr(comparing, "RUNS", 1)
     out = tmp_path / "out"
     found = eenet.export(checkpoint, out, format=format, precision=precision, data=str(data))
-    assert found.compared == 9  # of 12: those of the commonest size
+    rounded = int(precision == "fp16")  # images near a threshold that may leave elsewhere
+    assert 9 - rounded <= found.compared <= 9  # of 12: those of the commonest size
     manifest = json.loads((out / "eenet.json").read_text())
     jsonschema.validate(manifest, SCHEMA)
     assert manifest["task"] == "segmentation"
@@ -50,10 +51,13 @@ def test_every_format_runs_and_still_predicts(
     if precision == "fp16":
         assert list(found.milliseconds or {}) == ["1", "16"]
     ours, theirs = eenet.Predictor(checkpoint), eenet.Predictor(out)
+    elsewhere = 0
     for picture in pictures(8):
         one, other = ours.predict(picture), theirs.predict(picture)
-        assert one.exit == other.exit
-        assert (one.mask == other.mask).mean() > (0.99 if precision == "fp32" else 0.95)
+        elsewhere += one.exit != other.exit
+        if one.exit == other.exit:
+            assert (one.mask == other.mask).mean() > (0.99 if precision == "fp32" else 0.95)
+    assert elsewhere <= rounded
 
 
 def test_any_program_runs_stages_on_images_of_any_size(checkpoint: Path, data: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from eenet.runtime import Contender, load_exported, mean_ms, run_batch, spread, 
 from eenet.tasks import task_of
 
 GUARD = {"fp32": 1e-4, "fp16": 1e-2, "int8": 5e-2}  # around a threshold: there rounding may decide
-AGREEMENT = 0.9  # images that leave at the same exit, at least
+MAY_DIFFER = 0.1  # part of the images that rounding may send to another exit; of few images one
 TOLERANCE = {"fp32": 1e-3, "fp16": 5e-2, "int8": 0.2}  # of a probability; of what is above 1, in parts of it
 RUNS = 7
 RUN_SECONDS = 0.1
@@ -43,10 +43,9 @@ def compare(job: Job, pixels_BCHW: NDArray[np.uint8], said: Said) -> dict[str, A
     wanted_B = policy.decide(*map(list, said))
     near_B = _near_a_threshold(said, policy, GUARD[job.precision])
     same_B = exits_B == wanted_B
-    if (wrong := int((~same_B & ~near_B).sum())) > 0 or same_B.mean() < AGREEMENT:
-        raise ValueError(
-            f"{wrong or int((~same_B).sum())} of {count} images leave at another exit than in the network"
-        )
+    others, wrong = int((~same_B).sum()), int((~same_B & ~near_B).sum())
+    if wrong > 0 or others > max(1, MAY_DIFFER * count):
+        raise ValueError(f"{wrong or others} of {count} images leave at another exit than in the network")
     wanted_BN = _answers(job, said[0], policy)[wanted_B, np.arange(count)]
     differences = (np.abs(probabilities_BN - wanted_BN) / np.maximum(wanted_BN, 1))[same_B]
     difference = float(differences.max(initial=0))
