@@ -10,8 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import eenet
 from eenet.networks.network import ExitOutputs
-from eenet.training.objectives import OBJECTIVES, get_objective, joint_cross_entropy, mixtures, shallow_deep
+from eenet.training.objectives import (
+    OBJECTIVES,
+    even_gradients,
+    get_objective,
+    joint_cross_entropy,
+    mixtures,
+    shallow_deep,
+)
 
 
 class Brute(NamedTuple):
@@ -189,6 +197,47 @@ def test_joint_cross_entropy_by_hand() -> None:
     assert light.item() == pytest.approx(1.4 * math.log(4))
     by_cost = shallow_deep(outputs, torch.tensor([0, 1, 2, 3, 0]), [0.25, 0.5, 1.1])
     assert by_cost.item() == pytest.approx(1.75 * math.log(4))
+
+
+def test_boosted_adds_to_what_earlier_exits_say() -> None:
+    """By hand, with half of what was said before; and no exit is taught by a later one's loss."""
+    torch.manual_seed(0)
+    targets_B, logits_KBN = (
+        torch.randint(0, 4, (6,)),
+        [torch.randn(6, 4, requires_grad=True) for _ in range(3)],
+    )
+    loss = get_objective("boosted")(ExitOutputs(logits_KBN, [torch.zeros(6)] * 2), targets_B, [0.3, 0.6, 1.0])
+    first, second, third = (z_BN.detach().double() for z_BN in logits_KBN)
+    together = [first, second + first / 2, third + second / 2 + first / 4]
+    by_hand = -sum(z_BN.log_softmax(1)[torch.arange(6), targets_B].mean() for z_BN in together)
+    assert loss.item() == pytest.approx(float(by_hand), rel=1e-5)
+    loss.backward()
+    for z_BN, said_BN in zip(logits_KBN, together, strict=True):
+        wrong_BN = said_BN.softmax(1) - F.one_hot(targets_B, 4)
+        torch.testing.assert_close(z_BN.grad, (wrong_BN / 6).float())
+
+
+def test_even_gradients_are_means_over_the_exits_behind() -> None:
+    """A stage's gradient is the mean of those that each exit behind it alone would give it."""
+    torch.manual_seed(0)
+    network = eenet.create_model("resnet8_cifar", num_exits=2, num_classes=4, input_size=(3, 16, 16)).eval()
+    images_BCHW, targets_B = torch.randn(3, 3, 16, 16), torch.tensor([0, 1, 2])
+
+    def gradients(*exits: int) -> list[torch.Tensor]:
+        network.zero_grad()
+        logits_KBN = network(images_BCHW).logits_KBN
+        torch.stack([F.cross_entropy(logits_KBN[k], targets_B) for k in exits]).sum().backward()
+        firsts = [next(stage.parameters()) for stage in network.stages]
+        return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in firsts]
+
+    alone = [gradients(k) for k in range(3)]
+    handles = even_gradients(network)
+    together = gradients(0, 1, 2)
+    for j, found in enumerate(together):
+        torch.testing.assert_close(found, torch.stack([alone[k][j] for k in range(j, 3)]).mean(0))
+    for handle in handles:
+        handle.remove()
+    torch.testing.assert_close(gradients(0, 1, 2)[0], torch.stack([each[0] for each in alone]).sum(0))
 
 
 def test_a_teacher_is_imitated_by_all_exits() -> None:

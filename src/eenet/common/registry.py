@@ -97,7 +97,8 @@ def register(kind: str, name: str | None = None, **marks: Any) -> Callable[[Adde
         name: by which it is found. Default: the function's own.
         marks: `looks_back=True` for a score that needs the exits before, `arrays=True` for one that takes
             numpy's arrays as well as tensors; `trains_confidence=True` for an objective that trains the
-            gates itself.
+            gates itself, `evens_gradients=True` for one with which each stage learns from the mean of
+            the losses behind it, not from their sum.
 
     Raises:
         ValueError: unknown kind, or the name is taken.

@@ -13,11 +13,12 @@ import inspect
 import math
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from eenet.common import Registry
 from eenet.networks import ExitOutputs
@@ -26,7 +27,11 @@ from eenet.training.planning.settings import TrainConfig, changed
 Objective = Callable[..., Tensor]
 """(outputs, targets_B, costs_K) and settings of its own as keywords → the loss."""
 OBJECTIVES: Registry[Objective] = Registry("objective", "objective")
-"""By name. Those marked `trains_confidence` train the gates; the others leave it to held-out images."""
+"""By name. Those marked `trains_confidence` train the gates; the others leave it to held-out images.
+
+With the mark `evens_gradients` each stage learns from the mean of the losses behind it, see `even_gradients`.
+"""
+CARRIED = 0.5  # of what earlier exits say together, in `boosted`
 IGNORED = -100
 """The target of what counts for nothing, such as pixels without a class."""
 WEIGHTS = ("cost_weight", "early_weight", "distillation", "label_smoothing")
@@ -97,6 +102,27 @@ def imitation(student_BN: Tensor, teacher_BN: Tensor, *, temperature: float = 2.
     log_q = F.log_softmax(student_BN / temperature, 1)
     log_p = F.log_softmax(teacher_BN.detach() / temperature, 1)
     return temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+
+
+@OBJECTIVES.add(evens_gradients=True)
+def boosted(
+    outputs: ExitOutputs,
+    targets_B: Tensor,
+    costs_K: Sequence[float],  # noqa: ARG001
+    *,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Every exit learns to add to what the exits before it say together.
+
+    `sum_k CE(F_k)`, where `F_k` are the exit's logits and half of `F_{k-1}`, which gets no gradient from
+    it. Answers are joined over exits when thresholds are set. After BoostNet (Yu et al. 2023).
+    """
+    losses, before_BN = [], None
+    for logits_BN in outputs.logits_KBN:
+        together_BN = _wide(logits_BN) if before_BN is None else _wide(logits_BN) + CARRIED * before_BN
+        losses.append(F.cross_entropy(together_BN, targets_B, label_smoothing=label_smoothing))
+        before_BN = together_BN.detach()
+    return torch.stack(losses).sum()
 
 
 @OBJECTIVES.add(trains_confidence=True)
@@ -195,6 +221,29 @@ def joint_gates(
         best_here_B = (priced_KB[k] <= priced_KB[k + 1 :].amin(0)).to(losses_KB.dtype)
         loss = loss + F.binary_cross_entropy_with_logits(_wide(z_B), best_here_B)
     return loss
+
+
+def even_gradients(network: nn.Module) -> list[RemovableHandle]:
+    """From now on each stage learns from the mean of the losses of the exits behind it, not from their sum.
+
+    So stages with many exits behind them take no larger steps than the last one. After the gradient
+    equilibrium of Li et al. 2019. Until what is returned is removed.
+    """
+    handles = []
+    stages, heads = (list(cast(nn.ModuleList, network.get_submodule(name))) for name in ("stages", "heads"))
+    for k, head in enumerate(heads):
+        behind = len(stages) - k  # exits behind stage k
+        for part, factor in ((head, 1 / behind), (stages[k + 1], 1 - 1 / behind)):
+            handles.append(part.register_forward_pre_hook(partial(_scaled, factor)))
+    return handles
+
+
+def _scaled(factor: float, _: nn.Module, given: tuple[Tensor]) -> tuple[Tensor] | None:
+    """The features, whose gradient will be multiplied by a factor."""
+    if not torch.is_grad_enabled():
+        return None
+    (features,) = given
+    return (factor * features + (1 - factor) * features.detach(),)
 
 
 def log_leaving(outputs: ExitOutputs) -> Tensor:

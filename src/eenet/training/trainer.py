@@ -21,7 +21,7 @@ from eenet.compress import sparsity_of
 from eenet.data import Augmentation, derived_seed, normalize
 from eenet.networks import EENet
 from eenet.tasks import task_of
-from eenet.training.objectives import get_objective
+from eenet.training.objectives import OBJECTIVES, even_gradients, get_objective
 from eenet.training.planning.settings import TrainConfig
 
 LAYER_GROUPS = 12  # of a backbone, for learning rates that fall from layer to layer
@@ -71,6 +71,8 @@ class Trainer:
             weight_decay=config.weight_decay,
             **momentum,
         )
+        evened = OBJECTIVES.mark(config.objective, "evens_gradients")
+        self._evening = even_gradients(network) if evened else []
         self.average = ModelEmaV3(network, decay=config.ema, use_warmup=True) if config.ema else None
         self.judged = self.average.module if self.average else network
         self.model, self.optimizer = accelerator.prepare(network, optimizer)
@@ -162,6 +164,8 @@ class Trainer:
         if self.average:
             self.network.load_state_dict(self.average.module.state_dict())
         self.network.eval()
+        for handle in self._evening:
+            handle.remove()
         for tracker in self.accelerator.trackers:  # `end_training` would part the processes too
             tracker.finish()
 
