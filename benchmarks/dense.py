@@ -2,6 +2,7 @@
 
     python benchmarks/dense.py compare nuclei runs/nuclei-seed* runs/nuclei-plain-seed*
     python benchmarks/dense.py times nuclei runs/nuclei-seed0 --budget 0.45
+    python benchmarks/dense.py serve stream runs/stream-seed0 runs/stream-plain-seed0
     python benchmarks/dense_page.py
 
 Runs without exits are the static networks; a network with exits is compared with that of its seed. No network
@@ -20,14 +21,19 @@ images, drawn at random, and the images with objects that leave as empty are cou
 
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 import results
 import tyro
 from numpy.typing import NDArray
+from serving import CLIENTS, WINDOW, Load, closed, served
 
-from eenet.evaluation import bench
+from eenet import EENet
+from eenet.data import sample
+from eenet.evaluation import as_images, bench
 from eenet.networks import read_config
 from eenet.policies import RECORDS_FILE, ExitPolicy, decide, policy_for_risk
 from eenet.tasks import DetectionEvaluation, DetectionRecords, measure, task_of
@@ -36,6 +42,7 @@ DRAWS = 200
 MISSED, DELTA = 0.05, 0.1
 BACKENDS = ("onnxruntime", "openvino")
 SHUFFLES = 10
+FRAMES = 256  # of the test images, asked for again and again
 BUDGETS = tuple(f"{tenth / 10:.3f}" for tenth in range(2, 10))
 FORCED = 50.0  # a logit of confidence that leaves no doubt
 
@@ -189,5 +196,48 @@ def times(name: str, run: Path, /, budget: float | None = None) -> None:
     print(results.write(f"dense-times-{name}", rows))
 
 
+def serve(name: str, run: Path, static: Path, /, budget: float | None = None, windows: int = 6) -> None:
+    """Images a second of a server, with exits and of the static network, loaded in turn.
+
+    Args:
+        name: of the table.
+        run: directory of a network with exits.
+        static: directory of a network without.
+        budget: by whose policy images leave. Default: its own policy.
+        windows: turns of each.
+    """
+    early, plain = EENet.from_pretrained(run), EENet.from_pretrained(static)
+    if budget is not None:
+        early.config.policy = early.config.exit_policy(budget).to_dict()
+    frames = sample(as_images(None, early.config, "test"), FRAMES)[:, None]
+    loads = {"early": Load(), "static": Load()}
+    with TemporaryDirectory() as directory:
+        early.save_pretrained(f"{directory}/early")
+        plain.save_pretrained(f"{directory}/static")
+        with served(directory) as (address, _):
+            ratios = []
+            for turn in range(windows + 1):
+                window = {}
+                for model in list(loads)[:: 1 if turn % 2 else -1]:
+                    window[model] = closed(address, model, frames, WINDOW, asked_for=("exit_index",))
+                if turn:  # the first one warms up
+                    for model, load in window.items():
+                        loads[model].add(load)
+                    ratios.append(window["static"].per_second / window["early"].per_second)
+    costs, exits = early.costs_K, loads["early"].exits
+    row = {
+        "clients": CLIENTS,
+        "requests": sum(len(load.seconds) for load in loads.values()),
+        "errors": sum(len(load.errors) for load in loads.values()),
+        "static_per_second": round(loads["static"].per_second, 1),
+        "early_exit_per_second": round(loads["early"].per_second, 1),
+        "static_p50_ms": round(loads["static"].quantile(0.5), 1),
+        "early_exit_p50_ms": round(loads["early"].quantile(0.5), 1),
+        "time_ratio": round(median(ratios), 3),
+        "mac_ratio": round(float(np.mean([costs[k] for k in exits])), 3),
+    }
+    print(results.write(f"dense-served-{name}", [row]))
+
+
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"compare": compare, "times": times})
+    tyro.extras.subcommand_cli_from_dict({"compare": compare, "times": times, "serve": serve})

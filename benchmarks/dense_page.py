@@ -92,6 +92,7 @@ def sections() -> Iterator[str]:
 
 KINDS = {
     "dense-times": "Time and MACs as a part of the static network's",
+    "dense-served": "Behind `eenet serve`: images a second, and time as a part of the static network's",
     "peers": "Static networks of segmentation-models-pytorch, trained by the same recipe",
     "tiles": "Large images: time as a part of the whole image's through all exits",
 }

@@ -35,6 +35,7 @@ from eenet.common import format_table
 
 SHARES = (0.66, 0.2, 0.08)
 CLIENTS = 32
+OUTPUTS = ("label", "exit_index")
 WINDOW = 10.0  # seconds that a contender is loaded before it is the other's turn
 NETWORKS = {"resnet50": (224, 1000, 96), "resnet110_cifar": (32, 10, 512)}  # side, classes, images
 
@@ -120,7 +121,7 @@ class Load:
         self.seconds.append(seconds)
         found = {output["name"]: output["data"] for output in json.loads(text)["outputs"]}
         self.exits.append(max(found["exit_index"]))
-        self.labels.append((index % len(requests), found["label"]))
+        self.labels.append((index % len(requests), found.get("label", [])))
 
     def add(self, other: "Load") -> None:
         """Take in another window."""
@@ -169,13 +170,13 @@ class Connections:
             writer.close()
 
 
-def requests_of(model: str, batches: NDArray[np.uint8]) -> list[bytes]:
+def requests_of(model: str, batches: NDArray[np.uint8], asked: Sequence[str] = OUTPUTS) -> list[bytes]:
     """A request for each batch of images, in the binary form of the Open Inference Protocol."""
     made = []
     for pixels in batches:
         tensor: dict[str, Any] = {"name": "images", "datatype": "UINT8", "shape": list(pixels.shape)}
         tensor["parameters"] = {"binary_data_size": pixels.nbytes}
-        outputs = [{"name": name} for name in ("label", "exit_index")]
+        outputs = [{"name": name} for name in asked]
         text = json.dumps({"inputs": [tensor], "outputs": outputs}).encode()
         head = [f"POST /v2/models/{model}/infer HTTP/1.1", "Host: localhost"]
         head += [f"Content-Length: {len(text) + pixels.nbytes}"]
@@ -185,10 +186,15 @@ def requests_of(model: str, batches: NDArray[np.uint8]) -> list[bytes]:
 
 
 def closed(
-    address: str, model: str, batches: NDArray[np.uint8], seconds: float, clients: int = CLIENTS
+    address: str,
+    model: str,
+    batches: NDArray[np.uint8],
+    seconds: float,
+    clients: int = CLIENTS,
+    asked_for: Sequence[str] = OUTPUTS,
 ) -> Load:
     """Clients that each wait for an answer before they ask again."""
-    seen, requests = Load(), requests_of(model, batches)
+    seen, requests = Load(), requests_of(model, batches, asked_for)
 
     async def run() -> None:
         connections, start, asked = Connections(address), time.perf_counter(), 0

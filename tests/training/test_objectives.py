@@ -217,6 +217,20 @@ def test_boosted_adds_to_what_earlier_exits_say() -> None:
         torch.testing.assert_close(z_BN.grad, (wrong_BN / 6).float())
 
 
+def test_weighted_stresses_an_input_where_it_would_leave() -> None:
+    """Five inputs, three exits: the surest leaves first, two at the next exit, the rest at the last."""
+    sure_KB = torch.tensor([[1.0, 5, 2, 3, 4], [4, 9, 3, 2, 1], [1, 1, 1, 1, 1]])
+    logits_KBN = [F.pad(sure_B[:, None], (0, 3)) for sure_B in sure_KB]
+    targets_B = torch.tensor([0, 1, 2, 3, 0])
+    loss = get_objective("weighted")(
+        ExitOutputs(logits_KBN, [torch.zeros(5)] * 2), targets_B, [0.3, 0.6, 1.0]
+    )
+    weights_KB = torch.full((3, 5), 0.6)
+    weights_KB[0, 1] = weights_KB[1, 0] = weights_KB[1, 2] = weights_KB[2, 3] = weights_KB[2, 4] = 1.8
+    losses_KB = torch.stack([F.cross_entropy(z_BN, targets_B, reduction="none") for z_BN in logits_KBN])
+    assert loss.item() == pytest.approx(float((weights_KB * losses_KB).mean(1).sum()))
+
+
 def test_even_gradients_are_means_over_the_exits_behind() -> None:
     """A stage's gradient is the mean of those that each exit behind it alone would give it."""
     torch.manual_seed(0)

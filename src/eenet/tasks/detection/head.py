@@ -47,7 +47,7 @@ class BoxGate(GainGate):
     empty_above: Tensor
 
     def __init__(self) -> None:
-        super().__init__(STATISTICS, "clearness")
+        super().__init__(STATISTICS, "clearness", ("largeness",))
         self.register_buffer("empty_above", torch.tensor(1.0))
         """Emptiness from which on an image leaves as empty; 1: none does."""
 
