@@ -32,7 +32,6 @@ from numpy.typing import NDArray
 from serving import CLIENTS, WINDOW, Load, closed, served
 
 from eenet import EENet
-from eenet.data import sample
 from eenet.evaluation import as_images, bench
 from eenet.networks import read_config
 from eenet.policies import RECORDS_FILE, ExitPolicy, decide, policy_for_risk
@@ -209,7 +208,8 @@ def serve(name: str, run: Path, static: Path, /, budget: float | None = None, wi
     early, plain = EENet.from_pretrained(run), EENet.from_pretrained(static)
     if budget is not None:
         early.config.policy = early.config.exit_policy(budget).to_dict()
-    frames = sample(as_images(None, early.config, "test"), FRAMES)[:, None]
+    images = as_images(None, early.config, "test")
+    frames = task_of(early.config.task).sample(images, FRAMES)[:, None]
     loads = {"early": Load(), "static": Load()}
     with TemporaryDirectory() as directory:
         early.save_pretrained(f"{directory}/early")

@@ -96,6 +96,13 @@ KINDS = {
     "peers": "Static networks of segmentation-models-pytorch, trained by the same recipe",
     "tiles": "Large images: time as a part of the whole image's through all exits",
 }
+STARTED = "--model runs/start --placement layer3.1 layer3.3 layer3.5"
+COMMANDS = {
+    "a start for the others": "tiny-imagenet-50-resnet34 --plain --out runs/start",
+    "nuclei": "nuclei",
+    "street scenes": f"camvid {STARTED}",
+    "blood cells": f"bccd {STARTED} --augmentation crop-flip-colour --set model_args={{}}",
+}
 PAGE = """# Masks and boxes
 
 What leaving early is worth in segmentation and detection. Made by `python benchmarks/dense_page.py` from CSVs
@@ -114,6 +121,12 @@ How to read the tables of networks with exits:
 
 In brackets stand 95 % intervals, drawn over the test images.
 
+How the networks were trained, with `--seed 0`, `1` and `2`, once as it stands and once with `--plain`:
+
+| data | command |
+| --- | --- |
+{commands}
+
 {sections}
 
 ## Where to go next
@@ -124,4 +137,6 @@ In brackets stand 95 % intervals, drawn over the test images.
 
 
 if __name__ == "__main__":
-    FILE.write_text(PAGE.format(machine=hardware(), sections="\n\n".join(sections())))
+    commands = "\n".join(f"| {data} | `eenet train {command}` |" for data, command in COMMANDS.items())
+    page = PAGE.format(machine=hardware(), commands=commands, sections="\n\n".join(sections()))
+    FILE.write_text(page)

@@ -160,6 +160,17 @@ RECIPES: dict[str, Recipe] = {
         ),
         "50 classes of Tiny-ImageNet, half of ResNet-18's channels; about 20 minutes on two cores",
     ),
+    "tiny-imagenet-50-resnet34": Recipe(
+        replace(
+            _TINY,
+            data="tiny-imagenet-50",
+            model="resnet34",
+            model_args={"channels": [16, 48, 128, 320]},
+            augmentation="shift-flip-erase",
+            epochs=20,
+        ),
+        "for masks and boxes to start from, with --plain; 20 minutes on two cores",
+    ),
     "camvid": Recipe(
         replace(
             _MASKS,
