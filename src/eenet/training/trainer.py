@@ -69,6 +69,7 @@ class Trainer:
             opt=config.optimizer,
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
+            fused=True,
             **momentum,
         )
         evened = OBJECTIVES.mark(config.objective, "evens_gradients")
