@@ -18,8 +18,7 @@ import numpy as np
 import results
 
 import eenet
-from eenet.data import scaled_to
-from eenet.evaluation import as_images
+from eenet.data import load_masks, scaled_to
 from eenet.networks import open_network
 from eenet.policies import logarithm
 from eenet.tasks.segmentation.maps import class_map
@@ -40,7 +39,8 @@ def main() -> None:
     parser.add_argument("--backend", default="onnxruntime")
     given = parser.parse_args()
     network = open_network(given.checkpoint)
-    images = as_images(given.data, network.config, "test")
+    data = given.data or network.config.provenance["train_config"]["data"]
+    images = load_masks(data, "test")  # as they are, not at the network's size
     own = network.config.exit_policy(given.budget)
     never = eenet.ExitPolicy(own.score, own.thresholds, (False,) * len(own.thresholds))
     whole: dict[str, Any] = {"tile": 1 << 14, "halo": 0}
@@ -86,7 +86,7 @@ def main() -> None:
         }
         for name in ways
     ]
-    print(results.write(f"tiles-{given.data or network.config.provenance['train_config']['data']}", table))
+    print(results.write(f"tiles-{data}", table))
 
 
 if __name__ == "__main__":
