@@ -29,7 +29,7 @@ import numpy as np
 import results
 import tyro
 from numpy.typing import NDArray
-from serving import CLIENTS, WINDOW, Load, closed, served
+from serving import CLIENTS, WARM_UP, closed, loaded_in_turn, served
 
 from eenet import EENet
 from eenet.evaluation import as_images, bench
@@ -210,20 +210,14 @@ def serve(name: str, run: Path, static: Path, /, budget: float | None = None, wi
         early.config.policy = early.config.exit_policy(budget).to_dict()
     images = as_images(None, early.config, "test")
     frames = task_of(early.config.task).sample(images, FRAMES)[:, None]
-    loads = {"early": Load(), "static": Load()}
+    models, outputs = ("early", "static"), ("exit_index",)
     with TemporaryDirectory() as directory:
-        early.save_pretrained(f"{directory}/early")
-        plain.save_pretrained(f"{directory}/static")
+        for model, network in zip(models, (early, plain), strict=True):
+            network.save_pretrained(f"{directory}/{model}")
         with served(directory) as (address, _):
-            ratios = []
-            for turn in range(windows + 1):
-                window = {}
-                for model in list(loads)[:: 1 if turn % 2 else -1]:
-                    window[model] = closed(address, model, frames, WINDOW, asked_for=("exit_index",))
-                if turn:  # the first one warms up
-                    for model, load in window.items():
-                        loads[model].add(load)
-                    ratios.append(window["static"].per_second / window["early"].per_second)
+            for model in models:
+                closed(address, model, frames, WARM_UP, outputs=outputs)
+            loads, ratios = loaded_in_turn(address, models, frames, windows, outputs)
     costs, exits = early.costs_K, loads["early"].exits
     row = {
         "clients": CLIENTS,
@@ -233,7 +227,7 @@ def serve(name: str, run: Path, static: Path, /, budget: float | None = None, wi
         "early_exit_per_second": round(loads["early"].per_second, 1),
         "static_p50_ms": round(loads["static"].quantile(0.5), 1),
         "early_exit_p50_ms": round(loads["early"].quantile(0.5), 1),
-        "time_ratio": round(median(ratios), 3),
+        "time_ratio": round(median(1 / ratio for ratio in ratios), 3),
         "mac_ratio": round(float(np.mean([costs[k] for k in exits])), 3),
     }
     print(results.write(f"dense-served-{name}", [row]))

@@ -36,6 +36,7 @@ from eenet.common import format_table
 SHARES = (0.66, 0.2, 0.08)
 CLIENTS = 32
 OUTPUTS = ("label", "exit_index")
+WARM_UP = 3.0  # seconds
 WINDOW = 10.0  # seconds that a contender is loaded before it is the other's turn
 NETWORKS = {"resnet50": (224, 1000, 96), "resnet110_cifar": (32, 10, 512)}  # side, classes, images
 
@@ -170,14 +171,14 @@ class Connections:
             writer.close()
 
 
-def requests_of(model: str, batches: NDArray[np.uint8], asked: Sequence[str] = OUTPUTS) -> list[bytes]:
+def requests_of(model: str, batches: NDArray[np.uint8], outputs: Sequence[str] = OUTPUTS) -> list[bytes]:
     """A request for each batch of images, in the binary form of the Open Inference Protocol."""
     made = []
     for pixels in batches:
         tensor: dict[str, Any] = {"name": "images", "datatype": "UINT8", "shape": list(pixels.shape)}
         tensor["parameters"] = {"binary_data_size": pixels.nbytes}
-        outputs = [{"name": name} for name in asked]
-        text = json.dumps({"inputs": [tensor], "outputs": outputs}).encode()
+        wanted = [{"name": name} for name in outputs]
+        text = json.dumps({"inputs": [tensor], "outputs": wanted}).encode()
         head = [f"POST /v2/models/{model}/infer HTTP/1.1", "Host: localhost"]
         head += [f"Content-Length: {len(text) + pixels.nbytes}"]
         head += [f"Inference-Header-Content-Length: {len(text)}", "", ""]
@@ -191,10 +192,10 @@ def closed(
     batches: NDArray[np.uint8],
     seconds: float,
     clients: int = CLIENTS,
-    asked_for: Sequence[str] = OUTPUTS,
+    outputs: Sequence[str] = OUTPUTS,
 ) -> Load:
     """Clients that each wait for an answer before they ask again."""
-    seen, requests = Load(), requests_of(model, batches, asked_for)
+    seen, requests = Load(), requests_of(model, batches, outputs)
 
     async def run() -> None:
         connections, start, asked = Connections(address), time.perf_counter(), 0
@@ -211,6 +212,21 @@ def closed(
 
     uvloop.run(run())
     return seen
+
+
+def loaded_in_turn(
+    address: str, models: Sequence[str], batches: Any, windows: int, outputs: Sequence[str] = OUTPUTS
+) -> tuple[dict[str, Load], list[float]]:
+    """Windows of each of two models, and answers a second of the first against the second in each turn."""
+    seen, ratios = {model: Load() for model in models}, []
+    for turn in range(windows):
+        window = {}
+        for model in models[:: 1 if turn % 2 else -1]:
+            window[model] = closed(address, model, batches, WINDOW, outputs=outputs)
+            seen[model].add(window[model])
+        first, second = (window[model].per_second for model in models)
+        ratios.append(first / second)
+    return seen, ratios
 
 
 def opened(address: str, model: str, batches: NDArray[np.uint8], seconds: float, rate: float) -> Load:
@@ -263,16 +279,11 @@ def load(windows: int) -> Iterator[dict[str, Any]]:
 
 
 def _in_turn(name: str, address: str, network: EENet, batches: Any, windows: int) -> dict[str, Any]:
-    seen = {"early": Load(), "plain": Load()}
-    for contender in seen:  # warm-up
-        closed(address, contender, batches, 3)
-    before, ratios = batch_sizes(address, "early"), []
-    for turn in range(windows):
-        window = {}
-        for contender in list(seen)[:: 1 if turn % 2 else -1]:
-            window[contender] = closed(address, contender, batches, WINDOW)
-            seen[contender].add(window[contender])
-        ratios.append(window["early"].per_second / window["plain"].per_second)
+    models = ("early", "plain")
+    for model in models:  # warm-up
+        closed(address, model, batches, WARM_UP)
+    before = batch_sizes(address, "early")
+    seen, ratios = loaded_in_turn(address, models, batches, windows)
     after = batch_sizes(address, "early")
     early, plain = seen["early"], seen["plain"]
     cost = float(np.mean([network.costs_K[k] for k in early.exits]))

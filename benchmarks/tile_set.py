@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 from PIL import Image
+from tiles import enlarged
 
 from eenet.common import progress
 from eenet.data import load_masks, scaled_to
@@ -45,8 +46,7 @@ def main(data: str, out: Path, /, side: int = 288, megapixels: float = 1.0, seed
         with progress(f"{split} images", len(images)) as advance:
             for index in range(len(images)):
                 pixels_CHW, mask_HW = images.pair(index)
-                scale = (1e6 * megapixels / mask_HW.size) ** 0.5
-                height, width = size = [round(length * scale) for length in mask_HW.shape]
+                height, width = size = enlarged(mask_HW.shape, megapixels)
                 large_HWC = scaled_to(pixels_CHW, size).transpose(1, 2, 0)
                 truth_HW = np.asarray(Image.fromarray(mask_HW.astype(np.uint8)).resize((width, height), 0))
                 for n in range(each):

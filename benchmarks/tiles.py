@@ -27,6 +27,12 @@ from eenet.tasks.segmentation.records import confusion, miou
 WARM_UP = 2
 
 
+def enlarged(size: tuple[int, ...], megapixels: float) -> list[int]:
+    """Height and width in the same proportion, of so many pixels."""
+    scale = (1e6 * megapixels / (size[0] * size[1])) ** 0.5
+    return [round(side * scale) for side in size]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("checkpoint", type=Path)
@@ -61,8 +67,7 @@ def main() -> None:
     rows = np.linspace(0, len(images) - 1, min(given.images, len(images))).astype(int).tolist()
     for n, index in enumerate([*rows[:WARM_UP], *rows]):
         pixels_CHW, mask_HW = images.pair(index)
-        scale = (1e6 * given.megapixels / mask_HW.size) ** 0.5
-        large_CHW = scaled_to(pixels_CHW, [round(side * scale) for side in mask_HW.shape])
+        large_CHW = scaled_to(pixels_CHW, enlarged(mask_HW.shape, given.megapixels))
         for name, predictor in ways.items():
             start = time.perf_counter()
             found = predictor.predict(large_CHW)
