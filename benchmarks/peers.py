@@ -1,9 +1,10 @@
 """Networks of segmentation-models-pytorch beside ours: the same backbone, data, batches and schedule.
 
-    python benchmarks/peers.py camvid --decoder Unet [--encoder resnet18] [--epochs 60] [--seed 0]
+    python benchmarks/peers.py camvid --decoder Unet [--start runs/start] [--epochs 60] [--seed 0]
 
 A peer is trained by the recipe of ours: its optimiser, learning rate, warm-up, augmentation, precision and
-image size, with cross-entropy at its own resolution. `benchmarks/results/peers-RECIPE-HARDWARE-….csv`
+image size, with cross-entropy at its own resolution. With `--start` its encoder has the backbone of that
+checkpoint, weights too; else it is a ResNet-18 without any. `benchmarks/results/peers-RECIPE-HARDWARE-….csv`
 gets its MACs for an image of that size, and its mIoU: of all test images together, at the masks' own size.
 What to compare with: `eenet train RECIPE --plain`.
 """
@@ -11,6 +12,7 @@ What to compare with: `eenet train RECIPE --plain`.
 import argparse
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 import eenet
 from eenet.backbones import count_macs
 from eenet.data import AUGMENTATIONS, NO_CLASS, load_masks, mask_batches, normalize
+from eenet.networks import trained_backbone
 from eenet.tasks.segmentation.maps import class_map
 from eenet.tasks.segmentation.records import confusion, miou
 from eenet.training.trainer import uses_bf16
@@ -30,6 +33,16 @@ from eenet.training.trainer import uses_bf16
 USUAL = "crop-flip"  # where a recipe says nothing
 LAYOUT = torch.channels_last
 COARSEST = 32  # that the sides of its images are padded to
+
+
+def encoder_of(start: Path | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a peer's encoder is made by, and the weights that it starts from."""
+    if start is None:
+        return {"encoder_name": "resnet18"}, {}
+    backbone, config = trained_backbone(start)
+    made_by = {"encoder_name": f"tu-{config.backbone}", "channels": config.backbone_args["channels"]}
+    weights = {f"model.{name}": value for name, value in backbone.state_dict().items() if name[:3] != "fc."}
+    return made_by, weights
 
 
 def padded(pixels: Tensor) -> Tensor:
@@ -82,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("recipe", help="of ours")
     parser.add_argument("--decoder", default="Unet", choices=("Unet", "FPN", "DeepLabV3Plus"))
-    parser.add_argument("--encoder", default="resnet18")
+    parser.add_argument("--start", type=Path, help="a plain network of timm's, with `channels` of its own")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -96,15 +109,19 @@ def main() -> None:
         for split in ("train", "test")
     )
     classes = len(test.class_names)
-    peer: nn.Module = getattr(smp, given.decoder)(given.encoder, encoder_weights=None, classes=classes)
+    made_by, weights = encoder_of(given.start)
+    peer: nn.Module = getattr(smp, given.decoder)(encoder_weights=None, classes=classes, **made_by)
+    if weights:
+        peer.get_submodule("encoder").load_state_dict(weights)
     shape = (1, *padded(torch.zeros(1, 3, side, side)).shape[1:])
     macs = count_macs(peer.eval(), shape) / 1e9
-    print(f"{given.decoder}, {given.encoder}: {macs:.2f} GMACs for {side} × {side} pixels", flush=True)
+    print(f"{given.decoder}: {macs:.2f} GMACs for {side} × {side} pixels", flush=True)
     mean, std = images.mean_std()
     train(peer.to(memory_format=LAYOUT), config, images, mean, std)
     row = {
         "decoder": given.decoder,
-        "encoder": given.encoder,
+        "encoder": made_by["encoder_name"],
+        "start": "trained" if weights else "none",
         "seed": given.seed,
         "epochs": config.epochs,
         "gmacs": round(macs, 3),
