@@ -113,7 +113,7 @@ def _needs_palette(name: str) -> ValueError:
 
 
 def read_pair(
-    image: Any, mask: Any, form: MaskFormat, name: str, *, channels: int | None, standardise: bool
+    image: Any, mask: Any, form: MaskFormat, name: str, channels: int | None
 ) -> tuple[Pixels, NDArray[np.uint8]]:
     """An image, uint8 [C, H, W], and its mask [H, W], both of the size they have.
 
@@ -124,7 +124,7 @@ def read_pair(
     if pixels_CHW.shape[1:] != mask_HW.shape:
         (height, width), (rows, columns) = pixels_CHW.shape[1:], mask_HW.shape
         raise ValueError(f"{name} has {width}×{height} pixels, but its mask {columns}×{rows}")
-    return standardised(pixels_CHW) if standardise else pixels_CHW, mask_HW
+    return pixels_CHW, mask_HW
 
 
 def standardised(pixels_CHW: Pixels) -> Pixels:

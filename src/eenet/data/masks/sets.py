@@ -27,11 +27,12 @@ class MaskedImages(PairedImages[NDArray[np.uint8]]):
     """Whether they have masks. If not, no pixel has a class."""
 
     def decoded(self, image: Any, truth: Any, name: str) -> Pair:
-        if not self.labelled:
+        if self.labelled:
+            pixels_CHW, mask_HW = read_pair(image, truth, self.form, name, self.channels)
+        else:
             pixels_CHW = whole_pixels(image, self.channels)
-            pixels_CHW = standardised(pixels_CHW) if self.standardise else pixels_CHW
-            return pixels_CHW, np.full(pixels_CHW.shape[1:], NO_CLASS, np.uint8)
-        return read_pair(image, truth, self.form, name, channels=self.channels, standardise=self.standardise)
+            mask_HW = np.full(pixels_CHW.shape[1:], NO_CLASS, np.uint8)
+        return standardised(pixels_CHW) if self.standardise else pixels_CHW, mask_HW
 
     def scaled(self, index: int) -> Pair:
         pixels_CHW, mask_HW = self.pair(index)
@@ -76,7 +77,7 @@ def masked_images(
     def read(index: int) -> tuple[Any, Any, str]:
         return images[index], masks[index], f"image {index}"
 
-    first, _ = read_pair(*read(0)[:2], form, "image 0", channels=None, standardise=False)
+    first, _ = read_pair(*read(0)[:2], form, "image 0", None)
     found = MaskedImages(read, len(images), form, len(first), 1, standardise=standardise)
     found = found.checked(lambda _: None, skip_damaged=False, in_memory=2**31)
     return replace(found, side=side or min(min(m.shape) for _, m in found.held.values()))
