@@ -1,6 +1,8 @@
 # Everything runs in .venv; the first call of any target makes it.
 PYTHON ?= python3
 BIN := .venv/bin
+# two processes of one thread each
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 .PHONY: demo test quick lint docs clean
 
@@ -9,10 +11,10 @@ demo: .venv/installed
 	$(BIN)/eenet train digits --out runs/demo
 
 test: .venv/installed
-	$(BIN)/pytest
+	$(PYTEST)
 
 quick: .venv/installed
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: .venv/installed
 	$(BIN)/ruff check .

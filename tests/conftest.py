@@ -1,10 +1,11 @@
-"""Tests run on two threads, without the network, and always from the same random numbers."""
+"""Tests run without the network, and always from the same random numbers."""
 
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -13,6 +14,7 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 import pytest
 import torch
 from playwright.sync_api import Browser, Page, sync_playwright
+from xdist.scheduler import LoadScopeScheduling
 
 from eenet import data
 from eenet.data.image_sets import ImageSet
@@ -44,6 +46,14 @@ SLOW = (
     "training/test_run.py",
 )
 """They run last, so that a mistake shows early, and not at all in `make quick`."""
+RAY = (
+    "scale/",
+    "test_examples.py::test_other_servers[ray",
+    "test_docs.py::test_a_tutorial_runs_as_it_is[tutorials/many",
+)
+"""They start Ray, which one process at a time should."""
+APART = ("test_docs.py", "test_examples.py")
+"""Other tests of one file are for one process, where fixtures are made once."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,6 +62,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.relative_to(tests).as_posix() in SLOW:
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+class Shared(LoadScopeScheduling):
+    """Which tests of several processes are for the same one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        name = nodeid.removeprefix("tests/")
+        file = name.partition("::")[0]
+        return "Ray" if name.startswith(RAY) else name if file in APART else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Shared:
+    return Shared(config, log)
 
 
 def in_memory(name: str, split: str) -> ImageSet:
