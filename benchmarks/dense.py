@@ -1,6 +1,7 @@
 """Segmentation and detection: what leaving early is worth, from the records that training left.
 
     python benchmarks/dense.py compare nuclei runs/nuclei-seed* runs/nuclei-plain-seed*
+    python benchmarks/dense.py dial nuclei runs/nuclei-seed0 runs/nuclei-seed1
     python benchmarks/dense.py times nuclei runs/nuclei-seed0 --budget 0.45
     python benchmarks/dense.py serve stream runs/stream-seed0 runs/stream-plain-seed0
     python benchmarks/dense_page.py
@@ -32,15 +33,17 @@ from numpy.typing import NDArray
 from serving import CLIENTS, WARM_UP, closed, loaded_in_turn, served
 
 from eenet import EENet
-from eenet.evaluation import as_images, bench
+from eenet.evaluation import as_images, bench, collect
 from eenet.networks import read_config
-from eenet.policies import RECORDS_FILE, ExitPolicy, decide, policy_for_risk
+from eenet.policies import RECORDS_FILE, ExitPolicy, decide, policy_by_rule, policy_for_risk
 from eenet.tasks import DetectionEvaluation, DetectionRecords, measure, task_of
 
 DRAWS = 200
 MISSED, DELTA = 0.05, 0.1
 BACKENDS = ("onnxruntime", "openvino")
 SHUFFLES = 10
+DIVIDED = 20  # times into halves
+TURNS = 5  # of the dial, between the cheapest exit and the final one
 FRAMES = 256  # of the test images, asked for again and again
 BUDGETS = tuple(f"{tenth / 10:.3f}" for tenth in range(2, 10))
 FORCED = 50.0  # a logit of confidence that leaves no doubt
@@ -171,6 +174,36 @@ def seed_of(place: Path) -> int:
     return read_config(place).provenance["train_config"]["seed"]
 
 
+def dial(name: str, runs: tuple[Path, ...], /) -> None:
+    """What test images cost, beside the budget that thresholds were set for.
+
+    They are set on validation images, as a run does it; and on a half of the test images without their
+    masks, as `eenet calibrate` does it, to be measured on the other half: mean and spread over random halves.
+
+    Args:
+        name: of the table.
+        runs: directories of networks with exits, for masks.
+    """
+    rows, random = [], np.random.default_rng(0)
+    for run in runs:
+        config, records = read_config(run), tested(run)
+        wanted = np.linspace(records.costs()[0], records.costs()[-1], TURNS + 2)[1:-1]
+        images = as_images(None, config, "test")
+        unlabelled = collect(EENet.from_pretrained(run), replace(images, labelled=False, held={}))
+        orders = [random.permutation(len(records)) for _ in range(DIVIDED)]
+        halves = [[unlabelled.subset(half) for half in (order[::2], order[1::2])] for order in orders]
+        for share in wanted:
+            budget = min(config.budgets, key=lambda key: abs(float(key) - share))
+            known = measure(records, config.exit_policy(float(budget))).relative_cost - float(budget)
+            found = [
+                measure(others, policy_by_rule(fitted, float(budget))).relative_cost - float(budget)
+                for fitted, others in halves
+            ]
+            row = {"validation": known, "unlabelled_half": np.mean(found), "spread": np.std(found)}
+            rows.append({"seed": seed_of(run), "budget": budget, **{k: round(v, 3) for k, v in row.items()}})
+    print(results.write(f"dense-dial-{name}", rows))
+
+
 def times(name: str, run: Path, /, budget: float | None = None) -> None:
     """Time as a part of the static network's, beside MACs as a part of its MACs.
 
@@ -234,4 +267,4 @@ def serve(name: str, run: Path, static: Path, /, budget: float | None = None, wi
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"compare": compare, "times": times, "serve": serve})
+    tyro.extras.subcommand_cli_from_dict({"compare": compare, "dial": dial, "times": times, "serve": serve})
