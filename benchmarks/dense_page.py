@@ -125,9 +125,9 @@ How to read the tables of networks with exits:
 
 In brackets stand 95 % intervals, drawn over the test images.
 
-Thresholds are set on validation images. `eenet calibrate` can set them again, on images without masks. In tables of
-budgets *unlabelled half* is that: set on half of the test images, measured on the other half. Mean and *spread*
-(standard deviation) are over 20 random halves.
+Thresholds are set on validation images. `eenet calibrate` can set them again, on images without masks. In
+tables of budgets *unlabelled half* is that: set on half of the test images, measured on the other half. Mean
+and *spread* (standard deviation) are over 20 random halves.
 
 How the networks were trained, with `--seed 0`, `1` and `2`, once as it stands and once with `--plain`:
 
