@@ -94,7 +94,7 @@ KINDS = {
     "dense-dial": "Mean cost of test images minus the budget, by what thresholds were set on",
     "dense-times": "Time and MACs as a part of the static network's",
     "dense-served": "Behind `eenet serve`: images a second, and time as a part of the static network's",
-    "peers": "Static networks of segmentation-models-pytorch, trained by the same recipe",
+    "peers": "Other static networks, trained by the same recipe: of segmentation-models-pytorch, and our own",
     "tiles": "Large images: time as a part of the whole image's through all exits",
 }
 STARTED = "--model runs/start --placement"

@@ -6,7 +6,10 @@ A peer is trained by the recipe of ours: its optimiser, learning rate, warm-up, 
 image size, with cross-entropy at its own resolution. With `--start` its encoder has the backbone of that
 checkpoint, weights too; else it is a ResNet-18 without any. `benchmarks/results/peers-RECIPE-HARDWARE-….csv`
 gets its MACs for an image of that size, and its mIoU: of all test images together, at the masks' own size.
-What to compare with: `eenet train RECIPE --plain`.
+
+    python benchmarks/peers.py camvid --run runs/smaller
+
+adds a network of ours without exits that is trained already, such as a smaller one.
 """
 
 import argparse
@@ -25,11 +28,14 @@ from torch import Tensor, nn
 import eenet
 from eenet.backbones import count_macs
 from eenet.data import AUGMENTATIONS, NO_CLASS, load_masks, mask_batches, normalize
-from eenet.networks import trained_backbone
+from eenet.networks import read_config, trained_backbone
+from eenet.policies import RECORDS_FILE
+from eenet.tasks import SegmentationRecords
 from eenet.tasks.segmentation.maps import class_map
 from eenet.tasks.segmentation.records import confusion, miou
 from eenet.training.trainer import uses_bf16
 
+KEY = ("decoder", "encoder", "start", "seed")
 USUAL = "crop-flip"  # where a recipe says nothing
 LAYOUT = torch.channels_last
 COARSEST = 32  # that the sides of its images are padded to
@@ -91,14 +97,24 @@ def quality(peer: nn.Module, images: Any, classes: int, mean: list[float], std: 
     return miou(totals)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("recipe", help="of ours")
-    parser.add_argument("--decoder", default="Unet", choices=("Unet", "FPN", "DeepLabV3Plus"))
-    parser.add_argument("--start", type=Path, help="a plain network of timm's, with `channels` of its own")
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+def ours(run: Path) -> dict[str, Any]:
+    """A row of a trained network without exits."""
+    config = read_config(run)
+    trained = config.provenance["train_config"]
+    totals_NN = SegmentationRecords.load(run / RECORDS_FILE.format(split="test")).confusion_KBNN[-1].sum(0)
+    return {
+        "decoder": "eenet",
+        "encoder": " ".join([config.backbone, *map(str, config.backbone_args.get("channels", ()))]),
+        "start": "none" if trained["model"] == config.backbone else "trained",
+        "seed": trained["seed"],
+        "epochs": trained["epochs"],
+        "gmacs": round(config.backbone_macs / 1e9, 3),
+        "metric": round(100 * miou(totals_NN), 2),
+    }
+
+
+def trained_by(given: argparse.Namespace) -> dict[str, Any]:
+    """A row of a peer, which is trained for it."""
     torch.manual_seed(given.seed)
     more = {"seed": given.seed, **({"epochs": given.epochs} if given.epochs else {})}
     config = replace(eenet.get_recipe(given.recipe), **more)
@@ -118,7 +134,7 @@ def main() -> None:
     print(f"{given.decoder}: {macs:.2f} GMACs for {side} × {side} pixels", flush=True)
     mean, std = images.mean_std()
     train(peer.to(memory_format=LAYOUT), config, images, mean, std)
-    row = {
+    return {
         "decoder": given.decoder,
         "encoder": made_by["encoder_name"],
         "start": "trained" if weights else "none",
@@ -127,8 +143,21 @@ def main() -> None:
         "gmacs": round(macs, 3),
         "metric": round(100 * quality(peer, test, classes, mean, std), 2),
     }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("recipe", help="of ours")
+    parser.add_argument("--decoder", default="Unet", choices=("Unet", "FPN", "DeepLabV3Plus"))
+    parser.add_argument("--start", type=Path, help="a plain network of timm's, with `channels` of its own")
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    row = ours(given.run) if given.run else trained_by(given)
     name = f"peers-{given.recipe}"
-    print(row, results.write(name, [*results.read(name), row]))
+    kept = [old for old in results.read(name) if any(old[key] != str(row[key]) for key in KEY)]
+    print(row, results.write(name, [*kept, row]))
 
 
 if __name__ == "__main__":
