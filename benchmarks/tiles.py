@@ -1,18 +1,17 @@
 """Large images in tiles that leave by themselves: time and mIoU against the whole image through all exits.
 
-    python benchmarks/tiles.py runs/camvid-seed0 [--megapixels 1] [--images 60] [--budget 0.6]
+    python benchmarks/tiles.py runs/camvid-seed0 [--tile 256 288] [--halo 16 0] [--images 60] [--budget 0.6]
 
-Test images are enlarged. Every way takes its turn on each image: `whole`, never leaving early; `whole,
-early`, where the image leaves as one; `tiles`, where each leaves by itself; `tiles, never early`, which shows
-what cutting and the halo cost. They go to `benchmarks/results/tiles-DATA-HARDWARE-torchVERSION.csv`. Times
-are of the network without decoding, medians over images; mIoU is of all images at the masks' own size.
+Test images are enlarged. Every way takes its turn on each image: whole or in tiles, with a halo of so many
+pixels; never early, which shows what cutting costs, or early, where each tile leaves by itself. Written to
+`benchmarks/results/tiles-DATA-HARDWARE-torchVERSION.csv`. Times are of the network without decoding, medians
+over images; mIoU is of all images at the masks' own size.
 """
 
 import argparse
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import results
@@ -39,8 +38,8 @@ def main() -> None:
     parser.add_argument("--data")
     parser.add_argument("--megapixels", type=float, default=1.0)
     parser.add_argument("--images", type=int, default=60)
-    parser.add_argument("--tile", type=int, default=256)
-    parser.add_argument("--halo", type=int, default=16)
+    parser.add_argument("--tile", type=int, nargs="+", default=[256])
+    parser.add_argument("--halo", type=int, nargs="+", default=[16])
     parser.add_argument("--budget", type=float)
     parser.add_argument("--backend", default="onnxruntime")
     given = parser.parse_args()
@@ -49,16 +48,12 @@ def main() -> None:
     images = load_masks(data, "test")  # as they are, not at the network's size
     own = network.config.exit_policy(given.budget)
     never = eenet.ExitPolicy(own.score, own.thresholds, (False,) * len(own.thresholds))
-    whole: dict[str, Any] = {"tile": 1 << 14, "halo": 0}
-    tiles = {"tile": given.tile, "halo": given.halo}
+    cuts = {"whole": (1 << 14, 0)}
+    cuts |= {f"tiles of {t} + {h}": (t, h) for t, h in zip(given.tile, given.halo, strict=True)}
     ways = {
-        name: eenet.Predictor(network, policy=policy, backend=given.backend, **cut)
-        for name, policy, cut in (
-            ("whole", never, whole),
-            ("whole, early", own, whole),
-            ("tiles, never early", never, tiles),
-            ("tiles", own, tiles),
-        )
+        name + end: eenet.Predictor(network, policy=policy, backend=given.backend, tile=tile, halo=halo)
+        for name, (tile, halo) in cuts.items()
+        for end, policy in (("", never), (", early", own))
     }
     classes = network.config.num_classes
     times: dict[str, list[float]] = {name: [] for name in ways}
