@@ -14,12 +14,15 @@ gets cost and metric under its policy, and how many points of the metric it has 
 - as many images at each exit, but chance says which ones (`chance`, mean of ten draws),
 - the best exit that costs no more, where all images leave there (`cut`),
 
-with 95 % intervals: the same images drawn again for both, neighbours in a video together.
+with 95 % intervals: the same images drawn again for both, neighbours in a video together. Thresholds are
+those of the run, set on validation images; for masks also those that `eenet calibrate` sets on images without
+masks: here on one half of the test images for the other half.
 
 Detection on a set with empty images: 200 times the threshold for surely empty ones is set on one half of the
 images, drawn at random, and the images with objects that leave as empty are counted on the other half.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -90,37 +93,83 @@ def difference(ours: Ways, other: Ways) -> dict[str, float]:
     return {"": points(np.arange(count)), "_low": float(low), "_high": float(high)}
 
 
+class Left(NamedTuple):
+    """How images left by thresholds for a budget."""
+
+    budget: str
+    set_on: str
+    exits_B: NDArray[np.integer]
+    cost: float
+    costs: Sequence[float]
+    """Of every exit."""
+    dead: list[int]
+
+
+def left_by(place: Path, config: Any, records: Any) -> Iterator[Left]:
+    """For each budget that is a tenth: with thresholds as the run set them; and for masks with those of one
+    half of the test images without truth, for the other half, both ways."""
+    order = np.random.default_rng(0).permutation(len(records))
+    halves, unlabelled = (order[::2], order[1::2]), None
+    if config.task == "segmentation":
+        unlabelled = without_truth(place, config)
+    for budget in sorted(set(BUDGETS) & set(config.budgets)):
+        yield _left(records, budget, "validation", [(np.sort(order), config.exit_policy(float(budget)))])
+        if unlabelled is not None:
+            fitted = [policy_by_rule(unlabelled.subset(half), float(budget)) for half in halves]
+            yield _left(records, budget, "unlabelled", list(zip(halves[::-1], fitted, strict=True)))
+
+
+def _left(records: Any, budget: str, set_on: str, parts: list[tuple[Any, ExitPolicy]]) -> Left:
+    exits_B, spent = np.zeros(len(records), np.int64), 0.0
+    for rows, policy in parts:
+        part = records.subset(rows)
+        exits_B[rows] = decide(part, policy)
+        spent += len(rows) * measure(part, policy).relative_cost
+    enabled = np.any([policy.enabled for _, policy in parts], 0)
+    dead = [k for k, on in enumerate(enabled) if on and k not in exits_B]
+    costs = measure(records, parts[0][1]).costs
+    return Left(budget, set_on, exits_B, spent / len(records), costs, dead)
+
+
+def without_truth(place: Path, config: Any) -> Any:
+    """Records of the test images as if they had no masks."""
+    images = replace(as_images(None, config, "test"), labelled=False, held={})
+    return collect(EENet.from_pretrained(place), images)
+
+
 def rows_of(place: Path, static: Any) -> list[dict[str, Any]]:
     """A row for each budget that is a tenth."""
     config, records = read_config(place), tested(place)
     random, count, found = np.random.default_rng(0), len(records), []
-    for budget in sorted(set(BUDGETS) & set(config.budgets)):
-        policy = config.exit_policy(float(budget))
-        exits_B, done = np.asarray(decide(records, policy)), measure(records, policy)
-        others = {"chance": Ways(records, [random.permutation(exits_B) for _ in range(SHUFFLES)])}
+    for left in left_by(place, config, records):
+        others = {"chance": Ways(records, [random.permutation(left.exits_B) for _ in range(SHUFFLES)])}
+        first = np.zeros(count, np.int64)
         if static is not None:
-            others["static"] = Ways(static, [np.zeros(count, np.int64)])
-        affordable = [k for k, cost in enumerate(done.costs) if cost <= done.relative_cost + 1e-9]
+            others["static"] = Ways(static, [first])
+        affordable = [k for k, cost in enumerate(left.costs) if cost <= left.cost + 1e-9]
         if affordable:
-            cut = max(affordable, key=lambda k: leaving(records, np.full(count, k)))
-            others["cut"] = Ways(records, [np.full(count, cut)])
+            cut = max(affordable, key=lambda k: leaving(records, first + k))
+            others["cut"] = Ways(records, [first + cut])
         row = {
             "seed": seed_of(place),
-            "budget": budget,
-            "cost": done.relative_cost,
-            "metric": 100 * done.quality,
-            "full": 100 * done.full_quality,
-            "exits": "/".join(f"{n / count:.0%}" for n in done.exit_counts),
-            "dead": " ".join(map(str, done.dead_exits)),
+            "budget": left.budget,
+            "thresholds": left.set_on,
+            "cost": left.cost,
+            "metric": 100 * leaving(records, left.exits_B),
+            "full": 100 * leaving(records, first + len(config.exits)),
+            "exits": "/".join(
+                f"{n / count:.0%}" for n in np.bincount(left.exits_B, minlength=len(left.costs))
+            ),
+            "dead": " ".join(map(str, left.dead)),
         }
         if static is not None:
-            row["static"] = 100 * leaving(static, np.zeros(count, np.int64))
-        if isinstance(done, DetectionEvaluation):
-            row["ap50"] = 100 * done.map50
+            row["static"] = 100 * leaving(static, first)
+        if isinstance(records, DetectionRecords):
+            row["ap50"] = 100 * leaving(records, left.exits_B, "map50")
             if static is not None:
-                row["static_ap50"] = 100 * leaving(static, np.zeros(count, np.int64), "map50")
+                row["static_ap50"] = 100 * leaving(static, first, "map50")
         for name, other in others.items():
-            for end, value in difference(Ways(records, [exits_B]), other).items():
+            for end, value in difference(Ways(records, [left.exits_B]), other).items():
                 row[f"over_{name}{end}"] = value
         found.append({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
     return found
@@ -188,8 +237,7 @@ def dial(name: str, runs: tuple[Path, ...], /) -> None:
     for run in runs:
         config, records = read_config(run), tested(run)
         wanted = np.linspace(records.costs()[0], records.costs()[-1], TURNS + 2)[1:-1]
-        images = as_images(None, config, "test")
-        unlabelled = collect(EENet.from_pretrained(run), replace(images, labelled=False, held={}))
+        unlabelled = without_truth(run, config)
         orders = [random.permutation(len(records)) for _ in range(DIVIDED)]
         halves = [[unlabelled.subset(half) for half in (order[::2], order[1::2])] for order in orders]
         for share in wanted:

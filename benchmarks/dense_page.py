@@ -45,16 +45,17 @@ def over(rows: list[dict[str, str]], name: str) -> str:
 
 def compared(rows: list[dict[str, str]]) -> str:
     """A row for each budget, over seeds."""
-    header = ["budget", "cost", "metric", "static", "over static", "over chance", "over the best cut"]
+    header = ["thresholds set on", "budget", "cost", "metric", "static"]
+    header += ["over static", "over chance", "over the best cut"]
     boxes = "ap50" in rows[0]
     table = []
-    for budget in sorted({row["budget"] for row in rows}):
-        some = [row for row in rows if row["budget"] == budget]
+    for set_on, budget in sorted({(row["thresholds"], row["budget"]) for row in rows}):
+        some = [row for row in rows if (row["thresholds"], row["budget"]) == (set_on, budget)]
         numbers = {
             key: [float(row[key]) for row in some]
             for key in ("cost", "metric", "static", *(("ap50", "static_ap50") if boxes else ()))
         }
-        cells = [budget.rstrip("0"), mean_and_error(numbers["cost"], 3)]
+        cells = [set_on, budget.rstrip("0"), mean_and_error(numbers["cost"], 3)]
         cells += [mean_and_error(numbers[key]) for key in ("metric", "static")]
         cells += [over(some, name) for name in ("static", "chance")]
         cells.append(over(some, "cut") if all(row["over_cut"] for row in some) else "–")
@@ -77,7 +78,7 @@ def sections() -> Iterator[str]:
             continue
         seeds = len({row["seed"] for row in rows})
         dead = [
-            f"exit {row['dead']} (seed {row['seed']}, budget {row['budget'].rstrip('0')})"
+            f"exit {row['dead']} (seed {row['seed']}, budget {float(row['budget']):g}, {row['thresholds']})"
             for row in rows
             if row["dead"]
         ]
@@ -125,9 +126,10 @@ How to read the tables of networks with exits:
 
 In brackets stand 95 % intervals, drawn over the test images.
 
-Thresholds are set on validation images. `eenet calibrate` can set them again, on images without masks. In
-tables of budgets *unlabelled half* is that: set on half of the test images, measured on the other half. Mean
-and *spread* (standard deviation) are over 20 random halves.
+Thresholds are set on validation images. `eenet calibrate` can set them again, on images without masks. Here
+*unlabelled* is that: set on one half of the test images without their masks, measured on the other half.
+Where a table says how far the cost is from the budget, it has the mean and the spread (standard deviation)
+over 20 random halves.
 
 How the networks were trained, with `--seed 0`, `1` and `2`, once as it stands and once with `--plain`:
 
