@@ -93,6 +93,7 @@ def sections() -> Iterator[str]:
 
 KINDS = {
     "dense-dial": "Mean cost of test images minus the budget, by what thresholds were set on",
+    "dense-agree": "Engines against the slow reference, on parts of images of odd sizes",
     "dense-times": "Time and MACs as a part of the static network's",
     "dense-served": "Behind `eenet serve`: images a second, and time as a part of the static network's",
     "peers": "Other static networks, trained by the same recipe: of segmentation-models-pytorch, and our own",
