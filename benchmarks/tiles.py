@@ -1,6 +1,6 @@
 """Large images in tiles that leave by themselves: time and mIoU against the whole image through all exits.
 
-    python benchmarks/tiles.py runs/camvid-seed0 [--tile 256 288] [--halo 16 0] [--images 60] [--budget 0.6]
+    python benchmarks/tiles.py runs/camvid-seed0 [--tile 256 288] [--halo 16 0] [--budget 0.5 0.75]
 
 Test images are enlarged. Every way takes its turn on each image: whole or in tiles, with a halo of so many
 pixels; never early, which shows what cutting costs, or early, where each tile leaves by itself. Written to
@@ -40,20 +40,21 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=60)
     parser.add_argument("--tile", type=int, nargs="+", default=[256])
     parser.add_argument("--halo", type=int, nargs="+", default=[16])
-    parser.add_argument("--budget", type=float)
+    parser.add_argument("--budget", type=float, nargs="+", default=[None])
     parser.add_argument("--backend", default="onnxruntime")
     given = parser.parse_args()
     network = open_network(given.checkpoint)
     data = given.data or network.config.provenance["train_config"]["data"]
     images = load_masks(data, "test")  # as they are, not at the network's size
-    own = network.config.exit_policy(given.budget)
+    own = network.config.exit_policy()
+    early = {f", budget {b:g}" if b else ", early": network.config.exit_policy(b) for b in given.budget}
     never = eenet.ExitPolicy(own.score, own.thresholds, (False,) * len(own.thresholds))
     cuts = {"whole": (1 << 14, 0)}
     cuts |= {f"tiles of {t} + {h}": (t, h) for t, h in zip(given.tile, given.halo, strict=True)}
     ways = {
         name + end: eenet.Predictor(network, policy=policy, backend=given.backend, tile=tile, halo=halo)
         for name, (tile, halo) in cuts.items()
-        for end, policy in (("", never), (", early", own))
+        for end, policy in ({"": never} | early).items()
     }
     classes = network.config.num_classes
     times: dict[str, list[float]] = {name: [] for name in ways}
@@ -76,7 +77,6 @@ def main() -> None:
     table = [
         {
             "way": name,
-            "budget": given.budget,
             "images": len(rows),
             "megapixels": given.megapixels,
             "cost": round(float(np.mean(costs[name])), 3),
