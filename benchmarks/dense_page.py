@@ -97,7 +97,7 @@ KINDS = {
     "dense-times": "Time and MACs as a part of the static network's",
     "dense-served": "Behind `eenet serve`: images a second, and time as a part of the static network's",
     "peers": "Other static networks, trained by the same recipe: of segmentation-models-pytorch, and our own",
-    "tiles": "Enlarged images, whole and in tiles of so many pixels + halo; time as a part of the first row's",
+    "tiles": "Enlarged images, whole and in tiles of so many pixels + halo; time as a part of the first",
 }
 STARTED = "--model runs/start --placement"
 COMMANDS = {

@@ -104,7 +104,7 @@ def ours(run: Path) -> dict[str, Any]:
     totals_NN = SegmentationRecords.load(run / RECORDS_FILE.format(split="test")).confusion_KBNN[-1].sum(0)
     return {
         "decoder": "eenet",
-        "encoder": " ".join([config.backbone, *map(str, config.backbone_args.get("channels", ()))]),
+        "encoder": " ".join(map(str, [config.backbone, *config.backbone_args.get("channels", ())])),
         "start": "none" if trained["model"] == config.backbone else "trained",
         "seed": trained["seed"],
         "epochs": trained["epochs"],
