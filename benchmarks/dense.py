@@ -113,7 +113,9 @@ def left_by(place: Path, config: Any, records: Any) -> Iterator[Left]:
     if config.task == "segmentation":
         unlabelled = without_truth(place, config)
     for budget in sorted(set(BUDGETS) & set(config.budgets)):
-        yield _left(records, budget, "validation", [(np.sort(order), config.exit_policy(float(budget)))])
+        yield _left(
+            records, budget, "validation", [(np.arange(len(records)), config.exit_policy(float(budget)))]
+        )
         if unlabelled is not None:
             fitted = [policy_by_rule(unlabelled.subset(half), float(budget)) for half in halves]
             yield _left(records, budget, "unlabelled", list(zip(halves[::-1], fitted, strict=True)))
@@ -127,8 +129,7 @@ def _left(records: Any, budget: str, set_on: str, parts: list[tuple[Any, ExitPol
         spent += len(rows) * measure(part, policy).relative_cost
     enabled = np.any([policy.enabled for _, policy in parts], 0)
     dead = [k for k, on in enumerate(enabled) if on and k not in exits_B]
-    costs = measure(records, parts[0][1]).costs
-    return Left(budget, set_on, exits_B, spent / len(records), costs, dead)
+    return Left(budget, set_on, exits_B, spent / len(records), records.costs(enabled), dead)
 
 
 def without_truth(place: Path, config: Any) -> Any:
@@ -248,7 +249,9 @@ def dial(name: str, runs: tuple[Path, ...], /) -> None:
                 for fitted, others in halves
             ]
             row = {"validation": known, "unlabelled_half": np.mean(found), "spread": np.std(found)}
-            rows.append({"seed": seed_of(run), "budget": budget, **{k: round(v, 3) for k, v in row.items()}})
+            rows.append(
+                {"seed": seed_of(run), "budget": budget, **{k: round(v, 3) + 0.0 for k, v in row.items()}}
+            )
     print(results.write(f"dense-dial-{name}", rows))
 
 

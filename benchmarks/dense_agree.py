@@ -17,13 +17,13 @@ import tyro
 import eenet
 from eenet.data import normalize
 from eenet.evaluation import as_images
+from eenet.exporting.comparing import GUARD, near_a_threshold
 from eenet.policies import logarithm
 from eenet.runtime import run_one
 from eenet.tasks import task_of
 from eenet.tasks.segmentation.maps import class_map
 
 ENGINES = [(backend, size) for backend in ("torch", "onnxruntime", "openvino") for size in (1, 16)]
-GUARD = 1e-4
 LEAST = 97  # pixels of a side, at least; sides are odd
 
 
@@ -52,8 +52,7 @@ def main(name: str, run: Path, /, budget: float | None = None, images: int = 300
         found, exit_index = run_one(network, policy, normalize(torch.from_numpy(seen_CHW), mean, std))
         parts.append(part_HWC)
         expected.append((exit_index, class_map(logarithm(found.numpy()), part_HWC.shape[:2])))
-        confidence_K = 1 / (1 + np.exp(-network.answers(seen_CHW[None])[1][:, 0]))
-        near.append(bool((np.abs(confidence_K - np.array(policy.thresholds)) < GUARD).any()))
+        near.append(near_a_threshold(network.answers(seen_CHW[None]), policy, GUARD["fp32"]).item())
     rows = []
     for backend, batch_size in ENGINES:
         predictor = eenet.Predictor(network, policy=policy, backend=backend, batch_size=batch_size)
@@ -66,7 +65,7 @@ def main(name: str, run: Path, /, budget: float | None = None, images: int = 300
             if answer.exit == exit_index:
                 other += int((answer.mask != mask_HW).sum())
                 pixels += mask_HW.size
-        counts = {"images": images, "elsewhere": elsewhere, "of_these_in_guard_band": guarded}
+        counts = {"images": images, "at_another_exit": elsewhere, "of_these_near_a_threshold": guarded}
         share = float(f"{other / pixels:.2g}")
         rows.append({"backend": backend, "batch": batch_size, **counts, "pixels_of_another_class": share})
         print(rows[-1], flush=True)

@@ -55,7 +55,7 @@ def compared(rows: list[dict[str, str]]) -> str:
             key: [float(row[key]) for row in some]
             for key in ("cost", "metric", "static", *(("ap50", "static_ap50") if boxes else ()))
         }
-        cells = [set_on, budget.rstrip("0"), mean_and_error(numbers["cost"], 3)]
+        cells = [set_on, f"{float(budget):g}", mean_and_error(numbers["cost"], 3)]
         cells += [mean_and_error(numbers[key]) for key in ("metric", "static")]
         cells += [over(some, name) for name in ("static", "chance")]
         cells.append(over(some, "cut") if all(row["over_cut"] for row in some) else "–")

@@ -23,14 +23,14 @@ import results
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
+from dense import tested
 from torch import Tensor, nn
 
 import eenet
-from eenet.backbones import count_macs
+from eenet.backbones import classifier_name, count_macs
 from eenet.data import AUGMENTATIONS, NO_CLASS, load_masks, mask_batches, normalize
 from eenet.networks import read_config, trained_backbone
-from eenet.policies import RECORDS_FILE
-from eenet.tasks import SegmentationRecords
+from eenet.tasks import measure
 from eenet.tasks.segmentation.maps import class_map
 from eenet.tasks.segmentation.records import confusion, miou
 from eenet.training.trainer import uses_bf16
@@ -46,8 +46,11 @@ def encoder_of(start: Path | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if start is None:
         return {"encoder_name": "resnet18"}, {}
     backbone, config = trained_backbone(start)
+    last = f"{classifier_name(backbone)}."
     made_by = {"encoder_name": f"tu-{config.backbone}", "channels": config.backbone_args["channels"]}
-    weights = {f"model.{name}": value for name, value in backbone.state_dict().items() if name[:3] != "fc."}
+    weights = {
+        f"model.{name}": value for name, value in backbone.state_dict().items() if not name.startswith(last)
+    }
     return made_by, weights
 
 
@@ -101,7 +104,6 @@ def ours(run: Path) -> dict[str, Any]:
     """A row of a trained network without exits."""
     config = read_config(run)
     trained = config.provenance["train_config"]
-    totals_NN = SegmentationRecords.load(run / RECORDS_FILE.format(split="test")).confusion_KBNN[-1].sum(0)
     return {
         "decoder": "eenet",
         "encoder": " ".join(map(str, [config.backbone, *config.backbone_args.get("channels", ())])),
@@ -109,7 +111,7 @@ def ours(run: Path) -> dict[str, Any]:
         "seed": trained["seed"],
         "epochs": trained["epochs"],
         "gmacs": round(config.backbone_macs / 1e9, 3),
-        "metric": round(100 * miou(totals_NN), 2),
+        "metric": round(100 * measure(tested(run), config.exit_policy()).quality, 2),
     }
 
 
@@ -150,7 +152,7 @@ def main() -> None:
     parser.add_argument("recipe", help="of ours")
     parser.add_argument("--decoder", default="Unet", choices=("Unet", "FPN", "DeepLabV3Plus"))
     parser.add_argument("--start", type=Path, help="a plain network of timm's, with `channels` of its own")
-    parser.add_argument("--run", type=Path)
+    parser.add_argument("--run", type=Path, help="a network of ours that is trained already")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()

@@ -45,7 +45,7 @@ SLOW = (
     "training/test_nodes.py",
     "training/test_run.py",
 )
-"""They run last, so that a mistake shows early, and not at all in `make quick`."""
+"""In one process they run last, so that a mistake shows early, and not at all in `make quick`."""
 RAY = (
     "scale/",
     "test_examples.py::test_other_servers[ray",

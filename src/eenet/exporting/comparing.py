@@ -41,7 +41,7 @@ def compare(job: Job, pixels_BCHW: NDArray[np.uint8], said: Said) -> dict[str, A
     exits_B = np.concatenate([answer.exits_B for answer in answers])
     probabilities_BN = np.concatenate([answer.probabilities_BN for answer in answers])
     wanted_B = policy.decide(*map(list, said))
-    near_B = _near_a_threshold(said, policy, GUARD[job.precision])
+    near_B = near_a_threshold(said, policy, GUARD[job.precision])
     same_B = exits_B == wanted_B
     others, wrong = int((~same_B).sum()), int((~same_B & ~near_B).sum())
     if wrong > 0 or others > max(1, MAY_DIFFER * count):
@@ -69,7 +69,7 @@ def _answers(job: Job, logits_KBN: NDArray[np.float32], policy: ExitPolicy) -> N
     return np.stack(found)
 
 
-def _near_a_threshold(said: Said, policy: ExitPolicy, guard: float) -> NDArray[np.bool_]:
+def near_a_threshold(said: Said, policy: ExitPolicy, guard: float) -> NDArray[np.bool_]:
     """Images with a score, at an exit that is on, so close to its threshold that rounding may decide."""
     near_B = np.zeros(said[0].shape[1], bool)
     for k, threshold in enumerate(policy.thresholds):

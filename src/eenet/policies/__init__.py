@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         score_of,
         score_of_answers,
         sigmoid,
+        softmax_parts,
     )
 
 __getattr__, __dir__ = lazy_names(__name__)

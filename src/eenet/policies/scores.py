@@ -46,10 +46,8 @@ def confidence(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floa
 def entropy(logits_KBN: Sequence[Floats], confidence_logits_KB: Sequence[Floats]) -> Floats:  # noqa: ARG001
     """Negative entropy of the class probabilities, in nats. BranchyNet, Teerapittayanon et al. 2016."""
     of, logits = _library(logits_KBN), logits_KBN[-1]
-    if logits.ndim > 2:  # with the fewest operations across rows, see `_highest`
-        below = logits - of.amax(logits, 1)[:, None]
-        parts = of.exp(below)
-        whole = parts.sum(1)
+    if logits.ndim > 2:
+        below, parts, whole = softmax_parts(logits)
         return _pooled((parts * below).sum(1) / whole - of.log(whole))
     log_p = of.log_softmax(logits, 1)
     return (of.exp(log_p) * log_p).sum(1)
@@ -144,12 +142,23 @@ def box_scores() -> list[str]:
     return ["confidence", *(name for name in SCORES if SCORES.mark(name, "boxes"))]
 
 
-def _highest(logits: Floats) -> Floats:
-    """The largest class probability. Of pixels without a softmax, which runtimes do slowly across rows."""
+def softmax_parts(logits: Floats) -> tuple[Floats, Floats, Floats]:
+    """Logits [B, N, ...] below the highest one; the exponentials of these; their sum [B, ...].
+
+    For pixels, where runtimes do a softmax slowly, since it goes across rows.
+    """
     of = _library([logits])
-    if logits.ndim == 2:
-        return of.amax(of.softmax(logits, 1), 1)
-    return 1 / of.exp(logits - of.amax(logits, 1)[:, None]).sum(1)
+    below = logits - of.amax(logits, 1)[:, None]
+    parts = of.exp(below)
+    return below, parts, parts.sum(1)
+
+
+def _highest(logits: Floats) -> Floats:
+    """The largest class probability."""
+    if logits.ndim > 2:
+        return 1 / softmax_parts(logits)[2]
+    of = _library([logits])
+    return of.amax(of.softmax(logits, 1), 1)
 
 
 def _pooled(values: Floats) -> Floats:

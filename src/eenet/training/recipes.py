@@ -168,7 +168,6 @@ RECIPES: dict[str, Recipe] = {
             model_args={"channels": [16, 48, 128, 320]},
             augmentation="shift-flip-erase",
             teacher="tiny-imagenet-50-eenet18",
-            distillation=0.7,
             epochs=40,
         ),
         "for masks and boxes to start from, with --plain; 50 minutes on two cores with AMX",

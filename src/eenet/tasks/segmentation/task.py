@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from eenet.policies import ExitPolicy, graph_scores, logarithm, score_of
+from eenet.policies import ExitPolicy, graph_scores, logarithm, score_of, softmax_parts
 from eenet.tasks.dense import TOGETHER, DenseTask
 from eenet.tasks.handed import Parts, Seen, width_in
 from eenet.tasks.measured import Loss
@@ -109,9 +109,9 @@ class Segmentation(DenseTask):
         return graph_scores(dense=True)
 
     def answered(self, logits: "Tensor") -> "Tensor":
-        """Softmax by its parts, of which scores need the same: runtimes do a softmax across rows slowly."""
-        e_BNhw = (logits - logits.amax(1)[:, None]).exp()
-        return e_BNhw / e_BNhw.sum(1)[:, None]
+        """Class probabilities, from what the scores need as well."""
+        _, parts_BNhw, whole_Bhw = softmax_parts(logits)
+        return parts_BNhw / whole_Bhw[:, None]
 
     def targets(self, truth: "Tensor", logits: "Tensor") -> "Tensor":
         from torch.nn.functional import interpolate
