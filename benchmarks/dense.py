@@ -15,8 +15,8 @@ gets cost and metric under its policy, and how many points of the metric it has 
 - the best exit that costs no more, where all images leave there (`cut`),
 
 with 95 % intervals: the same images drawn again for both, neighbours in a video together. Thresholds are
-those of the run, set on validation images; for masks also those that `eenet calibrate` sets on images without
-masks: here on one half of the test images for the other half.
+those of the run, set on validation images; and those that `eenet calibrate` sets on images without masks or
+boxes: here on one half of the test images for the other half.
 
 Detection on a set with empty images: 200 times the threshold for surely empty ones is set on one half of the
 images, drawn at random, and the images with objects that leave as empty are counted on the other half.
@@ -106,19 +106,16 @@ class Left(NamedTuple):
 
 
 def left_by(place: Path, config: Any, records: Any) -> Iterator[Left]:
-    """For each budget that is a tenth: with thresholds as the run set them; and for masks with those of one
-    half of the test images without truth, for the other half, both ways."""
+    """For each budget that is a tenth: with thresholds as the run set them; and with those of one half of the
+    test images without truth, for the other half, both ways."""
     order = np.random.default_rng(0).permutation(len(records))
-    halves, unlabelled = (order[::2], order[1::2]), None
-    if config.task == "segmentation":
-        unlabelled = without_truth(place, config)
+    halves, unlabelled = (order[::2], order[1::2]), without_truth(place, config)
     for budget in sorted(set(BUDGETS) & set(config.budgets)):
         yield _left(
             records, budget, "validation", [(np.arange(len(records)), config.exit_policy(float(budget)))]
         )
-        if unlabelled is not None:
-            fitted = [policy_by_rule(unlabelled.subset(half), float(budget)) for half in halves]
-            yield _left(records, budget, "unlabelled", list(zip(halves[::-1], fitted, strict=True)))
+        fitted = [policy_by_rule(unlabelled.subset(half), float(budget)) for half in halves]
+        yield _left(records, budget, "unlabelled", list(zip(halves[::-1], fitted, strict=True)))
 
 
 def _left(records: Any, budget: str, set_on: str, parts: list[tuple[Any, ExitPolicy]]) -> Left:
@@ -133,7 +130,7 @@ def _left(records: Any, budget: str, set_on: str, parts: list[tuple[Any, ExitPol
 
 
 def without_truth(place: Path, config: Any) -> Any:
-    """Records of the test images as if they had no masks."""
+    """Records of the test images as if they had no masks or boxes."""
     images = replace(as_images(None, config, "test"), labelled=False, held={})
     return collect(EENet.from_pretrained(place), images)
 
@@ -228,11 +225,11 @@ def dial(name: str, runs: tuple[Path, ...], /) -> None:
     """What test images cost, beside the budget that thresholds were set for.
 
     They are set on validation images, as a run does it; and on a half of the test images without their
-    masks, as `eenet calibrate` does it, to be measured on the other half: mean and spread over random halves.
+    truth, as `eenet calibrate` does it, to be measured on the other half: mean and spread over random halves.
 
     Args:
         name: of the table.
-        runs: directories of networks with exits, for masks.
+        runs: directories of networks with exits.
     """
     rows, random = [], np.random.default_rng(0)
     for run in runs:

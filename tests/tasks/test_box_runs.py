@@ -1,6 +1,7 @@
 """A data set of boxes from the command line to a checkpoint: trained, measured, calibrated."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from box_cases import NAMES, write_coco
 import eenet
 from eenet.cli import main
 from eenet.data import load_boxes
-from eenet.tasks import DetectionRecords
+from eenet.tasks import DetectionRecords, task_of
 
 SETTINGS = ("--set", "task_settings={width=16}", "--set", "learning_rate=0.004")
 WORDS = ("--model", "resnet8_w4_cifar", "--task", "detection", "--num-exits", "2", *SETTINGS)
@@ -102,6 +103,31 @@ def test_calibrate(checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
+
+
+def test_calibrate_on_images_without_boxes(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is there is then what the final exit shows; nothing but the budget can be asked for."""
+    alone = tmp_path / "images"
+    alone.mkdir()
+    for path in data.rglob("*.[jp][pn]g"):
+        shutil.copy(path, alone)
+    words = ("calibrate", str(checkpoint), "--data", str(alone), "--out", str(tmp_path / "c"))
+    found = said(capsys, *words, "--budget", "1")
+    assert found["relative_cost"] <= 1.3
+    assert 0 < found["agreement"] <= 1
+    assert "map" not in found
+    network = eenet.EENet.from_pretrained(checkpoint)
+    images = task_of("detection").without_truth(alone, network.config)
+    assert images is not None
+    records = eenet.collect(network, images)
+    final = eenet.ExitPolicy("confidence", (1.0,) * network.num_exits)
+    assert records.truths_ABN[0].any()
+    assert eenet.evaluate(records, final).map == pytest.approx(1, abs=1e-6)
+    assert task_of("detection").without_truth(data, network.config) is None
+    assert main([*words[:-1], str(tmp_path / "d"), "--max-drop", "0.5"]) == 2
+    assert "holds images without labels" in capsys.readouterr().err
 
 
 def test_the_same_network_without_exits(data: Path, tmp_path: Path) -> None:

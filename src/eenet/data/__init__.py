@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from eenet.data.batching import Batch, augment, batches, derived_seed, normalize, recoloured
     from eenet.data.boxes.reading import GREY, MULTIPLE, Objects, letterbox_size, letterboxed
     from eenet.data.boxes.sets import BoxedImages, boxed_images
-    from eenet.data.boxes.sources import load_boxes
+    from eenet.data.boxes.sources import images_without_boxes, load_boxes
     from eenet.data.boxes.varying import NO_OBJECT, UNCOUNTED, BoxBatch, box_batches
     from eenet.data.corruptions import CORRUPTIONS, check_known, corrupt
     from eenet.data.datasets import SPLITS, data_options, describe_splits, is_here, load, local_folder

@@ -1,6 +1,7 @@
 """What the tasks have in common that answer for every place of an image, by a decoder's state."""
 
 import json
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -52,6 +53,36 @@ class DenseTask(Task):
         if asked := [name for name in columns if options.get(name)]:
             raise ValueError(f"{asked[0]} is for tables of labels; {self.truths}")
         return {name: value for name, value in options.items() if name not in columns}
+
+    @abstractmethod
+    def images_alone(
+        self,
+        directory: Path,
+        class_names: Sequence[str],
+        *,
+        size: Sequence[int],
+        channels: int,
+        standardise: bool,
+    ) -> Any | None:
+        """The images in and below a folder that holds no truths; None if it does, or holds no image.
+
+        Args:
+            directory: that is looked through.
+            class_names: that they may show.
+            size: (height, width) that the network was trained on.
+            channels: of images.
+            standardise: bring every image to the same mean and spread.
+
+        Raises:
+            ValueError: some images can't be read.
+        """
+
+    def without_truth(self, directory: Path, config: Any) -> Any | None:
+        channels, *size = config.input_size
+        standardise = bool(config.task_settings.get("standardise"))
+        return self.images_alone(
+            directory, config.named_classes, size=size, channels=channels, standardise=standardise
+        )
 
     def varied(self, batch: Any, augmentation: Any, device: Any) -> "tuple[Tensor, Tensor]":
         from eenet.data import recoloured

@@ -1,6 +1,7 @@
 """Data sets of images with boxes: parquet files, COCO's JSON, YOLO's lines or VOC's XML."""
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,16 @@ from eenet.data.boxes.reading import BoxFormat, Found, found_objects, from_xywh,
 from eenet.data.boxes.sets import BoxedImages, side_for
 from eenet.data.boxes.texts import voc_splits, yolo_splits
 from eenet.data.datasets import IN_MEMORY, SPLITS, Place, place_of
-from eenet.data.paired.splits import INFO_FILE, Reading, Splits, home_of, parquet_splits, read_part, sizes_of
+from eenet.data.paired.splits import (
+    INFO_FILE,
+    Reading,
+    Splits,
+    home_of,
+    images_alone,
+    parquet_splits,
+    read_part,
+    sizes_of,
+)
 
 CATEGORIES = ("category", "categories", "label", "labels", "category_id")
 
@@ -69,18 +79,46 @@ def _load(place: Place, split: str, reading: Reading) -> BoxedImages:
     return images
 
 
+def images_without_boxes(
+    directory: Path, class_names: Sequence[str], *, channels: int, side: int, standardise: bool
+) -> BoxedImages | None:
+    """All images in and below a folder that holds none with boxes; None if it holds some, or no images.
+
+    Args:
+        directory: of images.
+        class_names: of the objects that may be in them.
+        channels: of the images.
+        side: that the longer side of every image is brought to.
+        standardise: bring every image to the same mean and spread.
+
+    Raises:
+        ValueError: some images can't be read.
+    """
+    if _given(directory)[0]:
+        return None
+    form, nothing = BoxFormat(tuple(class_names)), found_objects([], [])
+    return images_alone(BoxedImages, directory, form, nothing, channels, side, standardise=standardise)
+
+
 def _official(directory: Path) -> tuple[Splits, list[str]]:
-    given = _info(directory)
-    if splits := parquet_splits(directory, "objects", _of_parquet):
-        return splits, given or _numbers(splits)
-    for read in (coco_splits, yolo_splits, voc_splits):
-        splits, names = read(directory)
-        if splits:
-            return splits, (names or given or _numbers(splits))
+    splits, names = _given(directory)
+    if splits:
+        return splits, (names or _info(directory) or _numbers(splits))
     raise FileNotFoundError(
         f"{directory} holds no images with boxes; expected parquet files with the columns image and objects, "
         "COCO's JSON files, or folders images/ and labels/ (YOLO) or JPEGImages/ and Annotations/ (VOC)"
     )
+
+
+def _given(directory: Path) -> tuple[Splits, Sequence[str] | None]:
+    """Splits of images with boxes, if there are any, and the classes where their own files name them."""
+    if splits := parquet_splits(directory, "objects", _of_parquet):
+        return splits, None
+    for read in (coco_splits, yolo_splits, voc_splits):
+        splits, names = read(directory)
+        if splits:
+            return splits, names
+    return {}, None
 
 
 def _info(directory: Path) -> list[str] | None:

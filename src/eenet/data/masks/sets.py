@@ -23,8 +23,6 @@ class MaskedImages(PairedImages[NDArray[np.uint8]]):
     """
 
     task: ClassVar[str] = "segmentation"
-    labelled: bool = True
-    """Whether they have masks. If not, no pixel has a class."""
 
     def decoded(self, image: Any, truth: Any, name: str) -> Pair:
         if self.labelled:

@@ -18,6 +18,7 @@ from eenet.data.paired.splits import (
     bytes_of,
     folder_pairs,
     home_of,
+    images_alone,
     parquet_splits,
     read_part,
     sizes_of,
@@ -86,23 +87,8 @@ def images_without_masks(
     """
     if parquet_splits(directory, "mask", bytes_of) or folder_pairs(directory, MASKS):
         return None
-    if not (files := readers.images_under(directory)):
-        return None
-
-    def read(index: int) -> tuple[Any, Any, str]:
-        return files[index], None, str(files[index])
-
-    found = MaskedImages(
-        read,
-        len(files),
-        MaskFormat(tuple(class_names), NO_CLASS),
-        channels,
-        side,
-        name=str(directory),
-        standardise=standardise,
-        labelled=False,
-    )
-    return found.checked(lambda _: None, skip_damaged=False, in_memory=IN_MEMORY)
+    form = MaskFormat(tuple(class_names), NO_CLASS)
+    return images_alone(MaskedImages, directory, form, None, channels, side, standardise=standardise)
 
 
 def _official(directory: Path) -> Splits:

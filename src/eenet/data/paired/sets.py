@@ -38,6 +38,8 @@ class PairedImages(ABC, Generic[Truth]):
     """Where `read` finds these images. Default: in order."""
     standardise: bool = False
     """Bring every image to the same mean and spread."""
+    labelled: bool = True
+    """Whether their truths are known. If not, there is no object, and no pixel has a class."""
     origin: str = ""
     notes: tuple[str, ...] = ()
     held: dict[int, tuple[Pixels, Truth]] = field(default_factory=dict, repr=False, compare=False)

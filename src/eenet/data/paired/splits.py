@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from eenet.common import progress, require
 from eenet.data import readers
-from eenet.data.datasets import Place
+from eenet.data.datasets import IN_MEMORY, Place
 from eenet.data.image_sets import UNREADABLE
 from eenet.data.paired.sets import PairedImages
 from eenet.data.pixels import image_size
@@ -70,6 +70,50 @@ def read_part(
     )
     with progress(f"decoding {name}, {split}", len(images)) as advance:
         return images.checked(advance, skip_damaged=reading.skip_damaged, in_memory=reading.in_memory)
+
+
+def images_alone(
+    kind: Callable[..., Kind],
+    directory: Path,
+    form: Any,
+    truth: Any,
+    channels: int,
+    side: int,
+    *,
+    standardise: bool,
+) -> Kind | None:
+    """All images in and below a folder, whose truth isn't known; None if there are none.
+
+    Args:
+        kind: of `PairedImages`.
+        directory: of images.
+        form: what truths would mean.
+        truth: that stands for none, as a file would have it.
+        channels: of the images.
+        side: that images are brought to.
+        standardise: bring every image to the same mean and spread.
+
+    Raises:
+        ValueError: some images can't be read.
+    """
+    if not (files := readers.images_under(directory)):
+        return None
+
+    def read(index: int) -> tuple[Any, Any, str]:
+        return files[index], truth, str(files[index])
+
+    found = kind(
+        read,
+        len(files),
+        form,
+        channels,
+        side,
+        name=str(directory),
+        standardise=standardise,
+        labelled=False,
+    )
+    with progress(f"decoding {directory.name}", len(found)) as advance:
+        return found.checked(advance, skip_damaged=False, in_memory=IN_MEMORY)
 
 
 def home_of(place: Place, what: str) -> Path:

@@ -30,6 +30,12 @@ class Matched(NamedTuple):
     """Objects that count, by size and class."""
 
 
+def believed(found: Boxes, size: tuple[int, int]) -> Objects:
+    """Boxes that were found in an image of this (height, width), as if they were its objects."""
+    crowd_M = np.zeros(len(found.labels_M), bool)
+    return Objects(found.boxes_M4, found.labels_M, crowd_M, sides(found.boxes_M4).prod(1), size)
+
+
 def matched(found: Boxes, objects: Objects, classes: int) -> Matched:
     """Match boxes with objects of their class, the surest first."""
     count = len(found.scores_M)

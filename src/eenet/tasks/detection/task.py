@@ -18,7 +18,7 @@ from eenet.tasks.detection.metrics import (
     loss_of_boxes,
     measure_boxes,
 )
-from eenet.tasks.detection.precision import SIZES, matched
+from eenet.tasks.detection.precision import SIZES, believed, matched
 from eenet.tasks.detection.prediction import SHOWN, BoxPrediction, as_coco
 from eenet.tasks.detection.records import STATISTICS, DetectionRecords
 from eenet.tasks.detection.showing import answer_and_truth, exits_shown, policy_shown
@@ -55,6 +55,11 @@ class Detection(DenseTask):
         from eenet.data import load_boxes
 
         return load_boxes(name, split, **self.without_columns(options))
+
+    def images_alone(self, directory: Path, class_names: Sequence[str], **how: Any) -> Any | None:
+        from eenet.data import images_without_boxes
+
+        return images_without_boxes(directory, class_names, side=max(how.pop("size")), **how)
 
     def batches(self, images: Any, batch_size: int, augmentation: Any, **which: Any) -> Iterator[Any]:
         from eenet.data import box_batches
@@ -217,7 +222,18 @@ class Detection(DenseTask):
                 for s, score in enumerate(STATISTICS):
                     one = logits_KBChw[k : k + 1], said_KB[k : k + 1]
                     statistics_SKB[s, k, rows] = score_of(score, *one)
-            for k, answers_BChw in enumerate(answers_of(logits_KBChw)):
+            answers_KBChw = answers_of(logits_KBChw)
+            if not images.labelled:  # then the final exit says what is there
+                sizes = [objects.size for objects in truths]
+                last = (
+                    boxes_of(answer_Chw, size, longer, most)
+                    for answer_Chw, size in zip(answers_KBChw[-1], sizes, strict=True)
+                )
+                truths = [
+                    believed(boxes.only(boxes.scores_M >= SHOWN), size)
+                    for boxes, size in zip(last, sizes, strict=True)
+                ]
+            for k, answers_BChw in enumerate(answers_KBChw):
                 for row, answer_Chw, objects in zip(rows, answers_BChw, truths, strict=True):
                     boxes = boxes_of(answer_Chw, objects.size, longer, most)
                     hits = matched(boxes, objects, config.num_classes)

@@ -58,16 +58,10 @@ class Segmentation(DenseTask):
 
         return load_masks(name, split, **self.without_columns(options))
 
-    def without_truth(self, directory: Path, config: Any) -> Any | None:
+    def images_alone(self, directory: Path, class_names: Sequence[str], **how: Any) -> Any | None:
         from eenet.data import images_without_masks
 
-        return images_without_masks(
-            directory,
-            config.named_classes,
-            channels=config.input_size[0],
-            side=min(config.input_size[1:]),
-            standardise=bool(config.task_settings.get("standardise")),
-        )
+        return images_without_masks(directory, class_names, side=min(how.pop("size")), **how)
 
     def batches(self, images: Any, batch_size: int, augmentation: Any, **which: Any) -> Iterator[Any]:
         from eenet.data import mask_batches
