@@ -126,9 +126,9 @@ How to read the tables of networks with exits:
 In brackets stand 95 % intervals, drawn over the test images.
 
 Thresholds are set on validation images. `eenet calibrate` can set them again, on images without masks or
-boxes. Here *unlabelled* is that: set on one half of the test images without their truth, measured on the other
-half. Where a table says how far the cost is from the budget, it has the mean and the spread (standard deviation)
-over 20 random halves.
+boxes. Here *unlabelled* is that: set on one half of the test images without their truth, measured on the
+other half. Where a table says how far the cost is from the budget, it has the mean and the spread (standard
+deviation) over 20 random halves.
 
 How the networks were trained, with `--seed 0`, `1` and `2`, once as it stands and once with `--plain`:
 
