@@ -6,6 +6,8 @@ from typing import Any
 
 import jsonschema
 import numpy as np
+import onnxruntime
+import openvino
 import pytest
 from box_cases import made_detector, middling, pictures, write_coco
 
@@ -28,7 +30,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return network.save_pretrained(tmp_path_factory.mktemp("boxes") / "c", graph=True)
 
 
-@pytest.mark.parametrize("format", ["onnx", "onnx-single", "openvino"])
+@pytest.mark.parametrize("format", ["onnx", "onnx-single", "openvino", "openvino-single"])
 def test_every_format_runs_and_still_predicts(
     checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
 ) -> None:
@@ -47,6 +49,53 @@ def test_every_format_runs_and_still_predicts(
         assert np.allclose(one.answer_Chw[:-4], other.answer_Chw[:-4], atol=1e-3)
         seen.add(one.exit)
     assert len(seen) >= 2
+
+
+def run(path: Path, given: dict[str, Any], wanted: list[str]) -> list[Any]:
+    """A file, by the program that it is for."""
+    if path.suffix == ".onnx":
+        return list(onnxruntime.InferenceSession(path).run(wanted, given))
+    exactly = {"INFERENCE_PRECISION_HINT": "f32"}  # else it may be bfloat16
+    found = openvino.compile_model(path, "CPU", exactly)(given)
+    return [found[name] for name in wanted]
+
+
+@pytest.mark.parametrize("format", ["onnx", "onnx-single", "openvino", "openvino-single"])
+def test_boxes_without_code_of_ones_own(checkpoint: Path, tmp_path: Path, format: str) -> None:
+    """The files alone give the boxes that eenet gives; images are of the size that the network sees."""
+    network = eenet.EENet.from_pretrained(checkpoint)
+    scales = [[1.0 + 0.1 * k, -0.2 * k] for k in range(network.num_exits + 1)]
+    network.config.task_settings["scales"] = scales
+    out = tmp_path / "out"
+    eenet.export(network, out, format=format)
+    manifest = json.loads((out / "eenet.json").read_text())
+    jsonschema.validate(manifest, SCHEMA)
+    boxes, predictor = manifest["boxes"], eenet.Predictor(out)
+    thresholds = [np.array([stage["threshold"]], np.float32) for stage in manifest["stages"][:-1]]
+    for picture in np.random.default_rng(0).integers(256, size=(6, 3, 32, 64), dtype=np.uint8):
+        wanted = predictor.predict(picture.transpose(1, 2, 0))
+        inputs = [picture[None], *thresholds]
+        if not manifest["single"]:
+            inputs = [wanted.answer_Chw[None], np.array([wanted.exit])]
+        given = dict(zip(boxes["inputs"], inputs, strict=True))
+        found = run(out / boxes["file"], given, list(boxes["outputs"].values()))
+        count = len(wanted.boxes.scores_M)
+        assert count > 3
+        for ours, theirs in zip(wanted.boxes, found, strict=True):
+            assert np.allclose(theirs[0, :count], ours, atol=1e-3)
+        assert (found[1][0, count:] == 0).all()
+        assert (found[2][0, count:] == -1).all()
+
+
+def test_boxes_of_several_images(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    eenet.export(checkpoint, out, format="onnx-single")
+    pixels = np.random.default_rng(0).integers(256, size=(5, 3, 64, 64), dtype=np.uint8)
+    together = run(out / "network.onnx", {"pixels": pixels}, ["boxes", "scores", "classes"])
+    for i in range(len(pixels)):
+        alone = run(out / "network.onnx", {"pixels": pixels[i : i + 1]}, ["boxes", "scores", "classes"])
+        for one, other in zip(alone, together, strict=True):
+            assert np.allclose(one[0], other[i], atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,8 @@ def test_files_of_several_sizes(client: TestClient, checkpoint: Path) -> None:
         assert found["exit"] == expected.exit
         assert found["counts"] == expected.counts
         assert [each["label"] for each in found["objects"]] == [each["label"] for each in expected.objects]
+    again = client.post("/detect", files=files).json()
+    assert again["predictions"] == answer["predictions"]
     (first,) = client.post("/predict?pictures=true", content=png(pictures(1)[0])).json()["predictions"]
     assert open_image(base64.b64decode(first["picture"].split(",")[1])).size == (64, 64)
     refused = client.post("/classify", content=png(pictures(1)[0]))

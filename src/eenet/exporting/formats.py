@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from eenet.common import write_atomically
+from eenet.exporting.finding import ANSWERED, FOUND, with_boxes
 from eenet.networks import FLOAT16, PIXELS, Network, StoredNetwork, from_array, parse, to_array
 from eenet.policies import ExitPolicy
 from eenet.runtime import Segment, SegmentModule, examples, folded_segments, segments_of
@@ -29,6 +30,8 @@ class Job:
     target: Path
     graph: Any = None
     """The network's ONNX graph, in int8 if that is wanted, for the formats that are made of it."""
+    finding: Any = None
+    """For these and a network for boxes: what makes boxes of its answers, see `eenet.exporting.finding`."""
 
     @property
     def segments(self) -> list[Segment]:
@@ -62,7 +65,14 @@ def _staged(job: Job, save: Save) -> dict[str, Any]:
     stages, models = _parts(job)
     for i, (stage, model) in enumerate(zip(stages, models, strict=True)):
         stage["file"] = save(job, _halved(job, model, save), f"stage_{i}")
-    return {"stages": stages}
+    if job.finding is None:
+        return {"stages": stages}
+    return {"stages": stages, "boxes": _boxes(save(job, job.finding, "boxes"), ANSWERED)}
+
+
+def _boxes(file: str, inputs: Sequence[str]) -> dict[str, Any]:
+    """What the manifest says of the model that gives boxes."""
+    return {"file": file, "inputs": list(inputs), "outputs": {name: name for name in FOUND}}
 
 
 def _single(job: Job, save: Save, *, defaults: bool, images: Literal["one", "any"]) -> dict[str, Any]:
@@ -80,8 +90,11 @@ def _single(job: Job, save: Save, *, defaults: bool, images: Literal["one", "any
     if images == "one":
         model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     outputs = {"probabilities": "probabilities", "exit_index": "exit_index"}
-    file = save(job, model, "network")
-    return {"single": {"file": file, "inputs": [PIXELS, *names], "outputs": outputs}}
+    if job.finding is not None:
+        model = with_boxes(model, job.finding)
+    file, inputs = save(job, model, "network"), [PIXELS, *names]
+    written: dict[str, Any] = {"single": {"file": file, "inputs": inputs, "outputs": outputs}}
+    return written if job.finding is None else written | {"boxes": _boxes(file, inputs)}
 
 
 def _parts(job: Job) -> tuple[list[dict[str, Any]], list[Any]]:

@@ -15,6 +15,7 @@ from eenet.common import Result, lines, say, working, wrapped
 from eenet.data import ImageSet, Pixels
 from eenet.evaluation import as_images, collect, measure, pace
 from eenet.exporting.comparing import bytes_in, compare, reason, time_against_fp32
+from eenet.exporting.finding import finder
 from eenet.exporting.formats import FORMATS, PRECISIONS, Job, whole_graph
 from eenet.networks import (
     CONFIG_FILE,
@@ -145,11 +146,12 @@ def export(
         )
     budgets = {key: ExitPolicy.from_dict(p, network.num_exits) for key, p in config.budgets.items()}
     data_name = data or config.provenance.get("train_config", {}).get("data")
-    graph, measured = None, {}
+    graph, finding, measured = None, None, {}
     if FORMATS[format].from_onnx:
         from eenet.exporting.quantize import simplified
 
         graph = simplified(graph_of(network))
+        finding = finder(network) if "boxes" in task.outputs else None
     pixels_BCHW, before = _pixels(network, data, skip_damaged), (graph, chosen)
     if precision == "int8":
         from eenet.exporting.quantize import graph_records
@@ -166,7 +168,7 @@ def export(
         said = _said(network, pixels_BCHW)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
-        job = Job(network, chosen, precision, Path(temporary), graph)
+        job = Job(network, chosen, precision, Path(temporary), graph, finding)
         with working(f"writing {format}"):
             manifest = _write(job, budgets, format, name_of(checkpoint))
         found = {**compare(job, pixels_BCHW, said), "bytes": bytes_in(job.target)}
@@ -188,6 +190,8 @@ def _write(job: Job, budgets: dict[str, ExitPolicy], format: str, checkpoint: st
     for stage, more in zip(manifest["stages"], written.get("stages", []), strict=False):
         stage |= more
     manifest |= {"single": written.get("single"), "measured": {}}
+    if "boxes" in written:
+        manifest["boxes"] = written["boxes"]
     manifest["files"] = sorted(path.name for path in job.target.iterdir())
     if job.graph is not None:
         _write_network(job, budgets, manifest["files"])

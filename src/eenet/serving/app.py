@@ -139,6 +139,7 @@ def create_app(
             milliseconds=round(1e3 * (time.perf_counter() - start), 3),
         )
 
+    @app.post("/detect", responses=LATE, openapi_extra=PIXELS, include_in_schema=False)
     @app.post("/predict", responses=LATE, openapi_extra=PIXELS)
     async def predict(
         request: Request,

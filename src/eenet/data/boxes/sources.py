@@ -103,7 +103,7 @@ def images_without_boxes(
 def _official(directory: Path) -> tuple[Splits, list[str]]:
     splits, names = _given(directory)
     if splits:
-        return splits, (names or _info(directory) or _numbers(splits))
+        return splits, [*(names or _info(directory) or _numbers(splits))]
     raise FileNotFoundError(
         f"{directory} holds no images with boxes; expected parquet files with the columns image and objects, "
         "COCO's JSON files, or folders images/ and labels/ (YOLO) or JPEGImages/ and Annotations/ (VOC)"
