@@ -94,17 +94,24 @@ def sections() -> Iterator[str]:
 KINDS = {
     "dense-dial": "Mean cost of test images minus the budget, by what thresholds were set on",
     "dense-agree": "Engines against the slow reference, on parts of images of odd sizes",
+    "dense-missed": "Images with objects that leave as empty: what was allowed, how often that was kept on the "
+    "other half of the images, and how many of the empty images leave",
     "dense-times": "Time and MACs as a part of the static network's",
     "dense-served": "Behind `eenet serve`: images a second, and time as a part of the static network's",
     "peers": "Other static networks, trained by the same recipe: of segmentation-models-pytorch, and our own",
     "tiles": "Enlarged images, whole and in tiles of so many pixels + halo; time as a part of the first",
 }
 STARTED = "--model runs/start --placement"
+AS_START = "--augmentation crop-flip-colour --set model_args={}"
 COMMANDS = {
     "a start for the others": "tiny-imagenet-50-resnet34 --plain --out runs/start",
     "nuclei": "nuclei",
     "street scenes": f"camvid {STARTED} layer3.3 layer3.5",
-    "tiles of street scenes (*)": f"camvid {STARTED} layer2.3 layer3.1 layer3.4 --data runs/tiles "
+    "blood cells": f"bccd {STARTED} layer3.1 layer3.3 layer3.5 {AS_START}",
+    "animals in water (*)": f"aquarium {STARTED} layer3.1 layer3.3 layer3.5 {AS_START} --epochs 60",
+    "a stream (*)": f"aquarium {STARTED} layer2.1 layer3.1 layer3.4 {AS_START} --data runs/stream "
+    "--image-size 192 --epochs 30",
+    "tiles of street scenes (**)": f"camvid {STARTED} layer2.3 layer3.1 layer3.4 --data runs/tiles "
     "--image-size 288 --epochs 15",
 }
 PAGE = """# Masks and boxes
@@ -136,7 +143,8 @@ How the networks were trained, with `--seed 0`, `1` and `2`, once as it stands a
 | --- | --- |
 {commands}
 
-(*) One seed, with exits only. `python benchmarks/tile_set.py camvid runs/tiles` makes the tiles.
+(*) One seed. `python benchmarks/stream.py aquarium runs/stream` makes the stream.
+(**) One seed, with exits only. `python benchmarks/tile_set.py camvid runs/tiles` makes the tiles.
 
 {sections}
 

@@ -71,7 +71,7 @@ def entries(epochs: int) -> Iterator[Entry]:
         "resnet20-wide": {"model": "resnet20_cifar", "model_args": {"width": 24}},
         **{
             name: {"model": HERE, "model_args": {"name": name}}
-            for name in ("mobilenetv2_050", "mobilenetv4_conv_small", "efficientnet_lite0")
+            for name in ("mobilenetv2_050", "mobilenetv4_conv_small_050", "mobilenetv3_small_100")
         },
     }
     for exits in (False, True):

@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eenet.optimizing.halving import Point, pareto, rounds, survivors
+from eenet.optimizing.halving import Point, pareto, rounds, survivors, within
 
 POINTS = st.lists(st.builds(Point, st.integers(0, 4).map(float), st.integers(0, 4).map(float)), max_size=8)
 
@@ -58,3 +58,17 @@ def test_rounds_double_the_epochs_and_halve_the_field() -> None:
             assert all(later <= -(-earlier // 2) for (_, earlier), (_, later) in pairwise(found))
             losers = sum(passes * field for passes, field in found)
             assert losers <= epochs * count * 1.5 + len(found) * count, "halving costs less than training all"
+
+
+def test_epochs_are_as_many_as_there_is_time_for() -> None:
+    for epochs in (1, 7, 24):
+        for count in (1, 3, 8):
+
+            def needed(most: int, count: int = count) -> int:
+                return sum(passes * running for passes, running in rounds(most, count))
+
+            for time in (0, 5, 40, 100, 10_000):
+                most = within(time, epochs, count)
+                assert 1 <= most <= epochs
+                assert most == 1 or needed(most) <= time
+                assert most == epochs or needed(most + 1) > time

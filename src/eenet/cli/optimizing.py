@@ -46,7 +46,7 @@ def optimize(
         objective: What is made small: time on this machine, or MACs.
         backend: What all are timed on.
         batch_size: Images that arrive together, when timing.
-        minutes: No step begins that would not fit into so many.
+        minutes: No training begins that would not fit into so many; epochs are as few as that takes.
         epochs: Passes over the training images that each gets at most. Default: by their number.
         shares: Of the MACs, that pruning leaves.
         backbones: Other networks to try, or none. Default: some that suit the images, if they are smaller.

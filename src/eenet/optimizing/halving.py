@@ -52,3 +52,17 @@ def rounds(epochs: int, count: int) -> list[tuple[int, int]]:
         found.append((max(1, round(epochs / 2**i)), left))
         left = math.ceil(left / 2)
     return found
+
+
+def within(time: float, epochs: int, count: int) -> int:
+    """The most epochs, up to `epochs` and at least one, whose rounds take no more than so many in all.
+
+    >>> within(40, 12, 6), sum(passes * running for passes, running in rounds(8, 6))
+    (8, 40)
+    """
+    able = [
+        most
+        for most in range(1, epochs + 1)
+        if sum(passes * running for passes, running in rounds(most, count)) <= time
+    ]
+    return max(able, default=1)

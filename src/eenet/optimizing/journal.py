@@ -43,8 +43,8 @@ class Journal:
 
     @property
     def seconds(self) -> float:
-        """Of all steps that are over."""
-        return sum(line["seconds"] for line in self.lines)
+        """Of all steps that are over; of a training that was taken up, also those before."""
+        return sum(max(line["seconds"], _told(line["found"])) for line in self.lines)
 
     def found(self, step: str) -> Any:
         """What came out of a step; None if it isn't over."""
@@ -64,3 +64,8 @@ class Journal:
     def _write(self) -> None:
         text = "".join(json.dumps(line) + "\n" for line in self.lines)
         write_atomically(self.path, text.encode())
+
+
+def _told(found: Any) -> float:
+    """Seconds that a step says it took, if it does."""
+    return float(found.get("seconds", 0)) if isinstance(found, dict) else 0.0

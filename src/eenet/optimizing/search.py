@@ -12,7 +12,7 @@ from eenet.evaluation import as_images
 from eenet.exporting import export
 from eenet.networks import CARD_FILE, read_config, write_config
 from eenet.optimizing.candidates import GIVEN, SHARES, Candidate, candidates
-from eenet.optimizing.halving import Point, rounds, survivors
+from eenet.optimizing.halving import Point, rounds, survivors, within
 from eenet.optimizing.journal import Journal
 from eenet.optimizing.measuring import Runner, answers_of, measured, policies_of, right
 from eenet.optimizing.results import Optimized, OptimizedRow, ranked, write_page, write_table
@@ -23,6 +23,7 @@ from eenet.training import STATE_FILE, TrainConfig, default_directory, start_of,
 PASSED = 60_000  # training images with repeats, that a network sees at most by default
 FEWEST, MOST = 6, 60  # epochs
 SPARE = 0.9  # of the minutes: the rest is for quantising and timing
+TO_TRAIN = 6  # times as long as exits on a frozen network of as many MACs, all of a network takes to train
 LEFT_OUT = ("training_state.pt", "records_test.npz", "records_validation.npz", CARD_FILE, "report.html")
 OBJECTIVES = ("latency", "macs")
 
@@ -56,7 +57,7 @@ def optimize(
         max_drop: points of accuracy that may be lost.
         objective: `latency`, milliseconds on this machine, or `macs`.
         backend, batch_size: on which all are timed, in turns.
-        minutes: no step begins that would not fit into so many.
+        minutes: no training begins that would not fit into so many, and epochs are as few as that takes.
         epochs: passes over the training images that each network gets at most. Default: by their number.
         shares: of the MACs, that pruning leaves.
         backbones: other networks, by name. Default: some that suit the images, if they are smaller.
@@ -90,6 +91,7 @@ def optimize(
     budget = epochs or min(max(round(PASSED / count), FEWEST), MOST)
     clock = {"max_drop": max_drop, "backend": backend, "batch_size": batch_size}
     alive = candidates({"teacher": str(race.places[GIVEN]), **asked}, config, shares, backbones)
+    budget = race.affordable(budget, alive)
     for number, (passes, keep) in enumerate(rounds(budget, len(alive))):
         if number:
             alive = race.halved(number, alive, keep, images, objective, clock)
@@ -201,6 +203,16 @@ class _Race:
             return
         self.places[candidate.name], self.epochs[candidate.name] = place, found["epochs"]
         self.states[candidate.name] = f"trained {found['epochs']} epochs in {found['seconds']:.0f} s"
+
+    def affordable(self, epochs: int, alive: Sequence[Candidate]) -> int:
+        """At most so many epochs; fewer if the rounds would not end in time, by what the given network took."""
+        if self.minutes is None or not alive:
+            return epochs
+        given = next(line["found"] for line in self.journal.lines if line["step"].startswith("train "))
+        seconds = TO_TRAIN * given["seconds"] / (given["epochs"] * given["macs"])  # of a MAC and epoch
+        left = SPARE * 60 * self.minutes - self.journal.seconds
+        epoch = seconds * sum(candidate.macs for candidate in alive) / len(alive)
+        return int(self.journal.once("epochs", lambda: within(left / epoch, epochs, len(alive))))
 
     def fits(self, candidate: Candidate, epochs: int, images: int) -> bool:
         """Whether a training would end in time, by the seconds that earlier ones took for a MAC."""
