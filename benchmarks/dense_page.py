@@ -94,8 +94,8 @@ def sections() -> Iterator[str]:
 KINDS = {
     "dense-dial": "Mean cost of test images minus the budget, by what thresholds were set on",
     "dense-agree": "Engines against the slow reference, on parts of images of odd sizes",
-    "dense-missed": "Images with objects that leave as empty: what was allowed, how often that was kept on the "
-    "other half of the images, and how many of the empty images leave",
+    "dense-missed": "Images with objects that leave as empty: what was allowed, how often that was kept on "
+    "the other half of the images, and how many of the empty images leave",
     "dense-times": "Time and MACs as a part of the static network's",
     "dense-served": "Behind `eenet serve`: images a second, and time as a part of the static network's",
     "peers": "Other static networks, trained by the same recipe: of segmentation-models-pytorch, and our own",

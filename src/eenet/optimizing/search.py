@@ -205,7 +205,7 @@ class _Race:
         self.states[candidate.name] = f"trained {found['epochs']} epochs in {found['seconds']:.0f} s"
 
     def affordable(self, epochs: int, alive: Sequence[Candidate]) -> int:
-        """At most so many epochs; fewer if the rounds would not end in time, by what the given network took."""
+        """At most so many epochs; fewer if rounds would not end in time, by what the given network took."""
         if self.minutes is None or not alive:
             return epochs
         given = next(line["found"] for line in self.journal.lines if line["step"].startswith("train "))
