@@ -1,7 +1,7 @@
 """Makes a stream of frames, half of them empty, out of a detection set: for exits that empty images take.
 
-    python benchmarks/stream.py aquarium runs/stream
-    eenet train aquarium --data runs/stream --set image_size=192 --out runs/stream-seed0
+    python benchmarks/stream.py nuclei runs/stream --side 128
+    eenet train nuclei-boxes --data runs/stream --image-size 128 --set standardise=false
 
 Frames are crops at random places of random images. An empty one shows no pixel of any object. In the others
 an object counts if at least half of it can be seen; crops that show less of one are thrown away. Frames for
