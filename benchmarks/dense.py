@@ -40,11 +40,12 @@ from eenet.evaluation import as_images, bench, collect
 from eenet.networks import read_config
 from eenet.policies import RECORDS_FILE, ExitPolicy, decide, policy_by_rule, policy_for_risk
 from eenet.tasks import DetectionEvaluation, DetectionRecords, measure, task_of
+from eenet.tasks.detection.metrics import precisions
 
 DRAWS = 200
 MISSED, DELTA = 0.05, 0.1
 BACKENDS = ("onnxruntime", "openvino")
-SHUFFLES = 10
+SHUFFLES, ENOUGH = 10, 4000  # fewer where there are so many images that chance hardly matters
 DIVIDED = 20  # times into halves
 TURNS = 5  # of the dial, between the cheapest exit and the final one
 FRAMES = 256  # of the test images, asked for again and again
@@ -78,19 +79,18 @@ def drawn_again(count: int, block: int) -> list[NDArray[np.int64]]:
     ]
 
 
-def difference(ours: Ways, other: Ways) -> dict[str, float]:
-    """Of the metric in points, mean over the ways to leave, with its interval."""
-
-    def metric(of: Ways, rows: Any) -> float:
-        part = of.records.subset(rows)
-        return float(np.mean([leaving(part, exits_B[rows]) for exits_B in of.exits]))
-
-    def points(rows: Any) -> float:
-        return 100 * (metric(ours, rows) - metric(other, rows))
-
-    count, block = len(ours.records), getattr(ours.records, "block", 1)
-    low, high = np.quantile([points(rows) for rows in drawn_again(count, block)], [0.025, 0.975])
-    return {"": points(np.arange(count)), "_low": float(low), "_high": float(high)}
+def metrics(of: Ways, draws: list[NDArray[np.int64]]) -> NDArray[np.float64]:
+    """In percent, mean over the ways to leave: of all images, then of each draw."""
+    every, found = [np.arange(len(of.records)), *draws], []
+    if isinstance(of.records, DetectionRecords):
+        weights_DB = np.stack([np.bincount(rows, minlength=len(of.records)) for rows in every])
+        found = [precisions(of.records.pooled(exits_B), weights_DB) for exits_B in of.exits]
+    else:
+        for rows in every:
+            part = of.records.subset(rows)
+            found.append([leaving(part, exits_B[rows]) for exits_B in of.exits])
+        found = list(np.array(found).T)
+    return 100 * np.mean(found, 0)
 
 
 class Left(NamedTuple):
@@ -105,12 +105,12 @@ class Left(NamedTuple):
     dead: list[int]
 
 
-def left_by(place: Path, config: Any, records: Any) -> Iterator[Left]:
-    """For each budget that is a tenth: with thresholds as the run set them; and with those of one half of the
-    test images without truth, for the other half, both ways."""
+def left_by(place: Path, config: Any, records: Any, budgets: Sequence[str]) -> Iterator[Left]:
+    """For each budget within reach: with thresholds as the run set them; and with those of one half of the test
+    images without truth, for the other half, both ways."""
     order = np.random.default_rng(0).permutation(len(records))
     halves, unlabelled = (order[::2], order[1::2]), without_truth(place, config)
-    for budget in sorted(set(BUDGETS) & set(config.budgets)):
+    for budget in sorted(set(budgets) & set(config.budgets)):
         yield _left(
             records, budget, "validation", [(np.arange(len(records)), config.exit_policy(float(budget)))]
         )
@@ -135,12 +135,13 @@ def without_truth(place: Path, config: Any) -> Any:
     return collect(EENet.from_pretrained(place), images)
 
 
-def rows_of(place: Path, static: Any) -> list[dict[str, Any]]:
-    """A row for each budget that is a tenth."""
+def rows_of(place: Path, static: Any, budgets: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each budget."""
     config, records = read_config(place), tested(place)
     random, count, found = np.random.default_rng(0), len(records), []
-    for left in left_by(place, config, records):
-        others = {"chance": Ways(records, [random.permutation(left.exits_B) for _ in range(SHUFFLES)])}
+    for left in left_by(place, config, records, budgets):
+        shuffles = min(SHUFFLES, max(1, ENOUGH // count))
+        others = {"chance": Ways(records, [random.permutation(left.exits_B) for _ in range(shuffles)])}
         first = np.zeros(count, np.int64)
         if static is not None:
             others["static"] = Ways(static, [first])
@@ -166,10 +167,13 @@ def rows_of(place: Path, static: Any) -> list[dict[str, Any]]:
             row["ap50"] = 100 * leaving(records, left.exits_B, "map50")
             if static is not None:
                 row["static_ap50"] = 100 * leaving(static, first, "map50")
+        draws = drawn_again(count, getattr(records, "block", 1))
+        ours_D = metrics(Ways(records, [left.exits_B]), draws)
         for name, other in others.items():
-            for end, value in difference(Ways(records, [left.exits_B]), other).items():
-                row[f"over_{name}{end}"] = value
-        found.append({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
+            points_D = ours_D - metrics(other, draws)
+            row[f"over_{name}"] = points_D[0]
+            row[f"over_{name}_low"], row[f"over_{name}_high"] = np.quantile(points_D[1:], [0.025, 0.975])
+        found.append({k: round(float(v), 4) if isinstance(v, float) else v for k, v in row.items()})
     return found
 
 
@@ -204,18 +208,19 @@ def tested(place: Path) -> Any:
     return task_of(read_config(place).task).load_records(place / RECORDS_FILE.format(split="test"))
 
 
-def compare(name: str, runs: tuple[Path, ...], /) -> None:
+def compare(name: str, runs: tuple[Path, ...], /, budgets: tuple[str, ...] = BUDGETS) -> None:
     """Networks of one data set against chance, cuts and static networks.
 
     Args:
         name: of the table.
         runs: directories of the networks, with exits and without.
+        budgets: as a checkpoint has them, with three digits.
     """
     with_exits = [place for place in runs if read_config(place).exits]
     static = {seed_of(place): tested(place) for place in runs if place not in with_exits}
     rows, guarantees = [], []
     for place in with_exits:
-        rows += rows_of(place, static.get(seed_of(place)))
+        rows += rows_of(place, static.get(seed_of(place)), budgets)
         records = tested(place)
         if isinstance(records, DetectionRecords) and not records.holding().all():
             try:

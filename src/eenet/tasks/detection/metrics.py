@@ -157,8 +157,8 @@ def bootstrap_boxes(records: DetectionRecords, policy: ExitPolicy) -> dict[str, 
     exits_B = decide(records, policy)
     costs_B = np.array(records.costs(policy.enabled))[exits_B]
     weights_DB = random.multinomial(count, np.full(count, 1 / count), size=DRAWS).astype(np.float64)
-    ours_D = _precisions(records.pooled(exits_B), weights_DB)
-    full_D = _precisions(records.pooled(records.at(-1)), weights_DB)
+    ours_D = precisions(records.pooled(exits_B), weights_DB)
+    full_D = precisions(records.pooled(records.at(-1)), weights_DB)
     drawn = {
         "map": ours_D,
         "full_map": full_D,
@@ -168,8 +168,8 @@ def bootstrap_boxes(records: DetectionRecords, policy: ExitPolicy) -> dict[str, 
     return intervals_of(drawn)
 
 
-def _precisions(pooled: Pooled, weights_DB: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of images drawn anew: [D]."""
+def precisions(pooled: Pooled, weights_DB: NDArray[np.float64]) -> NDArray[np.float64]:
+    """mAP of images drawn anew: [D]; `weights_DB` says how often each is drawn."""
     ranked = list(pooled.by_class())
     return np.array([mean_of(np.stack([each.measured(w_B)[0] for each in ranked])) for w_B in weights_DB])
 
