@@ -106,8 +106,8 @@ class Left(NamedTuple):
 
 
 def left_by(place: Path, config: Any, records: Any, budgets: Sequence[str]) -> Iterator[Left]:
-    """For each budget within reach: with thresholds as the run set them; and with those of one half of the test
-    images without truth, for the other half, both ways."""
+    """For each budget within reach: with thresholds as the run set them; and with those of one half of the
+    test images without truth, for the other half, both ways."""
     order = np.random.default_rng(0).permutation(len(records))
     halves, unlabelled = (order[::2], order[1::2]), without_truth(place, config)
     for budget in sorted(set(budgets) & set(config.budgets)):
