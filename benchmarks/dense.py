@@ -83,7 +83,7 @@ def metrics(of: Ways, draws: list[NDArray[np.int64]]) -> NDArray[np.float64]:
     """In percent, mean over the ways to leave: of all images, then of each draw."""
     every, found = [np.arange(len(of.records)), *draws], []
     if isinstance(of.records, DetectionRecords):
-        weights_DB = np.stack([np.bincount(rows, minlength=len(of.records)) for rows in every])
+        weights_DB = np.stack([np.bincount(rows, minlength=len(of.records)) for rows in every]).astype(float)
         found = [precisions(of.records.pooled(exits_B), weights_DB) for exits_B in of.exits]
     else:
         for rows in every:
