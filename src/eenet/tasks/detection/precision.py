@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -107,7 +108,8 @@ class Pooled:
             )
 
 
-class Ranked(NamedTuple):
+@dataclass(frozen=True)
+class Ranked:
     """Boxes of one class in descending order of scores."""
 
     scores_D: NDArray[np.float64]
@@ -129,15 +131,26 @@ class Ranked(NamedTuple):
             truths, weights_D = float(weights_B @ self.truths_B), weights_B[self.images_D]
         if not truths:
             return np.full(len(OVERLAPS), np.nan), np.full(len(OVERLAPS), np.nan)
-        hits_TD, misses_TD = ((each * weights_D).cumsum(1) for each in (self.hits_TD, self.misses_TD))
-        precision_TD = hits_TD / np.maximum(hits_TD + misses_TD, np.spacing(1))
-        best_TD = np.maximum.accumulate(precision_TD[:, ::-1], 1)[:, ::-1]
-        found_T = []
-        for hits_D, best_D in zip(hits_TD, best_TD, strict=True):
-            places = np.searchsorted(hits_D / truths, RECALLS)
-            found_T.append(best_D[places[places < len(best_D)]].sum() / len(RECALLS))
-        recall_T = hits_TD[:, -1] / truths if hits_TD.size else np.zeros(len(OVERLAPS))
-        return np.array(found_T), recall_T
+        passed_D, precision_T, recall_T = weights_D.cumsum(), [], []
+        for hits_H, idle_I in self._places:
+            found_H = weights_D[hits_H].cumsum()
+            idle = np.concatenate([[0.0], weights_D[idle_I].cumsum()])
+            counted_H = passed_D[hits_H] - idle[np.searchsorted(idle_I, hits_H)]
+            best_H = np.maximum.accumulate((found_H / np.maximum(counted_H, np.spacing(1)))[::-1])[::-1]
+            places = np.searchsorted(found_H / truths, RECALLS)
+            precision_T.append(best_H[places[places < len(best_H)]].sum() / len(RECALLS))
+            recall_T.append(found_H[-1] / truths if len(found_H) else 0.0)
+        return np.array(precision_T), np.array(recall_T)
+
+    @cached_property
+    def _places(self) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+        """At each overlap the hits, and the boxes that count for nothing. Precision falls between hits, so it
+        is of no interest anywhere else."""
+        idle_TD = ~(self.hits_TD | self.misses_TD)
+        return [
+            (np.flatnonzero(hits_D), np.flatnonzero(idle_D))
+            for hits_D, idle_D in zip(self.hits_TD, idle_TD, strict=True)
+        ]
 
 
 def average_precision(pooled: Pooled) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
