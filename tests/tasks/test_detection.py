@@ -15,7 +15,7 @@ from eenet.data import UNCOUNTED
 from eenet.networks import without_exits
 from eenet.policies import SCORES, score_of
 from eenet.tasks import task_of
-from eenet.tasks.detection.boxes import SAME, answers_of, boxes_of, logits_of, suppressed
+from eenet.tasks.detection.boxes import SAME_OBJECT, answers_of, boxes_of, logits_of, suppressed
 from eenet.tasks.detection.head import BoxGate, answered, assigned, detection_loss
 from eenet.training.objectives import joint_cross_entropy
 
@@ -196,7 +196,7 @@ def test_suppression_is_torchvisions() -> None:
     boxes = np.concatenate([corners, corners + random.uniform(5, 30, (400, 2))], 1)
     labels, scores = random.integers(0, 3, 400), np.sort(random.random(400))[::-1]
     first, second, third = [torch.from_numpy(np.ascontiguousarray(each)) for each in (boxes, scores, labels)]
-    assert suppressed(boxes, labels).tolist() == batched_nms(first, second, third, SAME).tolist()
+    assert suppressed(boxes, labels).tolist() == batched_nms(first, second, third, SAME_OBJECT).tolist()
 
 
 def test_a_surely_empty_image_leaves_whatever_going_on_gains() -> None:

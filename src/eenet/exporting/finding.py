@@ -6,7 +6,7 @@ import numpy as np
 
 from eenet.common import require
 from eenet.networks import FLOAT, INT64, Network, copy_of, parse, value_info
-from eenet.tasks.detection.boxes import CANDIDATES, SAME
+from eenet.tasks import BOX_CANDIDATES, SAME_OBJECT
 
 ANSWERED = ("probabilities", "exit_index")
 """What goes in: float32 [B, N + 4, h, w] and int64 [B]."""
@@ -25,9 +25,9 @@ def finder(network: Network) -> Any:
     onnxscript: Any = require("onnxscript", "boxes in ONNX")
     helper: Any = require("onnx.helper", "boxes in ONNX")
     op = onnxscript.opset18
-    cell, same = config.input_size[1] / answered.shape[-2], SAME
+    cell, same = config.input_size[1] / answered.shape[-2], SAME_OBJECT
     most, classes = config.task_settings["most"], config.num_classes
-    candidates = CANDIDATES * most
+    candidates = BOX_CANDIDATES * most
     scales = config.task_settings.get("scales") or [(1.0, 0.0)] * (len(config.exits) + 1)
     of_exits = helper.make_tensor("scales", 1, [len(scales), 2], np.array(scales, np.float32).ravel())
     none, one = (helper.make_tensor(f"{value:g}", 1, [1], [value]) for value in (0.0, 1.0))

@@ -11,9 +11,9 @@ from eenet.policies import logit, sigmoid
 
 MOST = 100
 """Boxes of an image, unless a network's settings say otherwise; COCO's limit."""
-CANDIDATES = 4  # times as many places are looked at
+BOX_CANDIDATES = 4  # times as many places are looked at
 LEAST, MOST_CELLS = -4.0, 6.0  # logarithms of the distance from a place to a side of its box, in cells
-SAME = 0.6  # intersection over union, from which on two boxes of a class are of the same object
+SAME_OBJECT = 0.6  # intersection over union, from which on two boxes of a class are of the same object
 Scale = Sequence[float]
 """Factor and shift of the logits of an exit's class probabilities."""
 
@@ -44,7 +44,7 @@ def boxes_of(answer_Chw: NDArray[np.float32], size: tuple[int, int], longer: int
     scaled, (height, width) = letterbox_size(size, longer)
     _, rows, columns = answer_Chw.shape
     scores = answer_Chw[:-4].ravel()
-    count = min(CANDIDATES * most, len(scores))
+    count = min(BOX_CANDIDATES * most, len(scores))
     places = np.argpartition(-scores, count - 1)[:count]
     places = places[np.lexsort((places, -scores[places]))]
     labels_M, y, x = np.unravel_index(places, answer_Chw[:-4].shape)
@@ -59,7 +59,7 @@ def boxes_of(answer_Chw: NDArray[np.float32], size: tuple[int, int], longer: int
 
 def suppressed(boxes_M4: NDArray[np.float64], labels_M: NDArray[np.int64]) -> NDArray[np.intp]:
     """Non-maximum suppression within each class: which boxes stay, of those in descending order of scores."""
-    again = overlaps(boxes_M4, boxes_M4) > SAME
+    again = overlaps(boxes_M4, boxes_M4) > SAME_OBJECT
     again &= labels_M[:, None] == labels_M[None]
     stays = np.ones(len(boxes_M4), bool)
     for i in range(len(boxes_M4)):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from eenet.data import GREY, MULTIPLE
 from eenet.policies import ExitPolicy, box_scores, decide, score_of
 from eenet.tasks.dense import TOGETHER, WITHOUT, DenseTask
-from eenet.tasks.detection.boxes import MOST, SAME, answers_of, boxes_of, logits_of
+from eenet.tasks.detection.boxes import MOST, SAME_OBJECT, answers_of, boxes_of, logits_of
 from eenet.tasks.detection.metrics import (
     DetectionEvaluation,
     ap_by_class,
@@ -142,7 +142,7 @@ class Detection(DenseTask):
             "resize": self.steps(config, resize),
             "answer": "for every place [B, N + 4, h, w] the probabilities of the classes, and the distances "
             "from its middle to the left, top, right and bottom of a box, in places; of boxes of one class "
-            f"that overlap by more than {SAME} the surest stays",
+            f"that overlap by more than {SAME_OBJECT} the surest stays",
         }
 
     def prediction(
