@@ -108,7 +108,6 @@ COMMANDS = {
     "nuclei": "nuclei",
     "street scenes": f"camvid {STARTED} layer3.3 layer3.5",
     "blood cells": f"bccd {STARTED} layer3.1 layer3.3 layer3.5 {AS_START}",
-    "animals in water (*)": f"aquarium {STARTED} layer3.1 layer3.3 layer3.5 {AS_START} --epochs 40",
     "a stream (*)": f"nuclei-boxes {STARTED} layer1.2 layer2.3 {AS_START} --set standardise=false "
     "--data runs/stream --image-size 128 --epochs 30 --budget 0.5",
     "tiles of street scenes (**)": f"camvid {STARTED} layer2.3 layer3.1 layer3.4 --data runs/tiles "
