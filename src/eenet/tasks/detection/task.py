@@ -222,20 +222,18 @@ class Detection(DenseTask):
                 for s, score in enumerate(STATISTICS):
                     one = logits_KBChw[k : k + 1], said_KB[k : k + 1]
                     statistics_SKB[s, k, rows] = score_of(score, *one)
-            answers_KBChw = answers_of(logits_KBChw)
+            sizes = [objects.size for objects in truths]
+            boxes_KB = [
+                [boxes_of(answer, size, longer, most) for answer, size in zip(answers, sizes, strict=True)]
+                for answers in answers_of(logits_KBChw)
+            ]
             if not images.labelled:  # then the final exit says what is there
-                sizes = [objects.size for objects in truths]
-                last = (
-                    boxes_of(answer_Chw, size, longer, most)
-                    for answer_Chw, size in zip(answers_KBChw[-1], sizes, strict=True)
-                )
                 truths = [
                     believed(boxes.only(boxes.scores_M >= SHOWN), size)
-                    for boxes, size in zip(last, sizes, strict=True)
+                    for boxes, size in zip(boxes_KB[-1], sizes, strict=True)
                 ]
-            for k, answers_BChw in enumerate(answers_KBChw):
-                for row, answer_Chw, objects in zip(rows, answers_BChw, truths, strict=True):
-                    boxes = boxes_of(answer_Chw, objects.size, longer, most)
+            for k, boxes_B in enumerate(boxes_KB):
+                for row, boxes, objects in zip(rows, boxes_B, truths, strict=True):
                     hits = matched(boxes, objects, config.num_classes)
                     truths_ABN[:, row] = hits.truths_AN
                     found[k][row] = boxes.scores_M, boxes.labels_M, hits.hits_AM, hits.idle_AM
