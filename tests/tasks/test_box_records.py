@@ -161,6 +161,19 @@ def test_the_linear_part_is_right_at_the_policy_and_near_it() -> None:
     assert np.polyfit(gained, expected, 1)[0] == pytest.approx(1, abs=0.25)
 
 
+def test_kinds_that_no_exit_finds() -> None:
+    truths, found = scenes()
+    unseen = [[boxes.only(boxes.labels_M != N - 1) for boxes in each] for each in found]
+    for none in (unseen, [[boxes.only(slice(0)) for boxes in each] for each in found]):
+        records = recorded(truths, none)
+        fitted = fit(records, 0.7, gate="gain")
+        measured = measure(fitted.records, fitted.policy)
+        alone = coco(truths, none[0])["precision"][:, :, :, 0, 2] if none is unseen else np.zeros(1)
+        assert mean_of(average_precision(records.pooled(records.at(0)))[0]) == pytest.approx(alone.mean())
+        assert measured.relative_cost <= 0.7 + 1e-9
+        assert np.isfinite(records.worth()).all()
+
+
 def test_scores_of_all_exits_get_one_scale() -> None:
     truths, found = scenes()
     shy = [boxes._replace(scores_M=boxes.scores_M**3) for boxes in found[1]]  # less sure than it is

@@ -176,9 +176,7 @@ def worths(ranked: Ranked, scores_D: NDArray[np.float64]) -> tuple[NDArray[np.fl
     squared_TD = np.maximum(all_TD, 1).astype(np.float64) ** 2
     behind = [_from_here_on(ranked.hits_TD * part / squared_TD) for part in (all_TD - hits_TD, hits_TD)]
     places_D = np.searchsorted(-ranked.scores_D, -scores_D)
-    before = [
-        np.concatenate([np.zeros_like(part[:, :1]), part], 1)[:, places_D] for part in (hits_TD, all_TD)
-    ]
+    before = [np.pad(part, ((0, 0), (1, 0)))[:, places_D] for part in (hits_TD, all_TD)]
     raised_TD, lowered_TD = (part[:, places_D] for part in behind)
     return ((before[0] + 1) / (before[1] + 1) + raised_TD) / truths, -lowered_TD / truths
 
