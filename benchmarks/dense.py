@@ -62,6 +62,8 @@ class Ways(NamedTuple):
 
 def leaving(records: Any, exits_B: NDArray[np.integer], name: str | None = None) -> float:
     """The metric, or another figure, where each image leaves at a given exit."""
+    if isinstance(records, DetectionRecords) and name is None:
+        return float(precisions(records.pooled(exits_B), np.ones((1, len(records))))[0])
     early = records.confidence_logits_KB.shape[0]
     there_KB = np.arange(early)[:, None] == exits_B
     forced = replace(records, confidence_logits_KB=np.where(there_KB, FORCED, -FORCED).astype(np.float32))

@@ -1,15 +1,17 @@
-"""`benchmarks/results/{dense,peers,tiles}-*.csv` of this hardware → `docs/results/dense.md`.
+"""`benchmarks/results/{dense,peers,tiles}-*.csv` → `docs/results/dense.md`.
 
 python benchmarks/dense_page.py
+
+Each table is that of this hardware; where there is none, that of other hardware.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
 import results
 
-from eenet.common import format_table, hardware
+from eenet.common import format_table
 
 FILE = Path(__file__).parents[1] / "docs/results/dense.md"
 SETS = {
@@ -64,9 +66,19 @@ def compared(rows: list[dict[str, str]]) -> str:
     return format_table(header + (["AP50", "static AP50"] if boxes else []), table)
 
 
+def read(name: str) -> list[dict[str, str]]:
+    """The rows of a table, of whatever hardware."""
+    return results.read(name, results.hardware_of(name))
+
+
+def machines(names: Sequence[str]) -> str:
+    """Where tables were made."""
+    return " and ".join(dict.fromkeys(on for name in names if (on := results.hardware_of(name))))
+
+
 def table_of(name: str) -> str:
     """A table of a CSV as it is."""
-    rows = results.read(name)
+    rows = read(name)
     keys = [key for key in rows[0] if any(row[key] for row in rows)]
     return format_table([key.replace("_", " ") for key in keys], [[row[key] for key in keys] for row in rows])
 
@@ -74,7 +86,7 @@ def table_of(name: str) -> str:
 def sections() -> Iterator[str]:
     """What was measured, a data set after the other."""
     for name, title in SETS.items():
-        if not (rows := results.read(f"dense-{name}")):
+        if not (rows := read(f"dense-{name}")):
             continue
         seeds = len({row["seed"] for row in rows})
         dead = [
@@ -82,12 +94,13 @@ def sections() -> Iterator[str]:
             for row in rows
             if row["dead"]
         ]
-        yield f"## {title}\n\n{ABOUT[name]}"
+        made = machines([f"dense-{name}", *(f"{kind}-{name}" for kind in KINDS)])
+        yield f"## {title}\n\n{ABOUT[name]} Measured on {made}."
         networks = "1 network" if seeds == 1 else f"{seeds} networks of other seeds"
         yield f":::{{table}} With exits, {networks}\n\n{compared(rows)}\n\n:::"
         yield f"Dead exits: {', '.join(dead) or 'none'}."
         for kind, told in KINDS.items():
-            if results.read(f"{kind}-{name}"):
+            if read(f"{kind}-{name}"):
                 yield f":::{{table}} {told}\n\n{table_of(f'{kind}-{name}')}\n\n:::"
 
 
@@ -116,7 +129,7 @@ COMMANDS = {
 PAGE = """# Masks and boxes
 
 What leaving early is worth in segmentation and detection. Made by `python benchmarks/dense_page.py` from CSVs
-in `benchmarks/results`. {machine}.
+in `benchmarks/results`.
 
 How to read the tables of networks with exits:
 
@@ -156,5 +169,5 @@ How the networks were trained, with `--seed 0`, `1` and `2`, once as it stands a
 
 if __name__ == "__main__":
     commands = "\n".join(f"| {data} | `eenet train {command}` |" for data, command in COMMANDS.items())
-    page = PAGE.format(machine=hardware(), commands=commands, sections="\n\n".join(sections()))
+    page = PAGE.format(commands=commands, sections="\n\n".join(sections()))
     FILE.write_text(page)

@@ -1,14 +1,15 @@
 """The honest race: networks with early exits against static, pruned and efficient ones, and int8 of each.
 
-    python benchmarks/race.py train --data cifar10 --epochs 60 --out runs/race
-    python benchmarks/race.py measure --data cifar10 --out runs/race
+    python benchmarks/race.py train --only mobilenetv2_050 --out runs/race
+    python benchmarks/race.py measure --out runs/race
     python benchmarks/race_page.py
 
-All have the same split, augmentation, optimiser and number of epochs in all, pretraining and pruning
-included. All are taught by the same network: the first of them, trained alone. `train` goes on where it was
-stopped. `measure` writes `benchmarks/results/race-DATA-HARDWARE-torchVERSION.csv`: accuracy on test images
-with half the width of its interval, MACs, and the milliseconds of all networks, in turns on the same batches.
-Thresholds are from validation images.
+On CIFAR-10. All have the same split, augmentation, optimiser and number of epochs in all, pretraining and
+pruning included. `train` goes on where it was stopped. `measure` adds what is in the directory to
+`benchmarks/results/race-cifar10-HARDWARE-torchVERSION.csv`: accuracy on test images with half the width of
+its interval, MACs, and the milliseconds of all networks, in turns on the same batches. Beside each time
+stands its ratio to that of one network, the plain backbone of a shipped checkpoint: so rows that were measured
+apart can be compared. Thresholds are from validation images.
 """
 
 from collections.abc import Iterator
@@ -26,16 +27,18 @@ from torch import nn
 import eenet
 from eenet.data import sample
 from eenet.evaluation import as_images, collect, measure
-from eenet.networks import open_network, read_config
+from eenet.networks import checkpoint_directory, open_network, read_config
 from eenet.policies import ExitPolicy, Records, decide
 from eenet.runtime import Contender, create_backend, mean_ms, run_batch, segments_of, times_in_turn
 from eenet.training import STATE_FILE
 
-TEACHER = "resnet56"
-SHARES = (0.5, 0.35, 0.2)  # of the teacher's MACs, that pruning leaves
+DATA, RECIPE = "cifar10", "cifar10-resnet20"
+REFERENCE = "cifar10-eenet56"  # its plain backbone
+SHARES = (0.5, 0.35, 0.2)  # of a ResNet-56's MACs, that pruning leaves
 BUDGETS = ("0.300", "0.400", "0.500", "0.600", "0.700")  # relative cost, of networks with exits
 BATCHES = (1, 64)
 BACKENDS = ("onnxruntime", "openvino")
+KEY = ("network", "precision", "budget")
 HERE = "race:small"  # this module's own backbones, as `package.module:factory`
 
 
@@ -61,50 +64,45 @@ class Entry:
 
 def entries(epochs: int) -> Iterator[Entry]:
     """All of them, in the order of training."""
-    yield Entry(TEACHER, {"model": "resnet56_cifar", "epochs": epochs})
-    taught = {"teacher": TEACHER}
-    half = {"epochs": max(1, epochs // 2), **taught}
+    half = {"epochs": max(1, epochs // 2)}
     yield Entry("half", {"model": "resnet56_cifar", **half})
     own = {
-        "resnet32": {"model": "resnet32_cifar"},
-        "resnet20": {"model": "resnet20_cifar"},
+        **{f"resnet{depth}": {"model": f"resnet{depth}_cifar"} for depth in (20, 32, 56)},
         "resnet20-wide": {"model": "resnet20_cifar", "model_args": {"width": 24}},
         **{
             name: {"model": HERE, "model_args": {"name": name}}
             for name in ("mobilenetv2_050", "mobilenetv4_conv_small_050", "mobilenetv3_small_100")
         },
     }
+    rest = {"epochs": epochs - half["epochs"]}
     for exits in (False, True):
         end = "-exits" if exits else ""
         for name, settings in own.items():
-            yield Entry(name + end, {**settings, "epochs": epochs, **taught}, exits=exits)
+            yield Entry(name + end, {**settings, "epochs": epochs}, exits=exits)
         for share in SHARES:
-            yield Entry(f"pruned-{share:g}{end}", {"prune": share, **half}, start="half", exits=exits)
-    yield Entry(f"{TEACHER}-exits", {"model": "resnet56_cifar", "epochs": epochs, **taught}, exits=True)
+            yield Entry(f"pruned-{share:g}{end}", {"prune": share, **rest}, start="half", exits=exits)
 
 
-def train(data: str, out: Path, epochs: int = 60, only: tuple[str, ...] = ()) -> None:
+def train(out: Path, epochs: int = 15, only: tuple[str, ...] = ()) -> None:
     """Train what is not there yet, one after the other.
 
     Args:
-        data: data set of small images.
         out: directory for all networks.
         epochs: of each in all.
-        only: names of networks. Default: all.
+        only: names of networks, with what they start from. Default: all.
     """
-    recipe = "cifar10-resnet20"
-    for entry in entries(epochs):
-        place = out / data / entry.name
-        if (place / "report.html").exists() or (only and entry.name not in only):
+    found = list(entries(epochs))
+    starts = {entry.start for entry in found if entry.name in only}
+    for entry in found:
+        place = out / entry.name
+        if (place / "report.html").exists() or (only and entry.name not in {*only, *starts}):
             continue
-        settings = {"data": data, "augmentation": "shift-flip-erase", "budget": 0.5, **entry.settings}
-        if "teacher" in settings:
-            settings["teacher"] = str(out / data / TEACHER)
+        settings = {"data": DATA, **entry.settings}
         if entry.start:
-            settings["model"] = str(out / data / entry.start)
+            settings["model"] = str(out / entry.start)
         print(entry.name, settings, flush=True)
         resume = (place / STATE_FILE).exists()
-        eenet.train(recipe, place, plain=not entry.exits, resume=resume, **settings)
+        eenet.train(RECIPE, place, plain=not entry.exits, resume=resume, **settings)
 
 
 @dataclass(frozen=True)
@@ -149,17 +147,22 @@ def runners(place: Path, images: dict[str, Any], precision: str) -> Iterator[Run
         yield Runner(row, network, policy)
 
 
-def measure_all(data: str, out: Path, repeats: int = 7) -> None:
+def reference(images: dict[str, Any]) -> Runner:
+    """The network that all times are divided by."""
+    return next(runners(checkpoint_directory(REFERENCE), images, "fp32"))
+
+
+def measure_all(out: Path, repeats: int = 7) -> None:
     """Accuracy, MACs and milliseconds of all that are trained.
 
     Args:
-        data: as it was trained on.
         out: directory of all networks.
         repeats: runs of all in turn.
     """
-    places = sorted(path.parent for path in (out / data).glob("*/report.html"))
-    images = {"test": as_images(data, read_config(places[0]), "test")}
-    found = [
+    places = sorted(path.parent for path in out.glob("*/report.html") if path.parent.name != "half")
+    images = {"test": as_images(DATA, read_config(places[0]), "test")}
+    found = [reference(images)]
+    found += [
         r for place in places for precision in ("fp32", "int8") for r in runners(place, images, precision)
     ]
     pixels_BCHW = sample(images["test"], 1000)
@@ -178,7 +181,11 @@ def measure_all(data: str, out: Path, repeats: int = 7) -> None:
                 key = f"{backend}_{batch_size}"
                 runner.row[f"{key}_ms"] = mean_ms(times[str(i)])
                 runner.row[f"{key}_p95_ms"] = float(f"{np.percentile(held, 95):.4g}")
-    print(results.write(f"race-{data}", [runner.row for runner in found]))
+                runner.row[f"{key}_ratio"] = round(mean_ms(times[str(i)]) / mean_ms(times["0"]), 4)
+    rows = [runner.row for runner in found]
+    new = {tuple(str(row[key]) for key in KEY) for row in rows}
+    kept = [row for row in results.read("race-cifar10") if tuple(row[key] for key in KEY) not in new]
+    print(results.write("race-cifar10", kept + rows))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,14 @@ def read(name: str, on: str | None = None) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def hardware_of(name: str) -> str | None:
+    """Where a table was measured: here, or else on the first other hardware that has it."""
+    start, end = path_of(name, "|").name.split("|")
+    others = Path(__file__).parent.joinpath("results").glob(f"{start}[0-9]*-cores-of-*{end}")
+    found = [path.name[len(start) : -len(end)].replace("-", " ") for path in sorted(others)]
+    return hardware() if hardware() in found else next(iter(found), None)
+
+
 def write(name: str, rows: list[dict[str, Any]], on: str | None = None) -> Path:
     """Write rows, whose keys may differ, to `path_of(name)`."""
     path = path_of(name, on)

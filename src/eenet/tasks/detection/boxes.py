@@ -53,19 +53,24 @@ def boxes_of(answer_Chw: NDArray[np.float32], size: tuple[int, int], longer: int
     per_cell = np.array([width / columns * size[1] / scaled[1], height / rows * size[0] / scaled[0]] * 2)
     boxes_M4 = (corners * per_cell).clip(0, [size[1], size[0]] * 2)
     there = np.flatnonzero((boxes_M4[:, 2:] > boxes_M4[:, :2]).all(1))  # not all in what was added
-    kept = there[suppressed(boxes_M4[there], labels_M[there])][:most]
+    kept = there[suppressed(boxes_M4[there], labels_M[there], most)]
     return Boxes(boxes_M4[kept], scores[places[kept]].astype(np.float64), labels_M[kept].astype(np.int64))
 
 
-def suppressed(boxes_M4: NDArray[np.float64], labels_M: NDArray[np.int64]) -> NDArray[np.intp]:
-    """Non-maximum suppression within each class: which boxes stay, of those in descending order of scores."""
-    again = overlaps(boxes_M4, boxes_M4) > SAME_OBJECT
-    again &= labels_M[:, None] == labels_M[None]
-    stays = np.ones(len(boxes_M4), bool)
-    for i in range(len(boxes_M4)):
-        if stays[i]:
-            stays[i + 1 :] &= ~again[i, i + 1 :]
-    return np.flatnonzero(stays)
+def suppressed(
+    boxes_M4: NDArray[np.float64], labels_M: NDArray[np.int64], most: int | None = None
+) -> NDArray[np.intp]:
+    """Non-maximum suppression within each class: which boxes stay, of those in descending order of scores.
+
+    `most`: so many at most.
+    """
+    left, stay = np.arange(len(boxes_M4)), []
+    while len(left) and len(stay) != most:
+        first, left = left[0], left[1:]
+        stay.append(first)
+        fit = overlaps(boxes_M4[first, None], boxes_M4[left])[0]
+        left = left[(fit <= SAME_OBJECT) | (labels_M[left] != labels_M[first])]
+    return np.array(stay, np.intp)
 
 
 def overlaps(
