@@ -8,8 +8,8 @@ On CIFAR-10. All have the same split, augmentation, optimiser and number of epoc
 pruning included. `train` goes on where it was stopped. `measure` adds what is in the directory to
 `benchmarks/results/race-cifar10-HARDWARE-torchVERSION.csv`: accuracy on test images with half the width of
 its interval, MACs, and the milliseconds of all networks, in turns on the same batches. Beside each time
-stands its ratio to that of one network, the plain backbone of a shipped checkpoint: so rows that were measured
-apart can be compared. Thresholds are from validation images.
+stands its ratio to that of one network, the plain backbone of a shipped checkpoint: so rows that were
+measured apart can be compared. Thresholds are from validation images.
 """
 
 from collections.abc import Iterator
