@@ -235,6 +235,7 @@ BAD = {
     "train --config absent.toml": "no file of settings",
     "train --config BROKEN": "not valid TOML",
     "train digits --config COMPLETE": "not both",
+    "train three": "to train on what it holds: --data three",
     "train --data three --model NAME --weights mine.pth": "knows 10 classes, the data set has 3",
     "predict digits-eenet8 x.png --model NAME": "it names the function",
     "train --data digits --model NAME --track nowhere": "tensorboard",

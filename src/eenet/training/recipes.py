@@ -228,6 +228,8 @@ def get_recipe(name: str) -> TrainConfig:
         ValueError: there is no recipe of this name.
     """
     if name not in RECIPES:
+        if Path(name).is_dir():
+            raise ValueError(f"{name} is a folder, not a recipe; to train on what it holds: --data {name}")
         near = difflib.get_close_matches(name, RECIPES, n=3)
         hint = f"did you mean {', '.join(near)}?" if near else f"known recipes: {', '.join(RECIPES)}"
         raise ValueError(f"unknown recipe {name!r}; {hint}")
