@@ -196,7 +196,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "aquarium": Recipe(
         replace(_BOXES, data="aquarium", image_size=320, epochs=80, budget=0.75),
-        "7 kinds of animals in water, detection, half of ResNet-18's channels from scratch; not run here",
+        "7 kinds of animals in water, detection, half of ResNet-18's channels; give a trained --model",
     ),
     "nuclei-boxes": Recipe(
         replace(
