@@ -27,8 +27,8 @@ ABOUT = {
     "alike, so intervals draw them in blocks.",
     "bccd": "`bccd`: blood cells of three kinds, 54 test images, mAP.",
     "aquarium": "`aquarium`: seven kinds of animals, 95 test images, mAP. Leaving early loses nothing beyond "
-    "noise here. But a smaller static network that was trained for longer before is more accurate for fewer MACs: "
-    "see the last table.",
+    "noise here. But a smaller static network that was trained for longer before is more accurate, for fewer "
+    "MACs: see the last table.",
     "stream": "2,000 frames of 128 × 128 pixels out of `nuclei`; half of them show background alone. mAP.",
 }
 
