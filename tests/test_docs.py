@@ -12,7 +12,7 @@ from pathlib import Path
 
 import prose
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page
 
 import eenet
 from eenet.cli import VERBS
@@ -145,16 +145,12 @@ def test_a_picture_comes_early() -> None:
     assert next(number for number, line in enumerate(lines) if line.startswith("![")) < A_SCREEN
 
 
-def test_search_works_from_files(site: Path) -> None:
+def test_search_works_from_files(site: Path, page: Page) -> None:
     """As opened from a disk: no server, no network connection, no error."""
     failed: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page()
-        page.on("requestfailed", lambda request: failed.append(request.url))
-        page.goto(f"{(site / 'search.html').as_uri()}?q=threshold")
-        page.wait_for_selector("ul.search li a")
-        found = page.locator("ul.search li a").all_inner_texts()
-        browser.close()
+    page.on("requestfailed", lambda request: failed.append(request.url))
+    page.goto(f"{(site / 'search.html').as_uri()}?q=threshold")
+    page.wait_for_selector("ul.search li a")
+    found = page.locator("ul.search li a").all_inner_texts()
     assert "Thresholds" in found
     assert not failed

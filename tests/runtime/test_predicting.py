@@ -104,6 +104,18 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def assert_same(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None:
+    """Equal but for last digits of probabilities: on some processors these depend on the batch."""
+    assert len(found) == len(wanted)
+    for row, other in zip(found, wanted, strict=True):
+        assert row.keys() == other.keys()
+        for key, value in other.items():
+            if "probabilit" in key and value not in (None, ""):
+                assert float(row[key]) == pytest.approx(float(value), rel=1e-5)
+            else:
+                assert row[key] == value
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_answers_in_a_file_and_gone_on_from(
     folder: Path, network: EENet, suffix: str, tmp_path: Path
@@ -127,13 +139,13 @@ def test_answers_in_a_file_and_gone_on_from(
         broken.write_bytes(broken.read_bytes() + b"/tmp/cut o")
     again = eenet.predict(network, folder, out=broken, top_k=2, resume=True)
     assert len(again) == 32
-    assert read(broken) == read(whole)
+    assert_same(read(broken), read(whole))
     with pytest.raises(ValueError, match="has the columns"):
         eenet.predict(network, folder, out=broken, resume=True)
     never = eenet.ExitPolicy("confidence", (2.0, 2.0))
     with pytest.raises(ValueError, match="answers of another network or policy"):
         eenet.predict(network, folder, out=broken, top_k=2, resume=True, policy=never)
-    assert read(broken) == read(whole)
+    assert_same(read(broken), read(whole))
 
 
 def test_the_command_line(
