@@ -78,9 +78,8 @@ def machines(names: Sequence[str]) -> str:
     return " and ".join(dict.fromkeys(on for name in names if (on := results.hardware_of(name))))
 
 
-def table_of(name: str) -> str:
+def table_of(rows: list[dict[str, str]]) -> str:
     """A table of a CSV as it is."""
-    rows = read(name)
     keys = [key for key in rows[0] if any(row[key] for row in rows)]
     return format_table([key.replace("_", " ") for key in keys], [[row[key] for key in keys] for row in rows])
 
@@ -102,8 +101,8 @@ def sections() -> Iterator[str]:
         yield f":::{{table}} With exits, {networks}\n\n{compared(rows)}\n\n:::"
         yield f"Dead exits: {', '.join(dead) or 'none'}."
         for kind, told in KINDS.items():
-            if read(f"{kind}-{name}"):
-                yield f":::{{table}} {told}\n\n{table_of(f'{kind}-{name}')}\n\n:::"
+            if rows := read(f"{kind}-{name}"):
+                yield f":::{{table}} {told}\n\n{table_of(rows)}\n\n:::"
 
 
 KINDS = {

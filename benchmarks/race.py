@@ -2,7 +2,6 @@
 
     python benchmarks/race.py train --only mobilenetv2_050 --out runs/race
     python benchmarks/race.py measure --out runs/race
-    python benchmarks/race_page.py
 
 On CIFAR-10. All have the same split, augmentation, optimiser and number of epochs in all, pretraining and
 pruning included. `train` goes on where it was stopped. `measure` adds what is in the directory to
@@ -147,11 +146,6 @@ def runners(place: Path, images: dict[str, Any], precision: str) -> Iterator[Run
         yield Runner(row, network, policy)
 
 
-def reference(images: dict[str, Any]) -> Runner:
-    """The network that all times are divided by."""
-    return next(runners(checkpoint_directory(REFERENCE), images, "fp32"))
-
-
 def measure_all(out: Path, repeats: int = 7) -> None:
     """Accuracy, MACs and milliseconds of all that are trained.
 
@@ -161,7 +155,7 @@ def measure_all(out: Path, repeats: int = 7) -> None:
     """
     places = sorted(path.parent for path in out.glob("*/report.html") if path.parent.name != "half")
     images = {"test": as_images(DATA, read_config(places[0]), "test")}
-    found = [reference(images)]
+    found = [next(runners(checkpoint_directory(REFERENCE), images, "fp32"))]
     found += [
         r for place in places for precision in ("fp32", "int8") for r in runners(place, images, precision)
     ]
@@ -176,12 +170,13 @@ def measure_all(out: Path, repeats: int = 7) -> None:
             times = times_in_turn(
                 contenders, pixels_BCHW, batch_size=batch_size, repeats=repeats, run_seconds=0.3
             )
+            unit = mean_ms(times["0"])
             for i, runner in enumerate(found):
                 held = np.median(times[str(i)], 0)
                 key = f"{backend}_{batch_size}"
                 runner.row[f"{key}_ms"] = mean_ms(times[str(i)])
                 runner.row[f"{key}_p95_ms"] = float(f"{np.percentile(held, 95):.4g}")
-                runner.row[f"{key}_ratio"] = round(mean_ms(times[str(i)]) / mean_ms(times["0"]), 4)
+                runner.row[f"{key}_ratio"] = round(runner.row[f"{key}_ms"] / unit, 4)
     rows = [runner.row for runner in found]
     new = {tuple(str(row[key]) for key in KEY) for row in rows}
     kept = [row for row in results.read("race-cifar10") if tuple(row[key] for key in KEY) not in new]
