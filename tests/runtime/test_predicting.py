@@ -111,7 +111,7 @@ def assert_same(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> No
         assert row.keys() == other.keys()
         for key, value in other.items():
             if "probabilit" in key and value not in (None, ""):
-                assert float(row[key]) == pytest.approx(float(value), rel=1e-5)
+                assert float(row[key]) == pytest.approx(float(value), rel=1e-6)
             else:
                 assert row[key] == value
 
