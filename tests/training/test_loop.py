@@ -230,11 +230,12 @@ def test_frozen_backbone(tmp_path: Path) -> None:
 
 
 SCRIPT = """
-import atexit, sys, torch, eenet
-atexit.register(lambda: print("parted", not torch.distributed.is_initialized()))
+import atexit, os, sys, torch, eenet
+def say(text): os.write(1, f"{text}\\n".encode())  # whole lines: two processes share the pipe
+atexit.register(lambda: say(f"parted {not torch.distributed.is_initialized()}"))
 sizes = {"image_size": 32, "num_exits": 1, "head": "pool", "precision": "fp32"}
 config = eenet.TrainConfig("digits", "test_convnext", budget=0.9, epochs=1, **sizes)
-print("done", eenet.train(config, sys.argv[1]).num_examples)
+say(f"done {eenet.train(config, sys.argv[1]).num_examples}")
 """  # neither backbone nor head has a BatchNorm, whose statistics are those of each process
 
 
