@@ -3,12 +3,14 @@
     python benchmarks/race.py train --only mobilenetv2_050 --out runs/race
     python benchmarks/race.py measure --out runs/race
 
-On CIFAR-10. All have the same split, augmentation, optimiser and number of epochs in all, pretraining and
-pruning included. `train` goes on where it was stopped. `measure` adds what is in the directory to
-`benchmarks/results/race-cifar10-HARDWARE-torchVERSION.csv`: accuracy on test images with half the width of
-its interval, MACs, and the milliseconds of all networks, in turns on the same batches. Beside each time
-stands its ratio to that of one network, the plain backbone of a shipped checkpoint: so rows that were
-measured apart can be compared. Thresholds are from validation images.
+On CIFAR-10, against a shipped network with exits. Its backbone is pruned and finetuned, static; and all of
+it, exits included. Other backbones are trained from scratch for as many epochs as both took together. Split,
+augmentation and optimiser are the same. `train` goes on where it was stopped.
+
+`measure` adds what is in the directory to `benchmarks/results/race-cifar10-HARDWARE-torchVERSION.csv`:
+accuracy on test images with half the width of its interval, MACs, and the milliseconds of all networks, in
+turns on the same batches. Beside each time stands its ratio to that of one network, the plain backbone of a
+shipped checkpoint: so rows that were measured apart can be compared. Thresholds are from validation images.
 """
 
 from collections.abc import Iterator
@@ -24,16 +26,19 @@ import tyro
 from torch import nn
 
 import eenet
-from eenet.data import sample
+from eenet import EENet
+from eenet.data import Images, sample
 from eenet.evaluation import as_images, collect, measure
 from eenet.networks import checkpoint_directory, open_network, read_config
 from eenet.policies import ExitPolicy, Records, decide
 from eenet.runtime import Contender, create_backend, mean_ms, run_batch, segments_of, times_in_turn
 from eenet.training import STATE_FILE
 
-DATA, RECIPE = "cifar10", "cifar10-resnet20"
-REFERENCE = "cifar10-eenet56"  # its plain backbone
-SHARES = (0.5, 0.35, 0.2)  # of a ResNet-56's MACs, that pruning leaves
+DATA = "cifar10"
+REFERENCE = "cifar10-eenet56"  # pruned, and the unit of time is its plain backbone's
+SHIPPED = (REFERENCE, "cifar10-eenet20")  # measured as well
+SHARES = (0.5, 0.4, 0.2)  # of its MACs, that pruning leaves
+FINETUNE = {"epochs": 8, "learning_rate": 0.03}
 BUDGETS = ("0.300", "0.400", "0.500", "0.600", "0.700")  # relative cost, of networks with exits
 BATCHES = (1, 64)
 BACKENDS = ("onnxruntime", "openvino")
@@ -55,16 +60,14 @@ class Entry:
     """A network of the race."""
 
     name: str
+    recipe: str
     settings: dict[str, Any]
-    start: str | None = None
-    """Whose trained backbone it goes on from, with half of the epochs each."""
     exits: bool = False
 
 
-def entries(epochs: int) -> Iterator[Entry]:
+def entries() -> Iterator[Entry]:
     """All of them, in the order of training."""
-    half = {"epochs": max(1, epochs // 2)}
-    yield Entry("half", {"model": "resnet56_cifar", **half})
+    before = read_config(checkpoint_directory(REFERENCE)).provenance["train_config"]["epochs"]
     own = {
         **{f"resnet{depth}": {"model": f"resnet{depth}_cifar"} for depth in (20, 32, 56)},
         "resnet20-wide": {"model": "resnet20_cifar", "model_args": {"width": 24}},
@@ -73,35 +76,33 @@ def entries(epochs: int) -> Iterator[Entry]:
             for name in ("mobilenetv2_050", "mobilenetv4_conv_small_050", "mobilenetv3_small_100")
         },
     }
-    rest = {"epochs": epochs - half["epochs"]}
-    for exits in (False, True):
-        end = "-exits" if exits else ""
-        for name, settings in own.items():
-            yield Entry(name + end, {**settings, "epochs": epochs}, exits=exits)
-        for share in SHARES:
-            yield Entry(f"pruned-{share:g}{end}", {"prune": share, **rest}, start="half", exits=exits)
+    for share in SHARES:
+        settings = {"prune": share, **FINETUNE}
+        yield Entry(f"pruned-{share:g}", "cifar10-resnet56", {"model": REFERENCE, **settings})
+        yield Entry(f"pruned-{share:g}-exits", "cifar10-resnet56", settings, exits=True)
+    for name, settings in own.items():
+        epochs = {"epochs": before + FINETUNE["epochs"]}
+        yield Entry(name, "cifar10-resnet20", {**settings, **epochs})
+        yield Entry(f"{name}-exits", "cifar10-resnet20", {**settings, **epochs}, exits=True)
 
 
-def train(out: Path, epochs: int = 15, only: tuple[str, ...] = ()) -> None:
+def train(out: Path, only: tuple[str, ...] = ()) -> None:
     """Train what is not there yet, one after the other.
 
     Args:
         out: directory for all networks.
-        epochs: of each in all.
-        only: names of networks, with what they start from. Default: all.
+        only: names of networks. Default: all.
     """
-    found = list(entries(epochs))
-    starts = {entry.start for entry in found if entry.name in only}
-    for entry in found:
+    for entry in entries():
         place = out / entry.name
-        if (place / "report.html").exists() or (only and entry.name not in {*only, *starts}):
+        if (place / "report.html").exists() or (only and entry.name not in only):
             continue
         settings = {"data": DATA, **entry.settings}
-        if entry.start:
-            settings["model"] = str(out / entry.start)
         print(entry.name, settings, flush=True)
+        if entry.exits and "prune" in settings:  # its exits are pruned with it
+            settings["network"] = EENet.from_pretrained(REFERENCE)
         resume = (place / STATE_FILE).exists()
-        eenet.train(RECIPE, place, plain=not entry.exits, resume=resume, **settings)
+        eenet.train(entry.recipe, place, plain=not entry.exits, resume=resume, **settings)
 
 
 @dataclass(frozen=True)
@@ -113,15 +114,15 @@ class Runner:
     policy: ExitPolicy
 
 
-def runners(place: Path, images: dict[str, Any], precision: str) -> Iterator[Runner]:
+def runners(place: Path, images: Images, precision: str, exported: Path) -> Iterator[Runner]:
     """The network without leaving early; one with exits also at each budget that is within its costs."""
     source = place
     if precision == "int8":
-        source = place / "int8"
+        source = exported / place.name
         if not (source / "eenet.json").exists():
             eenet.export(place, source, precision="int8")
     network, config = open_network(source), read_config(place)
-    tested = collect(network, images["test"])
+    tested = collect(network, images)
     assert isinstance(tested, Records)
     count = len(config.exits)
     policies = {"": ExitPolicy("confidence", (1.0,) * count, (False,) * count)}
@@ -146,20 +147,23 @@ def runners(place: Path, images: dict[str, Any], precision: str) -> Iterator[Run
         yield Runner(row, network, policy)
 
 
-def measure_all(out: Path, repeats: int = 7) -> None:
-    """Accuracy, MACs and milliseconds of all that are trained.
+def measure_all(out: Path, repeats: int = 5) -> None:
+    """Accuracy, MACs and milliseconds of all that are trained, and of two shipped networks.
 
     Args:
         out: directory of all networks.
         repeats: runs of all in turn.
     """
-    places = sorted(path.parent for path in out.glob("*/report.html") if path.parent.name != "half")
-    images = {"test": as_images(DATA, read_config(places[0]), "test")}
-    found = [next(runners(checkpoint_directory(REFERENCE), images, "fp32"))]
-    found += [
-        r for place in places for precision in ("fp32", "int8") for r in runners(place, images, precision)
+    places = [checkpoint_directory(name) for name in SHIPPED]
+    places += sorted(path.parent for path in out.glob("*/report.html"))
+    images = as_images(DATA, read_config(places[0]), "test")
+    found = [
+        runner
+        for place in places
+        for precision in ("fp32", "int8")
+        for runner in runners(place, images, precision, out / "int8")
     ]
-    pixels_BCHW = sample(images["test"], 1000)
+    pixels_BCHW = sample(images, 1000)
     for backend in BACKENDS:
         for batch_size in BATCHES:
             contenders = []

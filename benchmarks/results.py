@@ -24,6 +24,15 @@ def read(name: str, on: str | None = None) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def everywhere(name: str) -> list[dict[str, str]]:
+    """The rows of all tables of a name, whatever hardware they are of."""
+    rows: list[dict[str, str]] = []
+    for path in sorted(Path(__file__).parent.joinpath("results").glob(f"{name}-*.csv")):
+        with path.open(newline="") as file:
+            rows += csv.DictReader(file)
+    return rows
+
+
 def hardware_of(name: str) -> str | None:
     """Where a table was measured: here, or else on the first other hardware that has it."""
     start, end = path_of(name, "|").name.split("|")

@@ -3,7 +3,6 @@
 python benchmarks/results_page.py
 """
 
-import csv
 from itertools import groupby
 from math import ceil, floor
 from operator import itemgetter
@@ -12,6 +11,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
+import results
 from drawing import Chart, legend, picture, text
 from ship import SHOWN_BUDGETS
 
@@ -27,8 +27,9 @@ Row = dict[str, Any]
 
 def main() -> None:
     """Write the page."""
-    rows = _rows("networks")
-    shift, drift = (groupby(_rows(kind), key=itemgetter("checkpoint")) for kind in ("shift", "drift"))
+    rows = results.everywhere("networks")
+    damaged = {kind: results.everywhere(kind) for kind in ("shift", "drift")}
+    shift, drift = (groupby(rows, key=itemgetter("checkpoint")) for rows in damaged.values())
     alarms = {name: list(group) for name, group in drift}
     networks = {key: list(group) for key, group in groupby(sorted(rows, key=_network), key=_network)}
     plain = {key[:3]: group for key, group in networks.items() if not group[0]["budget"]}
@@ -55,15 +56,6 @@ def main() -> None:
         damage="\n\n".join(_damage(name, list(group), alarms[name]) for name, group in shift),
     )
     (ROOT / "docs/results/networks.md").write_text(page)
-
-
-def _rows(kind: str) -> list[Row]:
-    """Of all tables of a kind."""
-    rows: list[Row] = []
-    for path in sorted((ROOT / "benchmarks/results").glob(f"{kind}-*.csv")):
-        with path.open(newline="") as file:
-            rows += csv.DictReader(file)
-    return rows
 
 
 def _network(row: Row) -> tuple[str, int, str, str]:

@@ -1,0 +1,254 @@
+"""`benchmarks/results/race-*.csv`, `networks-*.csv` and `optimize-photos-*.csv` → `docs/results/race.md`.
+
+    python benchmarks/race_page.py
+
+Says which static network is best within a number of MACs, which one with exits, and what leaving early adds.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import results
+
+from eenet.common import format_table
+
+FILE = Path(__file__).parents[1] / "docs/results/race.md"
+EPOCHS = "60"
+REFERENCE = "cifar10-eenet56"  # whose plain backbone is the unit of time; trained for longer than the others
+CLOCKS = {f"{backend}_{size}": (told, size) for backend, told in
+          (("onnxruntime", "ONNX Runtime"), ("openvino", "OpenVINO")) for size in (1, 64)}  # fmt: skip
+BOUND = 63e6  # MACs, half a ResNet-56
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network at a budget."""
+
+    name: str
+    precision: str
+    budget: str
+    accuracy: float
+    half_width: float
+    macs: float
+    ratios: dict[str, float]
+    """Time as a part of the reference's."""
+
+    @property
+    def exits(self) -> bool:
+        """Whether images leave early."""
+        return bool(self.budget)
+
+    @property
+    def told(self) -> str:
+        """In words."""
+        end = f", budget {float(self.budget):g}" if self.budget else ""
+        return f"{self.name}{', int8' if self.precision == 'int8' else ''}{end}"
+
+
+def raced() -> list[Row]:
+    """The networks of `race.py`."""
+    found = []
+    for row in results.read("race-cifar10", results.hardware_of("race-cifar10")):
+        numbers = (float(row[key]) for key in ("accuracy", "half_width_95", "macs"))
+        ratios = {key: float(row[f"{key}_ratio"]) for key in CLOCKS}
+        found.append(Row(row["network"], row["precision"], row["budget"], *numbers, ratios))
+    return found
+
+
+def trained_before(timed: list[Row]) -> Iterator[Row]:
+    """Backbones of the table of networks, trained without exits; their times are those of their equals."""
+    plain = {row.name: row for row in timed if not row.exits and row.precision == "fp32"}
+    for row in results.everywhere("networks"):
+        name = row["backbone"].removesuffix("_cifar")
+        twin = plain.get(name.replace("resnet", "cifar10-eenet"))
+        if (row["data"], row["epochs"], row["num_exits"]) == ("cifar10", EPOCHS, "0") and twin:
+            right, images = float(row["accuracy"]), int(row["test_images"])
+            error = 1.96 * (right * (1 - right) / images) ** 0.5
+            yield Row(f"{name} (never with exits)", "fp32", "", right, error, twin.macs, twin.ratios)
+
+
+def cells(row: Row) -> list[str]:
+    """Of the table of all."""
+    worth = f"{100 * row.accuracy:.2f} ± {100 * row.half_width:.2f}"
+    times = [f"{row.ratios[key]:.2f}" if key in row.ratios else "–" for key in CLOCKS]
+    return [row.told, worth, f"{row.macs / 1e6:.1f}", *times]
+
+
+def over(row: Row, other: Row) -> str:
+    """How far a row lies above another one, with the interval of a difference."""
+    apart = 100 * (row.half_width**2 + other.half_width**2) ** 0.5
+    return f"{100 * (row.accuracy - other.accuracy):+.2f} ± {apart:.2f} points"
+
+
+def within(rows: list[Row], bound: float) -> str:
+    """The best static network and the best with exits, by MACs alone."""
+    table = []
+    for told, exits in (("static", False), ("with exits", True)):
+        fits = [row for row in rows if row.exits == exits and row.macs <= bound and row.precision == "fp32"]
+        table.append([told, *cells(max(fits, key=lambda row: row.accuracy))[:3]])
+    return format_table(["kind", "best network", "accuracy, %", "million MACs"], table)
+
+
+def quickest(rows: list[Row]) -> Iterator[list[str]]:
+    """For each static network and each clock: the fastest as accurate one that leaves early."""
+    for static in (row for row in rows if not row.exits):
+        for key, (told, size) in CLOCKS.items():
+            if equal := [row for row in rows if row.exits and row.accuracy >= static.accuracy]:
+                best = min(equal, key=lambda row: row.ratios[key])
+                gain = f"{static.ratios[key] / best.ratios[key]:.2f}"
+                yield [static.told, f"{told}, {size}", best.told, gain, over(best, static)]
+
+
+def compound(rows: list[Row]) -> Iterator[list[str]]:
+    """For each clock: the fastest that loses at most half a point against the plain reference."""
+    plain = next(row for row in rows if (row.name, row.precision, row.budget) == (REFERENCE, "fp32", ""))
+    fits = [row for row in rows if row.accuracy >= plain.accuracy - 0.005]
+    for key, (told, size) in CLOCKS.items():
+        best = min(fits, key=lambda row: row.ratios[key])
+        yield [f"{told}, {size}", best.told, f"{1 / best.ratios[key]:.2f}", over(best, plain)]
+
+
+def optimized() -> Iterator[list[str]]:
+    """What `eenet optimize` tried on photos."""
+    for row in results.read("optimize-photos", results.hardware_of("optimize-photos")):
+        drop = f"{float(row['drop']):+.2f}"
+        told = f"{row['name']}, {row['precision']}{', early exit' if row['early_exit'] == 'True' else ''}"
+        test = f"{100 * float(row['test_accuracy']):.2f}" if row["test_accuracy"] else "–"
+        worth = [f"{100 * float(row['accuracy']):.2f}", drop, test]
+        yield [
+            told,
+            row["epochs"],
+            *worth,
+            f"{float(row['relative_cost']):.2f}",
+            f"{float(row['speedup']):.2f}",
+        ]
+
+
+PAGE = """# Against smaller, pruned and int8 networks
+
+Why not simply a smaller network? This page measures that. It is made by `python benchmarks/race_page.py` from
+CSVs in `benchmarks/results`.
+
+| what | value |
+| --- | --- |
+| data | CIFAR-10, 5,000 test images; thresholds are set on validation images |
+| start | `{reference}`, a ResNet-56 with four exits, trained for {epochs} epochs |
+| `pruned-0.4` | its backbone, pruned to that share of its MACs and finetuned for 8 epochs, without exits |
+| `pruned-0.5-exits` | the network and its exits, pruned together and finetuned for 8 epochs |
+| never with exits | the backbone alone, trained for {epochs} epochs, from [networks](networks.md) |
+| no budget | the same network, where no image leaves early: a static network |
+| int8 | quantised after training |
+| times | {machine}; all in turns on the same batches; as a part of the plain ResNet-56's in float32 |
+| commands | `python benchmarks/race.py train --out runs/race`, then `measure` |
+| seeds | one. ± is half of a 95 % interval over the test images |
+
+## All networks
+
+:::{{table}} Accuracy in percent, MACs of an image, and time by batch size
+
+{all}
+
+:::
+
+## Within half of a ResNet-56
+
+:::{{table}} The most accurate in float32, at most 63 million MACs
+
+{within}
+
+:::
+
+## Equal accuracy on the clock
+
+:::{{table}} The fastest that leaves early and is at least as accurate as a static network
+
+{quickest}
+
+:::
+
+The interval of a difference takes the two networks for independent. They are measured on the same images, so
+it is too wide.
+
+## Everything together
+
+:::{{table}} The fastest that loses at most 0.5 points against the plain ResNet-56 in float32
+
+{compound}
+
+:::
+
+{photos}
+
+## Where to go next
+
+- The same race for your network on your machine: [`eenet optimize`](../how-to/optimize.md).
+- [On the clock](runtime.md): where time goes that MACs don't show.
+- [Other results](index.md).
+"""
+PHOTOS = """## Photos
+
+`eenet optimize resnet18 --weights mine.pth --data photos/ --set image_size=128 --max-drop 0.5 --minutes 30`,
+killed after 12 minutes and started again. The photos are 2,000 of Imagenette, 400 of them for validation. The
+given ResNet-18 was trained on the others by plain PyTorch, from random weights, for 12 epochs. Measured on
+{machine}.
+
+:::{{table}} What was tried, the fastest first. Accuracy in percent and points lost, on validation images
+
+{table}
+
+:::
+
+:::{{table}} The winner, on test images: its exits by themselves
+
+{exits}
+
+:::
+
+How to read this:
+
+- The given network is weak, since its training images are few. So its first exit alone is nearly as accurate.
+  That is a smaller static network, found by training exits.
+- Training the exits took a third of the time. All others had one or two epochs. For networks with random
+  weights that is far too few. So nothing here says that MobileNet or EfficientNet are worse.
+- 400 validation images can't tell half a point. `eenet optimize` says so, with the interval."""
+
+
+def exits_alone() -> str:
+    """Of the winner on photos."""
+    rows = results.read("optimize-photos-exits", results.hardware_of("optimize-photos-exits"))
+    table = [
+        [str(i), f"{float(row['cost']):.3f}", f"{float(row['share']):.1%}", f"{float(row['accuracy']):.2%}"]
+        for i, row in enumerate(rows)
+    ]
+    return format_table(["exit", "cost", "images that leave here", "accuracy, if all left here"], table)
+
+
+def main() -> None:
+    """Write the page."""
+    rows = raced()
+    rows += trained_before(rows)
+    by_macs = sorted(rows, key=lambda row: (row.macs, row.precision))
+    clocks = [f"{told}, {size}" for told, size in CLOCKS.values()]
+    tried = format_table(
+        ["network", "epochs", "accuracy", "lost", "on test images", "MACs", "times as fast"],
+        list(optimized()),
+    )
+    equal = ["static", "clock", "leaves early", "times as fast", "accuracy"]
+    page = PAGE.format(
+        reference=REFERENCE,
+        epochs=EPOCHS,
+        machine=results.hardware_of("race-cifar10"),
+        all=format_table(["network", "accuracy", "million MACs", *clocks], [cells(row) for row in by_macs]),
+        within=within(rows, BOUND),
+        quickest=format_table(equal, list(quickest(rows))),
+        compound=format_table(["clock", "network", "times as fast", "accuracy"], list(compound(rows))),
+        photos=PHOTOS.format(
+            table=tried, exits=exits_alone(), machine=results.hardware_of("optimize-photos")
+        ),
+    )
+    FILE.write_text(page)
+
+
+if __name__ == "__main__":
+    main()
