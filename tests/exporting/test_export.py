@@ -8,6 +8,7 @@ from typing import Any
 
 import jsonschema
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 import timm
@@ -24,11 +25,14 @@ from eenet.exporting import comparing
 from eenet.exporting.formats import FORMATS
 from eenet.exporting.writing import Export, export
 from eenet.networks.building import create_model, without_exits
+from eenet.networks.graphs.stored import open_network
 from eenet.networks.network import EENet
 from eenet.policies.budget import policies_for_budgets
-from eenet.runtime.backends.choice import installed
+from eenet.policies.policy import ExitPolicy
+from eenet.runtime.backends.choice import create_backend, installed
 from eenet.runtime.backends.exported import MANIFEST_FILE, load_exported
-from eenet.runtime.compacting import run_batch
+from eenet.runtime.compacting import Answers, run_batch
+from eenet.runtime.graphs.segments import segments_of
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs/reference/eenet.schema.json").read_text())
 CHECKPOINT = "digits-eenet8"
@@ -83,6 +87,37 @@ def test_every_format_is_described_and_runs(
         assert f"At batch 1 {precision}" in str(found)
     written = [tmp_path / "out" / name for name in manifest["files"]]
     assert found.bytes == sum(path.stat().st_size for path in written)
+
+
+def test_int8_goes_on_across_cuts(
+    tmp_path: Path, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Segments hand on integers, and say the same one after the other as in one graph, alone or together."""
+    export(CHECKPOINT, tmp_path / "out", format="onnx-single", precision="int8")
+    network = open_network(tmp_path / "out")
+    policy = ExitPolicy("confidence", (0.9,) * network.num_exits)
+    backend = create_backend("onnxruntime", network, segments_of(policy, None), policy.score)
+    assert backend.run(0, pixels).features.dtype == np.uint8
+    together = run_batch(backend, policy, pixels)
+    alone = [run_batch(backend, policy, pixels[i : i + 1]) for i in range(len(pixels))]
+    monkeypatch.setattr(type(backend), "run_through", lambda *_: None)
+    apart = run_batch(backend, policy, pixels)
+    assert len(set(apart.exits_B.tolist())) > 1
+    pairs = zip(*((one.probabilities_BN, one.exits_B) for one in alone), strict=True)
+    for found in (together, Answers(*map(np.concatenate, pairs))):
+        assert found.exits_B.tolist() == apart.exits_B.tolist()
+        np.testing.assert_allclose(found.probabilities_BN, apart.probabilities_BN, rtol=1e-4, atol=1e-6)
+
+
+def test_weights_in_int8_lie_in_the_branches_that_use_them(tmp_path: Path) -> None:
+    """Above them, ONNX Runtime would pack them anew for every image."""
+    export(CHECKPOINT, tmp_path / "out", format="onnx-single", precision="int8")
+    graph = onnx.load(tmp_path / "out" / manifest_in(tmp_path / "out")["single"]["file"]).graph
+    taken = {name for node in graph.node for name in node.input}
+    above = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8}
+    assert above <= taken
+    inner = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
+    assert any(tensor.data_type == onnx.TensorProto.INT8 for part in inner for tensor in part.initializer)
 
 
 def test_a_lower_precision_that_is_slower_here_is_said_to_be() -> None:

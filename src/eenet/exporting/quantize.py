@@ -58,7 +58,7 @@ def to_int8(graph: onnx.ModelProto, images: Images) -> onnx.ModelProto:
             str(written),
             _Reader(pixels_BCHW),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv"],
+            op_types_to_quantize=["Conv", "Relu", "Clip"],
             nodes_to_exclude=[node.name for node in ready.graph.node if node.name not in kept],
             per_channel=True,
             reduce_range=True,

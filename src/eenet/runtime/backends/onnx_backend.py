@@ -1,11 +1,11 @@
 """ONNX Runtime as a backend, on the CPU.
 
-The network is optimised as a whole and then cut where it is in the runtime's own blocked
-layout: nothing is converted at a cut, and operations are fused as in the plain backbone.
+The network is optimised as a whole and then cut where it is in the runtime's own blocked layout, or where
+features are integers: nothing is converted at a cut, and operations are fused as in the plain backbone.
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ CPU = "CPUExecutionProvider"
 
 
 class OnnxRuntimeBackend(Backend):
-    """Features are numpy arrays, in blocks of channels where the runtime wants that."""
+    """Features are numpy arrays, in blocks of channels or as integers where the runtime has them so."""
 
     name = "onnxruntime"
 
@@ -51,29 +51,31 @@ class OnnxRuntimeBackend(Backend):
         state = has_state(network)
         names = [inputs_and_outputs(segment, score, final, with_state=state) for segment in self.segments]
         ends = list(dict.fromkeys(name for _, outputs in names for name in outputs))
-        fast, blocked = Cutter(graph).cut([PIXELS], ends), dict[str, str]()
-        # Integers would go on across every cut, and the blocked layout is the processor's own.
-        apart = bool(providers) or any(node.op_type == "QuantizeLinear" for node in fast.graph.node)
-        if not apart:
-            fast, blocked = _optimized(fast, threads)
+        whole = Cutter(graph).cut([PIXELS], ends)
+        features = {name for inputs, _ in names[1:] for name in inputs}
+        # The blocked layout is the processor's own.
+        fast, carried = (None, dict[str, str]()) if providers else _optimized(whole, threads, features)
+        own = [[[carried.get(name, name) for name in side] for side in sides] for sides in names]
+        parts = [Cutter(fast).cut(*sides) for sides in own] if fast else []
+        apart = not parts or not all(map(_is_closed, parts))
+        if apart:
+            fast, own = whole, [list(map(list, sides)) for sides in names]
+            parts = [Cutter(fast).cut(*sides) for sides in own]
         options: dict[str, Any] = {"optimize": apart, "providers": providers}
         self._weights = {  # one copy for all sessions, which it has to outlive
             tensor.name: ort.OrtValue.ortvalue_from_numpy(to_array(tensor))
             for tensor in fast.graph.initializer
         }
-        cutter, parts = Cutter(fast), []
         self._sessions: list[tuple[ort.InferenceSession, list[str]]] = []
         shapes: dict[str, Sequence[int | str | None]] = {}
-        for inputs, outputs in names:
-            inputs, outputs = ([blocked.get(name, name) for name in side] for side in (inputs, outputs))
-            part = cutter.cut(inputs, outputs)
+        for part, (inputs, _) in zip(parts, own, strict=True):
             for info in part.graph.input:
                 if info.name in shapes:
                     # with the shape known, a residual block adds its shortcut in place instead of copying it
-                    info.CopyFrom(_value(info.name, shapes[info.name]))
+                    kind = info.type.tensor_type.elem_type
+                    info.CopyFrom(value_info(info.name, kind, shapes[info.name]))
             session = session_of(part, threads, weights=self._weights, **options)
             shapes |= {output.name: output.shape for output in session.get_outputs()}
-            parts.append(part)
             self._sessions.append((session, inputs))
         self._through = [  # one image, several
             graph and session_of(graph, threads, weights=self._weights, **options)
@@ -94,24 +96,36 @@ class OnnxRuntimeBackend(Backend):
         return found[0], found[1]
 
 
-def _optimized(graph: Any, threads: int | None) -> tuple[Any, dict[str, str]]:
-    """The graph as the runtime would run it, and the names that outputs have in its blocked layout."""
+def _optimized(graph: Any, threads: int | None, features: Collection[str]) -> tuple[Any, dict[str, str]]:
+    """The graph as the runtime would run it, and the names of what features are unpacked from there."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "optimized.onnx"
         session_of(graph, threads, path=path)
         fast = parse(path.read_bytes(), "the optimised graph")
-    ends = {output.name for output in fast.graph.output}
-    blocked = {
-        node.output[0]: node.input[0]
-        for node in fast.graph.node
-        if node.op_type == "ReorderOutput" and node.output[0] in ends
-    }
-    fast.graph.value_info.extend(_value(name, ["batch", None, None, None]) for name in blocked.values())
-    return fast, blocked
+    makers = {node.output[0]: node for node in fast.graph.node if node.output}
+    kinds = {tensor.name: tensor.data_type for tensor in fast.graph.initializer}
+    carried = dict[str, str]()
+    for name in sorted(features & makers.keys()):
+        maker, kind = makers[name], FLOAT
+        if maker.op_type == "DequantizeLinear" and len(maker.input) > 2 and maker.input[2] in kinds:
+            kind = kinds[maker.input[2]]
+            before = makers.get(maker.input[0])
+            maker = before if before is not None and before.op_type == "Transpose" else maker
+        elif maker.op_type != "ReorderOutput":
+            continue
+        carried[name] = maker.input[0]
+        fast.graph.value_info.append(value_info(carried[name], kind, ["batch", None, None, None]))
+    return fast, carried
 
 
-def _value(name: str, shape: Sequence[int | str | None]) -> Any:
-    return value_info(name, FLOAT, shape)
+def _is_closed(part: Any) -> bool:
+    """Whether a part takes nothing but its inputs: integers may go on by another way than the features."""
+    there = {info.name for info in part.graph.input} | {tensor.name for tensor in part.graph.initializer}
+    for node in part.graph.node:
+        if not there.issuperset(name for name in node.input if name):
+            return False
+        there.update(node.output)
+    return True
 
 
 def session_of(
