@@ -42,7 +42,7 @@ def to_float16(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def to_int8(graph: onnx.ModelProto, images: Images) -> onnx.ModelProto:
-    """The convolutions of the stages in int8, by static quantisation on some images; all else as it was.
+    """The convolutions in int8, by static quantisation on some images; all else as it was.
 
     Weights have a scale for each channel and 7 bits, since processors without VNNI overflow with 8.
     """
@@ -51,15 +51,12 @@ def to_int8(graph: onnx.ModelProto, images: Images) -> onnx.ModelProto:
         prepared, written = Path(directory) / "prepared.onnx", Path(directory) / "int8.onnx"
         onnx.save(graph, str(written))  # given in memory, its weights would be moved to a file
         quant_pre_process(str(written), str(prepared), skip_symbolic_shape=True)
-        ready = onnx.load(prepared)
-        kept = _backbone(ready)
         quantize_static(
             str(prepared),
             str(written),
             _Reader(pixels_BCHW),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "Relu", "Clip"],
-            nodes_to_exclude=[node.name for node in ready.graph.node if node.name not in kept],
             per_channel=True,
             reduce_range=True,
             activation_type=QuantType.QUInt8,
