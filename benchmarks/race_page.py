@@ -50,9 +50,9 @@ def raced() -> list[Row]:
     """The networks of `race.py`."""
     found = []
     for row in results.read("race-cifar10", results.hardware_of("race-cifar10")):
-        numbers = (float(row[key]) for key in ("accuracy", "half_width_95", "macs"))
+        right, error, macs = (float(row[key]) for key in ("accuracy", "half_width_95", "macs"))
         ratios = {key: float(row[f"{key}_ratio"]) for key in CLOCKS}
-        found.append(Row(row["network"], row["precision"], row["budget"], *numbers, ratios))
+        found.append(Row(row["network"], row["precision"], row["budget"], right, error, macs, ratios))
     return found
 
 

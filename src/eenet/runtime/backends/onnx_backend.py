@@ -53,13 +53,13 @@ class OnnxRuntimeBackend(Backend):
         ends = list(dict.fromkeys(name for _, outputs in names for name in outputs))
         whole = Cutter(graph).cut([PIXELS], ends)
         features = {name for inputs, _ in names[1:] for name in inputs}
-        # The blocked layout is the processor's own.
-        fast, carried = (None, dict[str, str]()) if providers else _optimized(whole, threads, features)
+        fast, carried, apart = whole, dict[str, str](), bool(providers)
+        if not apart:  # the blocked layout is the processor's own
+            fast, carried = _optimized(whole, threads, features)
         own = [[[carried.get(name, name) for name in side] for side in sides] for sides in names]
-        parts = [Cutter(fast).cut(*sides) for sides in own] if fast else []
-        apart = not parts or not all(map(_is_closed, parts))
-        if apart:
-            fast, own = whole, [list(map(list, sides)) for sides in names]
+        parts = [Cutter(fast).cut(*sides) for sides in own]
+        if not all(map(_is_closed, parts)):
+            fast, apart, own = whole, True, [list(map(list, sides)) for sides in names]
             parts = [Cutter(fast).cut(*sides) for sides in own]
         options: dict[str, Any] = {"optimize": apart, "providers": providers}
         self._weights = {  # one copy for all sessions, which it has to outlive
