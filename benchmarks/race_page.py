@@ -91,13 +91,14 @@ def within(rows: list[Row], bound: float) -> str:
 
 
 def quickest(rows: list[Row]) -> Iterator[list[str]]:
-    """For each static network and each clock: the fastest as accurate one that leaves early."""
+    """For each static network: by each clock, the fastest that leaves early and is as accurate."""
     for static in (row for row in rows if not row.exits):
-        for key, (told, size) in CLOCKS.items():
-            if equal := [row for row in rows if row.exits and row.accuracy >= static.accuracy]:
-                best = min(equal, key=lambda row: row.ratios[key])
-                gain = f"{static.ratios[key] / best.ratios[key]:.2f}"
-                yield [static.told, f"{told}, {size}", best.told, gain, over(best, static)]
+        equal = [row for row in rows if row.exits and row.accuracy >= static.accuracy]
+        found = [static.told]
+        for key in CLOCKS if equal else ():
+            best = min(equal, key=lambda row: row.ratios[key])
+            found.append(f"{static.ratios[key] / best.ratios[key]:.2f}: {best.told}")
+        yield found
 
 
 def compound(rows: list[Row]) -> Iterator[list[str]]:
@@ -161,14 +162,11 @@ CSVs in `benchmarks/results`.
 
 ## Equal accuracy on the clock
 
-:::{{table}} The fastest that leaves early and is at least as accurate as a static network
+:::{{table}} How many times as fast as a static network: the fastest that leaves early and is at least as accurate
 
 {quickest}
 
 :::
-
-The interval of a difference takes the two networks for independent. They are measured on the same images, so
-it is too wide.
 
 ## Everything together
 
@@ -177,6 +175,19 @@ it is too wide.
 {compound}
 
 :::
+
+The interval of a difference takes the two networks for independent. They are measured on the same images, so
+it is too wide.
+
+## What this can't tell
+
+- Whether pruning is worse. Eight epochs of finetuning are few: the pruned network has not come back to where it
+  was. Torch-Pruning's own table has a ResNet-56 of 93.64 % at 0.39 of the MACs, after far more epochs. Ours with
+  exits has 93.3 % at 0.41. Against that network nothing is won in MACs.
+- Whether MobileNet or EfficientNet are worse. They were not trained. A public MobileNetV2 × 0.5 has 92.88 % at 28
+  million MACs, after 200 epochs.
+- What exits on a pruned network add. Its training was not finished.
+- Anything about other seeds.
 
 {photos}
 
@@ -227,21 +238,21 @@ def exits_alone() -> str:
 def main() -> None:
     """Write the page."""
     rows = raced()
-    rows += trained_before(rows)
+    timed, rows = rows, [*rows, *trained_before(rows)]
     by_macs = sorted(rows, key=lambda row: (row.macs, row.precision))
     clocks = [f"{told}, {size}" for told, size in CLOCKS.values()]
     tried = format_table(
         ["network", "epochs", "accuracy", "lost", "on test images", "MACs", "times as fast"],
         list(optimized()),
     )
-    equal = ["static", "clock", "leaves early", "times as fast", "accuracy"]
+    equal = ["static", *clocks]
     page = PAGE.format(
         reference=REFERENCE,
         epochs=EPOCHS,
         machine=results.hardware_of("race-cifar10"),
         all=format_table(["network", "accuracy", "million MACs", *clocks], [cells(row) for row in by_macs]),
         within=within(rows, BOUND),
-        quickest=format_table(equal, list(quickest(rows))),
+        quickest=format_table(equal, list(quickest(timed))),
         compound=format_table(["clock", "network", "times as fast", "accuracy"], list(compound(rows))),
         photos=PHOTOS.format(
             table=tried, exits=exits_alone(), machine=results.hardware_of("optimize-photos")
