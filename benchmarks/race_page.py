@@ -162,7 +162,7 @@ CSVs in `benchmarks/results`.
 
 ## Equal accuracy on the clock
 
-:::{{table}} How many times as fast as a static network: the fastest that leaves early and is at least as accurate
+:::{{table}} How many times as fast as a static network: the fastest as accurate one that leaves early
 
 {quickest}
 
@@ -181,11 +181,11 @@ it is too wide.
 
 ## What this can't tell
 
-- Whether pruning is worse. Eight epochs of finetuning are few: the pruned network has not come back to where it
-  was. Torch-Pruning's own table has a ResNet-56 of 93.64 % at 0.39 of the MACs, after far more epochs. Ours with
-  exits has 93.3 % at 0.41. Against that network nothing is won in MACs.
-- Whether MobileNet or EfficientNet are worse. They were not trained. A public MobileNetV2 × 0.5 has 92.88 % at 28
-  million MACs, after 200 epochs.
+- Whether pruning is worse. Eight epochs of finetuning are few: the pruned network has not come back to where
+  it was. Torch-Pruning's own table has a ResNet-56 of 93.64 % at 0.39 of the MACs, after far more epochs. Ours
+  with exits has 93.3 % at 0.41. Against that network nothing is won in MACs.
+- Whether MobileNet or EfficientNet are worse. They were not trained. A public MobileNetV2 × 0.5 has 92.88 % at
+  28 million MACs, after 200 epochs.
 - What exits on a pruned network add. Its training was not finished.
 - Anything about other seeds.
 
