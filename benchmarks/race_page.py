@@ -182,10 +182,10 @@ it is too wide.
 ## What this can't tell
 
 - Whether pruning is worse. Eight epochs of finetuning are few: the pruned network has not come back to where
-  it was. Torch-Pruning's own table has a ResNet-56 of 93.64 % at 0.39 of the MACs, after far more epochs. Ours
-  with exits has 93.3 % at 0.41. Against that network nothing is won in MACs.
-- Whether MobileNet or EfficientNet are worse. They were not trained. A public MobileNetV2 × 0.5 has 92.88 % at
-  28 million MACs, after 200 epochs.
+  it was. Torch-Pruning's own table has a ResNet-56 of 93.64 % at 0.39 of the MACs, after far more epochs.
+  Ours with exits has 93.3 % at 0.41. Against that network nothing is won in MACs.
+- Whether MobileNet or EfficientNet are worse. They were not trained. A public MobileNetV2 × 0.5 has 92.88 %
+  at 28 million MACs, after 200 epochs.
 - What exits on a pruned network add. Its training was not finished.
 - Anything about other seeds.
 
@@ -222,6 +222,7 @@ How to read this:
   That is a smaller static network, found by training exits.
 - Training the exits took a third of the time. All others had one or two epochs. For networks with random
   weights that is far too few. So nothing here says that MobileNet or EfficientNet are worse.
+- The rows of int8 with early exit are from before that was made faster ([export](export.md#int8-with-exits)).
 - 400 validation images can't tell half a point. `eenet optimize` says so, with the interval."""
 
 
