@@ -68,11 +68,6 @@ def compared(rows: list[dict[str, str]]) -> str:
     return format_table(header + (["AP50", "static AP50"] if boxes else []), table)
 
 
-def read(name: str) -> list[dict[str, str]]:
-    """The rows of a table, of whatever hardware."""
-    return results.read(name, results.hardware_of(name))
-
-
 def machines(names: Sequence[str]) -> str:
     """Where tables were made."""
     return " and ".join(dict.fromkeys(on for name in names if (on := results.hardware_of(name))))
@@ -87,7 +82,7 @@ def table_of(rows: list[dict[str, str]]) -> str:
 def sections() -> Iterator[str]:
     """What was measured, a data set after the other."""
     for name, title in SETS.items():
-        if not (rows := read(f"dense-{name}")):
+        if not (rows := results.read_found(f"dense-{name}")):
             continue
         seeds = len({row["seed"] for row in rows})
         dead = [
@@ -101,7 +96,7 @@ def sections() -> Iterator[str]:
         yield f":::{{table}} With exits, {networks}\n\n{compared(rows)}\n\n:::"
         yield f"Dead exits: {', '.join(dead) or 'none'}."
         for kind, told in KINDS.items():
-            if rows := read(f"{kind}-{name}"):
+            if rows := results.read_found(f"{kind}-{name}"):
                 yield f":::{{table}} {told}\n\n{table_of(rows)}\n\n:::"
 
 

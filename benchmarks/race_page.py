@@ -49,7 +49,7 @@ class Row:
 def raced() -> list[Row]:
     """The networks of `race.py`."""
     found = []
-    for row in results.read("race-cifar10", results.hardware_of("race-cifar10")):
+    for row in results.read_found("race-cifar10"):
         right, error, macs = (float(row[key]) for key in ("accuracy", "half_width_95", "macs"))
         ratios = {key: float(row[f"{key}_ratio"]) for key in CLOCKS}
         found.append(Row(row["network"], row["precision"], row["budget"], right, error, macs, ratios))
@@ -112,7 +112,7 @@ def compound(rows: list[Row]) -> Iterator[list[str]]:
 
 def optimized() -> Iterator[list[str]]:
     """What `eenet optimize` tried on photos."""
-    for row in results.read("optimize-photos", results.hardware_of("optimize-photos")):
+    for row in results.read_found("optimize-photos"):
         drop = f"{float(row['drop']):+.2f}"
         told = f"{row['name']}, {row['precision']}{', early exit' if row['early_exit'] == 'True' else ''}"
         test = f"{100 * float(row['test_accuracy']):.2f}" if row["test_accuracy"] else "–"
@@ -228,7 +228,7 @@ How to read this:
 
 def exits_alone() -> str:
     """Of the winner on photos."""
-    rows = results.read("optimize-photos-exits", results.hardware_of("optimize-photos-exits"))
+    rows = results.read_found("optimize-photos-exits")
     table = [
         [str(i), f"{float(row['cost']):.3f}", f"{float(row['share']):.1%}", f"{float(row['accuracy']):.2%}"]
         for i, row in enumerate(rows)

@@ -41,6 +41,11 @@ def hardware_of(name: str) -> str | None:
     return hardware() if hardware() in found else next(iter(found), None)
 
 
+def read_found(name: str) -> list[dict[str, str]]:
+    """The rows of a table, of whatever hardware `hardware_of` says."""
+    return read(name, hardware_of(name))
+
+
 def write(name: str, rows: list[dict[str, Any]], on: str | None = None) -> Path:
     """Write rows, whose keys may differ, to `path_of(name)`."""
     path = path_of(name, on)

@@ -57,10 +57,10 @@ class OnnxRuntimeBackend(Backend):
         if not apart:  # the blocked layout is the processor's own
             fast, carried = _optimized(whole, threads, features)
         own = [[[carried.get(name, name) for name in side] for side in sides] for sides in names]
-        parts = [Cutter(fast).cut(*sides) for sides in own]
+        parts = _parts(fast, own)
         if not all(map(_is_closed, parts)):
             fast, apart, own = whole, True, [list(map(list, sides)) for sides in names]
-            parts = [Cutter(fast).cut(*sides) for sides in own]
+            parts = _parts(fast, own)
         options: dict[str, Any] = {"optimize": apart, "providers": providers}
         self._weights = {  # one copy for all sessions, which it has to outlive
             tensor.name: ort.OrtValue.ortvalue_from_numpy(to_array(tensor))
@@ -116,6 +116,12 @@ def _optimized(graph: Any, threads: int | None, features: Collection[str]) -> tu
         carried[name] = maker.input[0]
         fast.graph.value_info.append(value_info(carried[name], kind, ["batch", None, None, None]))
     return fast, carried
+
+
+def _parts(graph: Any, names: Sequence[Sequence[Sequence[str]]]) -> list[Any]:
+    """A model for each pair of inputs and outputs."""
+    cutter = Cutter(graph)
+    return [cutter.cut(*sides) for sides in names]
 
 
 def _is_closed(part: Any) -> bool:
