@@ -54,7 +54,7 @@ def main(
         backend: with threads of its own.
     """
     network = EENet.from_pretrained(checkpoint)
-    never = ExitPolicy("confidence", (2.0,) * network.num_exits, (False,) * network.num_exits)
+    never = ExitPolicy.all_at(network.num_exits, network.num_exits)
     images = data.load(data_name, "train", size=network.config.input_size[1:])
     with tempfile.TemporaryDirectory() as directory:
         files = [Path(directory) / f"{i:05}.jpg" for i in range(count)]

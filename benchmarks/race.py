@@ -115,7 +115,10 @@ class Runner:
 
 
 def runners(place: Path, images: Images, precision: str, exported: Path) -> Iterator[Runner]:
-    """The network without leaving early; one with exits also at each budget that is within its costs."""
+    """The network without leaving early; one with exits also at each budget, and cut behind each of its exits.
+
+    A cut network is a static one: all images leave there, and nothing of it lies behind or beside.
+    """
     source = place
     if precision == "int8":
         source = exported / place.name
@@ -125,10 +128,11 @@ def runners(place: Path, images: Images, precision: str, exported: Path) -> Iter
     tested = collect(network, images)
     assert isinstance(tested, Records)
     count = len(config.exits)
-    policies = {"": ExitPolicy("confidence", (1.0,) * count, (False,) * count)}
+    policies = {"": ExitPolicy.all_at(count, count)}
     policies |= {
         key: ExitPolicy.from_dict(config.budgets[key], count) for key in BUDGETS if key in config.budgets
     }
+    policies |= {f"exit {k}": ExitPolicy.all_at(k, count) for k in range(count)}
     for budget, policy in policies.items():
         exits_B = np.asarray(decide(tested, policy))
         right_B = np.asarray(tested.correct(policy.enabled))[exits_B, np.arange(len(tested))]

@@ -37,12 +37,18 @@ class Row:
     @property
     def exits(self) -> bool:
         """Whether images leave early."""
-        return bool(self.budget)
+        return bool(self.budget) and not self.cut
+
+    @property
+    def cut(self) -> bool:
+        """Whether it ends behind one of its exits, for all images."""
+        return self.budget.startswith("exit")
 
     @property
     def told(self) -> str:
         """In words."""
-        end = f", budget {float(self.budget):g}" if self.budget else ""
+        end = f", cut behind {self.budget}" if self.cut else ""
+        end = f", budget {float(self.budget):g}" if self.exits else end
         return f"{self.name}{', int8' if self.precision == 'int8' else ''}{end}"
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from torch import nn
 
 from eenet.backbones.cifar import default_cfgs
 from eenet.backbones.cost import count_macs
@@ -35,6 +36,19 @@ def test_timm_contract(name: str) -> None:
 def test_tiny_resnets_differ_in_width() -> None:
     two, four = (count_macs(timm.create_model(f"resnet8_w{w}_cifar"), (1, 3, 32, 32)) for w in (2, 4))
     assert 3 < four / two < 4
+
+
+@pytest.mark.parametrize("blocks", [(1, 2, 2), (0, 3, 2)])
+def test_coarse_resnet(blocks: tuple[int, int, int]) -> None:
+    """13 layers with weights; from the second on at half the resolution or less."""
+    model: Any = timm.create_model("resnet13_coarse_cifar", blocks=blocks)
+    sides: list[int] = []
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear) or getattr(m, "kernel_size", 0) == (3, 3)]
+    for layer in layers[:-1]:
+        layer.register_forward_hook(lambda _, __, features: sides.append(features.shape[-1]))
+    model.eval()(torch.zeros(1, 3, 32, 32))
+    assert len(layers) == 13
+    assert sides == [32, 16, *[16] * 2 * blocks[0], *[8] * 2 * blocks[1], *[4] * 2 * blocks[2]]
 
 
 def test_unknown_argument_is_refused() -> None:

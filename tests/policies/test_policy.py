@@ -28,6 +28,20 @@ def test_leaves_at_the_first_enabled_exit_above_its_threshold(data: Any) -> None
         assert decided == (leaving[0] if leaving else K - 1)
 
 
+@pytest.mark.parametrize("exit_index", range(4))
+def test_all_at_one_exit(exit_index: int) -> None:
+    random = np.random.default_rng(exit_index)
+    logits, confidence = list(random.standard_normal((4, 9, 3))), list(100 * random.standard_normal((3, 9)))
+    exits_B = ExitPolicy.all_at(exit_index, 3).decide(logits, confidence)
+    assert exits_B.tolist() == [exit_index] * 9
+
+
+@pytest.mark.parametrize("exit_index", [-1, 4])
+def test_all_at_an_exit_that_is_not_there(exit_index: int) -> None:
+    with pytest.raises(ValueError, match=f"exit {exit_index} is not one of 0 to 3"):
+        ExitPolicy.all_at(exit_index, 3)
+
+
 def test_round_trip_and_default() -> None:
     policy = ExitPolicy("margin", (0.25, 0.5), (True, False))
     assert ExitPolicy.from_dict(policy.to_dict(), 2) == policy

@@ -4,6 +4,7 @@ After the import of this module `timm.create_model("resnet20_cifar")` works like
 other timm model. CIFAR ResNets: He et al. 2016, section 4.2, with projection shortcuts.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -23,7 +24,11 @@ _CFG: dict[str, Any] = {
 _DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 _TINY_WIDTHS = (2, 4)
 
-_NAMES = [*(f"resnet{depth}_cifar" for depth in _DEPTHS), *(f"resnet8_w{w}_cifar" for w in _TINY_WIDTHS)]
+_NAMES = [
+    *(f"resnet{depth}_cifar" for depth in _DEPTHS),
+    *(f"resnet8_w{w}_cifar" for w in _TINY_WIDTHS),
+    "resnet13_coarse_cifar",
+]
 default_cfgs = generate_default_cfgs(dict.fromkeys(_NAMES, _CFG))
 
 
@@ -50,18 +55,40 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """ResNet of depth `6 * blocks + 2` for small images, widths `width`, `2 * width`, `4 * width`."""
+    """ResNet for small images, widths `width`, `2 * width`, `4 * width`.
 
-    def __init__(self, blocks: int = 3, width: int = 16, num_classes: int = 10, in_chans: int = 3) -> None:
+    Args:
+        blocks: in each of the three layers; or in each of them one number.
+        width: channels of the first layer.
+        num_classes: 0 for none of the classifier.
+        in_chans: channels of an image.
+        coarse: a second convolution before the first layer halves the image, as in networks for photos. So
+            the first exits see features of a lower resolution early on, and more channels cost no more.
+    """
+
+    def __init__(
+        self,
+        blocks: int | Sequence[int] = 3,
+        width: int = 16,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        coarse: bool = False,
+    ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = 4 * width
-        self.conv1 = nn.Conv2d(in_chans, width, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        first = width // 2 if coarse else width
+        self.conv1 = nn.Conv2d(in_chans, first, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(first)
         self.act1 = nn.ReLU(inplace=True)
-        self.layer1 = _layer(width, width, blocks, stride=1)
-        self.layer2 = _layer(width, 2 * width, blocks, stride=2)
-        self.layer3 = _layer(2 * width, 4 * width, blocks, stride=2)
+        self.halving: nn.Module = nn.Identity()
+        if coarse:
+            halved = nn.Conv2d(first, width, 3, 2, 1, bias=False)
+            self.halving = nn.Sequential(halved, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+        blocks_3 = [blocks] * 3 if isinstance(blocks, int) else blocks
+        self.layer1 = _layer(width, width, blocks_3[0], stride=1)
+        self.layer2 = _layer(width, 2 * width, blocks_3[1], stride=2)
+        self.layer3 = _layer(2 * width, 4 * width, blocks_3[2], stride=2)
         self.global_pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.fc = nn.Linear(4 * width, num_classes) if num_classes else nn.Identity()
         for part in self.modules():
@@ -76,7 +103,7 @@ class CifarResNet(nn.Module):
         self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
     def forward_features(self, x: Tensor) -> Tensor:
-        x = self.act1(self.bn1(self.conv1(x)))
+        x = self.halving(self.act1(self.bn1(self.conv1(x))))
         return self.layer3(self.layer2(self.layer1(x)))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -88,8 +115,9 @@ class CifarResNet(nn.Module):
 
 
 def _layer(in_channels: int, channels: int, blocks: int, *, stride: int) -> nn.Sequential:
-    first = BasicBlock(in_channels, channels, stride)
-    return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(blocks - 1)))
+    widths = [in_channels, *[channels] * blocks]
+    strides = [stride, *[1] * blocks]
+    return nn.Sequential(*(BasicBlock(*of) for of in zip(widths, widths[1:], strides, strict=False)))
 
 
 def _build(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
@@ -148,3 +176,10 @@ def resnet8_w2_cifar(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 def resnet8_w4_cifar(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """The paper's tiny ResNet-8, 4 filters in the first stage."""
     return _build("resnet8_w4_cifar", pretrained, **dict(kwargs, blocks=1, width=4))
+
+
+@register_model
+def resnet13_coarse_cifar(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Wide and short, coarse from the second convolution on: for early exits that cost little."""
+    own = {"blocks": (1, 2, 2), "width": 48, "coarse": True}
+    return _build("resnet13_coarse_cifar", pretrained, **own | kwargs)

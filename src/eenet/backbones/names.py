@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 CIFAR_RESNETS = (
     *(f"resnet{depth}_cifar" for depth in (8, 14, 20, 32, 44, 56, 110)),
     *(f"resnet8_w{width}_cifar" for width in (2, 4)),
+    "resnet13_coarse_cifar",
 )
 ALIASES = (
     {"eenet8": "resnet8_w4_cifar"}

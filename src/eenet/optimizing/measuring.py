@@ -59,7 +59,7 @@ def policies_of(
 ) -> list[ExitPolicy]:
     """With all early exits off, and leaving as early as is within the drop, if that leaves early at all."""
     count = network.num_exits
-    found = [ExitPolicy("confidence", (1.0,) * count, (False,) * count)]
+    found = [ExitPolicy.all_at(count, count)]
     if count and network.config.timings:  # trained for the clock: budgets in time, not in MACs
         budgets = policies_for_budgets(timed(records, network.config.timings[-1]), any_exits=True)
     else:

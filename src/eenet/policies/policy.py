@@ -77,6 +77,22 @@ class ExitPolicy:
         return asdict(self)
 
     @classmethod
+    def all_at(cls, exit_index: int, num_exits: int) -> "ExitPolicy":
+        """All inputs leave at one exit, whatever their confidence: a static network.
+
+        Args:
+            exit_index: where; `num_exits` is the final exit, so that none leaves early.
+            num_exits: early exits of the network, of which the others are off.
+
+        Raises:
+            ValueError: there is no such exit.
+        """
+        if not 0 <= exit_index <= num_exits:
+            raise ValueError(f"exit {exit_index} is not one of 0 to {num_exits}")
+        alone = tuple(k == exit_index for k in range(num_exits))
+        return cls("confidence", (-1.0,) * num_exits, alone)  # a confidence is never below 0
+
+    @classmethod
     def from_dict(cls, values: dict[str, Any] | None, num_exits: int) -> "ExitPolicy":
         """From `config.json`; without one, the paper's: learned confidence above 0.5.
 

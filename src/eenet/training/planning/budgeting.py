@@ -57,7 +57,7 @@ def cheapest(
     if chosen is None:
         count = len(records.head_macs)
         told = f"thresholds set for {asked}: no exit keeps it, so all are switched off"
-        return ExitPolicy("confidence", (1.0,) * count, (False,) * count), told
+        return ExitPolicy.all_at(count, count), told
     return budgets[chosen[0]], f"thresholds set for {asked}, budget {chosen[0]}: {chosen[1]}"
 
 
