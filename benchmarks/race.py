@@ -115,7 +115,7 @@ class Runner:
 
 
 def runners(place: Path, images: Images, precision: str, exported: Path) -> Iterator[Runner]:
-    """The network without leaving early; one with exits also at each budget, and cut behind each of its exits.
+    """The network without leaving early; with exits also at each budget, and cut behind each exit.
 
     A cut network is a static one: all images leave there, and nothing of it lies behind or beside.
     """

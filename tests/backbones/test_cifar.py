@@ -43,7 +43,9 @@ def test_coarse_resnet(blocks: tuple[int, int, int]) -> None:
     """13 layers with weights; from the second on at half the resolution or less."""
     model: Any = timm.create_model("resnet13_coarse_cifar", blocks=blocks)
     sides: list[int] = []
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear) or getattr(m, "kernel_size", 0) == (3, 3)]
+    layers = [
+        m for m in model.modules() if isinstance(m, nn.Linear) or getattr(m, "kernel_size", 0) == (3, 3)
+    ]
     for layer in layers[:-1]:
         layer.register_forward_hook(lambda _, __, features: sides.append(features.shape[-1]))
     model.eval()(torch.zeros(1, 3, 32, 32))

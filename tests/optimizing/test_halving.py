@@ -46,6 +46,24 @@ def test_the_order_of_names_does_not_matter() -> None:
     assert survivors(points, 4) == survivors(dict(shuffled), 4)
 
 
+@given(
+    st.floats(0, 300, allow_nan=False),
+    st.integers(1, 12),
+    st.integers(1, 8),
+    st.floats(0, 5, allow_nan=False),
+)
+def test_as_many_epochs_as_the_time_allows(time: float, epochs: int, count: int, around: float) -> None:
+    """Against a list of all trainings, where one of as many epochs is not repeated."""
+
+    def takes(most: int) -> float:
+        done = {(passes, i) for passes, field in rounds(most, count) for i in range(field)}
+        return sum(passes + around for passes, _ in done)
+
+    fits = [most for most in range(1, epochs + 1) if takes(most) <= time - 1e-9]
+    almost = [most for most in range(1, epochs + 1) if takes(most) <= time + 1e-9]
+    assert max(fits, default=1) <= within(time, epochs, count, around) <= max(almost, default=1)
+
+
 def test_rounds_double_the_epochs_and_halve_the_field() -> None:
     assert rounds(12, 6) == [(3, 6), (6, 3), (12, 2)]
     assert rounds(12, 1) == [(12, 1)]

@@ -37,6 +37,11 @@ class Candidate:
     macs: int
     """Of its backbone, about."""
 
+    @property
+    def from_scratch(self) -> bool:
+        """Whether it begins with random weights."""
+        return not (self.settings.keys() & {"prune", "freeze_backbone", "pretrained"})
+
 
 def candidates(
     asked: Mapping[str, Any], config: Config, shares: Sequence[float], backbones: Sequence[str] | None

@@ -54,15 +54,23 @@ def rounds(epochs: int, count: int) -> list[tuple[int, int]]:
     return found
 
 
-def within(time: float, epochs: int, count: int) -> int:
-    """The most epochs, up to `epochs` and at least one, whose rounds take no more than so many in all.
+def within(time: float, epochs: int, count: int, around: float = 0.0) -> int:
+    """The most epochs, up to `epochs` and at least one, whose rounds take no more than so much in all.
+
+    A round of as many epochs as the one before trains nothing again.
 
     >>> within(40, 12, 6), sum(passes * running for passes, running in rounds(8, 6))
     (8, 40)
+
+    Args:
+        time: that there is, in epochs of one network.
+        epochs: wanted.
+        count: networks that begin.
+        around: what a training takes beside its epochs, in epochs of one network.
     """
-    able = [
-        most
-        for most in range(1, epochs + 1)
-        if sum(passes * running for passes, running in rounds(most, count)) <= time
-    ]
-    return max(able, default=1)
+
+    def needed(most: int) -> float:
+        field = dict(reversed(rounds(most, count)))
+        return sum((passes + around) * running for passes, running in field.items())
+
+    return max((most for most in range(1, epochs + 1) if needed(most) <= time), default=1)

@@ -12,7 +12,8 @@ from eenet.evaluation import as_images
 from eenet.exporting import export
 from eenet.networks import CARD_FILE, read_config, write_config
 from eenet.optimizing.candidates import GIVEN, SHARES, Candidate, candidates
-from eenet.optimizing.halving import Point, rounds, survivors, within
+from eenet.optimizing.clock import FROM_SCRATCH, Clock
+from eenet.optimizing.halving import Point, rounds, survivors
 from eenet.optimizing.journal import Journal
 from eenet.optimizing.measuring import Runner, answers_of, measured, policies_of, right
 from eenet.optimizing.results import Optimized, OptimizedRow, ranked, write_page, write_table
@@ -22,8 +23,6 @@ from eenet.training import STATE_FILE, TrainConfig, default_directory, start_of,
 
 PASSED = 60_000  # training images with repeats, that a network sees at most by default
 FEWEST, MOST = 6, 60  # epochs
-SPARE = 0.9  # of the minutes: the rest is for quantising and timing
-TO_TRAIN = 6  # times as long as exits on a frozen network of as many MACs, all of a network takes to train
 LEFT_OUT = ("training_state.pt", "records_test.npz", "records_validation.npz", CARD_FILE, "report.html")
 OBJECTIVES = ("latency", "macs")
 
@@ -81,7 +80,8 @@ def optimize(
     question = {**asked, "max_drop": max_drop, "objective": objective, "backend": backend}
     question |= {"batch_size": batch_size, "epochs": epochs, "shares": list(shares)}
     question |= {"backbones": list(backbones) if backbones is not None else None}
-    race = _Race(Journal(out, question), out, asked, minutes)
+    journal = Journal(out, question)
+    race = _Race(journal, out, Clock(journal, minutes))
     if objective == "latency":  # the exits of each lie where the clock wants them
         asked = {"aim": "latency", "backend": backend, "at_once": batch_size, **asked}
     race.train(Candidate(GIVEN, {**asked, "freeze_backbone": True}, 1), epochs)
@@ -89,12 +89,12 @@ def optimize(
     images = as_images(data, config, "validation")
     count = len(as_images(data, config, "train"))
     budget = epochs or min(max(round(PASSED / count), FEWEST), MOST)
-    clock = {"max_drop": max_drop, "backend": backend, "batch_size": batch_size}
+    timing = {"max_drop": max_drop, "backend": backend, "batch_size": batch_size}
     alive = candidates({"teacher": str(race.places[GIVEN]), **asked}, config, shares, backbones)
-    budget = race.affordable(budget, alive)
+    alive, budget = race.chosen(alive, budget, may_leave_out=backbones is None)
     for number, (passes, keep) in enumerate(rounds(budget, len(alive))):
         if number:
-            alive = race.halved(number, alive, keep, images, objective, clock)
+            alive = race.halved(number, alive, keep, images, objective, timing)
         for candidate in alive:
             if race.fits(candidate, passes, count):
                 race.train(candidate, passes)
@@ -102,7 +102,7 @@ def optimize(
     for name in finalists:
         race.quantise(name, images, max_drop)
     found = race.journal.once(
-        "measure", lambda: [row.to_dict() for row in race.rows(images, clock, int8=True)]
+        "measure", lambda: [row.to_dict() for row in race.rows(images, timing, int8=True)]
     )
     rows, chosen = ranked([_row(values) for values in found], objective)
     race.journal.once("winner", lambda: race.keep(chosen))
@@ -161,8 +161,7 @@ class _Race:
 
     journal: Journal
     out: Path
-    asked: dict[str, Any]
-    minutes: float | None
+    clock: Clock
 
     def __post_init__(self) -> None:
         self.places: dict[str, Path] = {}
@@ -204,29 +203,24 @@ class _Race:
         self.places[candidate.name], self.epochs[candidate.name] = place, found["epochs"]
         self.states[candidate.name] = f"trained {found['epochs']} epochs in {found['seconds']:.0f} s"
 
-    def affordable(self, epochs: int, alive: Sequence[Candidate]) -> int:
-        """At most so many epochs; fewer if rounds would not end in time, by what the given network took."""
-        if self.minutes is None or not alive:
-            return epochs
-        given = next(line["found"] for line in self.journal.lines if line["step"].startswith("train "))
-        seconds = TO_TRAIN * given["seconds"] / (given["epochs"] * given["macs"])  # of a MAC and epoch
-        left = SPARE * 60 * self.minutes - self.journal.seconds
-        epoch = seconds * sum(candidate.macs for candidate in alive) / len(alive)
-        return int(self.journal.once("epochs", lambda: within(left / epoch, epochs, len(alive))))
+    def chosen(
+        self, alive: list[Candidate], epochs: int, *, may_leave_out: bool
+    ) -> tuple[list[Candidate], int]:
+        """Who takes part, and for how many epochs at most."""
+        planned = self.journal.once("plan", lambda: self.clock.plan(alive, epochs, may_leave_out))
+        for candidate in alive:
+            if candidate.name not in planned["names"]:
+                self.states[candidate.name] = "left out: too little time to train from scratch"
+                self.notes.append(
+                    f"{candidate.name} was not tried: from scratch it needs at least {FROM_SCRATCH} epochs, "
+                    "and there was no time for them. Name it in --backbones, or give more minutes."
+                )
+        return [candidate for candidate in alive if candidate.name in planned["names"]], planned["epochs"]
 
     def fits(self, candidate: Candidate, epochs: int, images: int) -> bool:
-        """Whether a training would end in time, by the seconds that earlier ones took for a MAC."""
+        """Whether a training is there, or would end in time."""
         step = f"train {candidate.name} {epochs}"
-        if self.minutes is None or self.journal.found(step) is not None:
-            return True
-        done = [line for line in self.journal.lines if line["step"].startswith("train ")]
-        done = [line for line in done if "macs" in line["found"]]
-        rates = [line["seconds"] / (line["found"]["epochs"] * line["found"]["macs"]) for line in done]
-        own = [
-            rate for rate, line in zip(rates, done, strict=True) if f"train {candidate.name} " in line["step"]
-        ]
-        needed = (own or [max(rates)])[-1] * epochs * candidate.macs
-        if self.journal.seconds + needed <= SPARE * 60 * self.minutes:
+        if self.journal.found(step) is not None or self.clock.fits(candidate, epochs):
             return True
         told = f"{candidate.name} was not trained for {epochs} epochs on {images} images: no time was left."
         self.notes.append(told)
@@ -240,13 +234,13 @@ class _Race:
         keep: int,
         images: Images,
         objective: str,
-        clock: Mapping[str, Any],
+        timing: Mapping[str, Any],
     ) -> list[Candidate]:
         """Those who go on after a round."""
 
         def judged() -> list[str]:
             points: dict[str, list[Point]] = {}
-            for row in self.rows(images, clock):
+            for row in self.rows(images, timing):
                 points.setdefault(row.name, []).append(Point(row.accuracy, row.cost(objective)))
             points.pop(GIVEN)
             return survivors(points, keep)
@@ -257,13 +251,13 @@ class _Race:
                 self.states[candidate.name] += ", fell behind"
         return [candidate for candidate in alive if candidate.name in names]
 
-    def rows(self, images: Images, clock: Mapping[str, Any], *, int8: bool = False) -> list[OptimizedRow]:
+    def rows(self, images: Images, timing: Mapping[str, Any], *, int8: bool = False) -> list[OptimizedRow]:
         """All networks that there are, measured in turns."""
         say("timing all in turns")
         runners = [Runner(name, place, "fp32", self.epochs[name]) for name, place in self.places.items()]
         if int8:
             runners += [Runner(name, place, "int8", self.epochs[name]) for name, place in self.int8.items()]
-        return measured(runners, images, **clock)
+        return measured(runners, images, **timing)
 
     def quantise(self, name: str, images: Images, max_drop: float) -> None:
         """A network in int8, as an export, which is a checkpoint too; it leaves as early as in float32."""
