@@ -26,7 +26,7 @@ def main(run: Path, data: Path) -> None:
     """
     with (run / "candidates.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    plain = {"name": "given", "precision": "fp32", "early_exit": "False"}
+    plain = {"name": "given", "precision": "fp32", "early_exit": "False", "cut": ""}
     given = next(row for row in rows if plain.items() <= row.items())
     winner = next(row for row in rows if row["within"] == "True")  # they are sorted by cost
     count = len(read_config(Path(given["checkpoint"])).exits)

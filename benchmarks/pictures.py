@@ -229,7 +229,7 @@ def race() -> str:
         mine = {
             row["early_exit"]: (int(row["macs"]) / 1e6, float(row["accuracy"]))
             for row in rows
-            if row["name"] == name
+            if row["name"] == name and not row.get("cut")
         }
         (plain_x, plain_y), (x, y) = ((chart.x(x), chart.y(y)) for x, y in (mine["False"], mine["True"]))
         parts += [line(plain_x, plain_y, x, y, f"s{i}", more='stroke-width="2.5" stroke-dasharray="3 5"')]

@@ -120,7 +120,8 @@ def optimized() -> Iterator[list[str]]:
     """What `eenet optimize` tried on photos."""
     for row in results.read_found("optimize-photos"):
         drop = f"{float(row['drop']):+.2f}"
-        told = f"{row['name']}, {row['precision']}{', early exit' if row['early_exit'] == 'True' else ''}"
+        cut = f", cut behind exit {row['cut']}" if row.get("cut") else ""
+        told = f"{row['name']}, {row['precision']}{', early exit' if row['early_exit'] == 'True' else cut}"
         test = f"{100 * float(row['test_accuracy']):.2f}" if row["test_accuracy"] else "–"
         worth = [f"{100 * float(row['accuracy']):.2f}", drop, test]
         yield [

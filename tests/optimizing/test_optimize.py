@@ -10,13 +10,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from eenet.cli import main
+from eenet.data import load
+from eenet.evaluation import collect
 from eenet.evaluation.evaluating import evaluate
 from eenet.networks.network import EENet
 from eenet.optimizing.halving import Point, pareto
 from eenet.optimizing.journal import Journal
+from eenet.optimizing.measuring import policies_of, right
 from eenet.optimizing.results import OptimizedRow, ranked
 from eenet.optimizing.search import optimize
 from eenet.policies.policy import ExitPolicy
@@ -67,6 +71,11 @@ def test_a_race_that_is_killed_goes_on_and_repeats_nothing(
     front = pareto([Point(row["accuracy"], row["ms"]) for row in rows])
     assert [row["on_front"] for row in rows] == front
     plain = next(row for row in rows if row["speedup"] == 1 and not row["early_exit"])
+    assert plain["cut"] is None
+    for row in rows:
+        if row["cut"] is not None:
+            assert not row["early_exit"]
+            assert row["within"]
     assert plain["name"] == "given"
     assert plain["drop"] == 0
     validation = evaluate(out / "checkpoint", data="digits", split="validation")
@@ -86,6 +95,18 @@ def test_a_race_that_is_killed_goes_on_and_repeats_nothing(
     assert lines_of(out) == after
     assert main([*words, "--batch-size", "1"]) == 2
     assert "holds a race with another question (batch_size was 64, is 1)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("max_drop", [0.0, 1.0, 3.0, 50.0])
+def test_a_network_may_be_cut_behind_its_first_exit_that_is_good_enough(max_drop: float) -> None:
+    network = EENet.from_pretrained("digits-eenet8")
+    records = collect(network, load("digits", "validation"))
+    plain_B = right(records)
+    alone = [(np.asarray(records.logits_KBN[k]).argmax(1) == records.labels_B).mean() for k in range(2)]
+    good = [k for k in range(2) if 100 * (plain_B.mean() - alone[k]) <= max_drop]
+    found = policies_of(network, records, plain_B, max_drop)
+    assert found[0].only_exit == 2
+    assert [policy.only_exit for policy in found[1:] if policy.only_exit is not None] == good[:1]
 
 
 def picture(folder: Path) -> Path:

@@ -32,8 +32,11 @@ def test_leaves_at_the_first_enabled_exit_above_its_threshold(data: Any) -> None
 def test_all_at_one_exit(exit_index: int) -> None:
     random = np.random.default_rng(exit_index)
     logits, confidence = list(random.standard_normal((4, 9, 3))), list(100 * random.standard_normal((3, 9)))
-    exits_B = ExitPolicy.all_at(exit_index, 3).decide(logits, confidence)
-    assert exits_B.tolist() == [exit_index] * 9
+    policy = ExitPolicy.all_at(exit_index, 3)
+    assert policy.decide(logits, confidence).tolist() == [exit_index] * 9
+    assert policy.only_exit == exit_index
+    assert ExitPolicy("confidence", (0.0, 0.5, 0.5)).only_exit is None
+    assert ExitPolicy("margin", (-0.5, 0.5, 0.5)).only_exit is None
 
 
 @pytest.mark.parametrize("exit_index", [-1, 4])

@@ -27,6 +27,7 @@ from eenet.tasks import Loss, paired_loss
 TIMED_IMAGES = 1000
 REPEATS = 5
 RUN_SECONDS = 0.3
+ROUNDING = 1e-9  # points
 
 
 @dataclass(frozen=True)
@@ -55,17 +56,39 @@ def right(records: Records, policy: ExitPolicy | None = None) -> NDArray[np.bool
 
 
 def policies_of(
-    network: Network, records: Records, plain_B: NDArray[np.bool_], max_drop: float
+    network: Network,
+    records: Records,
+    plain_B: NDArray[np.bool_],
+    max_drop: float,
+    leaving: ExitPolicy | None = None,
 ) -> list[ExitPolicy]:
-    """With all early exits off, and leaving as early as is within the drop, if that leaves early at all."""
+    """As it is; cut behind the first exit that is good enough; leaving as early as is within the drop.
+
+    The last two only if there are such. What is cut is a smaller static network, which training exits has
+    made as well.
+
+    Args:
+        network: of which exits and budgets are known.
+        records: what it says about the validation images.
+        plain_B: which of them the given network gets right.
+        max_drop: points that may be lost against it.
+        leaving: how it leaves early, if that was decided before.
+    """
     count = network.num_exits
     found = [ExitPolicy.all_at(count, count)]
+    for k in range(count):
+        cut = ExitPolicy.all_at(k, count)
+        if paired_loss(right(records, cut), plain_B).points <= max_drop + ROUNDING:
+            found.append(cut)
+            break
+    if leaving is not None:
+        return [*found, leaving] if leaving.only_exit is None else found
     if count and network.config.timings:  # trained for the clock: budgets in time, not in MACs
         budgets = policies_for_budgets(timed(records, network.config.timings[-1]), any_exits=True)
     else:
         budgets = {key: ExitPolicy.from_dict(p, count) for key, p in network.config.budgets.items()}
     bold = boldest(records, budgets, plain_B, max_drop)
-    return [*found, bold] if bold is not None and any(bold.enabled) else found
+    return [*found, bold] if bold is not None and bold.only_exit is None else found
 
 
 def boldest(
@@ -77,7 +100,7 @@ def boldest(
     """
     chosen: ExitPolicy | None = None
     for budget in sorted(budgets, key=float, reverse=True):
-        fits = paired_loss(right(records, budgets[budget]), plain_B).points <= max_drop + 1e-9
+        fits = paired_loss(right(records, budgets[budget]), plain_B).points <= max_drop + ROUNDING
         if chosen is not None and not fits:
             break
         chosen = budgets[budget]
@@ -94,7 +117,7 @@ def measured(
     backend: str,
     batch_size: int,
 ) -> list[OptimizedRow]:
-    """A row for each network as it is, and one for it leaving early; all timed in turns.
+    """A row for each network as it is, cut, and leaving early; all timed in turns.
 
     Args:
         runners: the first is the plain network that was given.
@@ -111,11 +134,8 @@ def measured(
         config = network.config
         if plain_B is None:
             plain_B, given_macs = right(records), config.backbone_macs
-        policies = policies_of(network, records, plain_B, max_drop)
-        if runner.precision == "int8":  # which policy it leaves by was decided before
-            own = config.exit_policy()
-            policies = [policies[0], *([own] if any(own.enabled) else [])]
-        for policy in policies:
+        decided = config.exit_policy() if runner.precision == "int8" else None
+        for policy in policies_of(network, records, plain_B, max_drop, decided):
             found = right(records, policy)
             loss = paired_loss(found, plain_B)
             cost = measure(records, policy).relative_cost if any(policy.enabled) else 1.0
@@ -144,12 +164,13 @@ def _row(
     return OptimizedRow(
         name=runner.name,
         precision=runner.precision,
-        early_exit=any(policy.enabled),
+        early_exit=policy.only_exit is None,
+        cut=policy.only_exit if any(policy.enabled) else None,
         epochs=runner.epochs,
         accuracy=float(right_B.mean()),
         drop=loss.points,
         drop_interval=loss.interval,
-        within=loss.points <= max_drop + 1e-9,
+        within=loss.points <= max_drop + ROUNDING,
         macs=round(macs),
         relative_cost=macs / given_macs,
         ms=0.0,

@@ -31,7 +31,7 @@ HEADER = [
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizedRow(Result):
-    """A network as it is, or leaving early; on validation images."""
+    """A network as it is, cut, or leaving early; on validation images."""
 
     name: str
     precision: str
@@ -55,12 +55,14 @@ class OptimizedRow(Result):
     """Over the given network in the same runs."""
     checkpoint: str
     policy: dict[str, Any]
+    cut: int | None = None
+    """The exit at which all images leave: a smaller static network."""
     on_front: bool = False
     """Whether none is at least as accurate and as cheap, and better in one."""
 
     def __str__(self) -> str:
-        leaving = ", leaving early" if self.early_exit else ""
-        return f"{self.name}, {self.precision}{leaving}"
+        cut = f", cut behind exit {self.cut}" if self.cut is not None else ""
+        return f"{self.name}, {self.precision}{', leaving early' if self.early_exit else cut}"
 
     def cost(self, objective: str) -> float:
         """What is made small.
@@ -103,7 +105,7 @@ class Optimized(Result):
         """What it means."""
         best, (low, high) = self.chosen, self.chosen.drop_interval
         plain = (row for row in self.rows if row.name == GIVEN and row.precision == "fp32")
-        given = next(row for row in plain if not row.early_exit)
+        given = next(row for row in plain if not row.early_exit and row.cut is None)
         clock = f"for a batch of {self.batch_size} on {self.backend}"
         judged = f"{best.drop:.2f} points lost on {self.images} validation images"
         found = [
@@ -195,7 +197,7 @@ def write_page(found: Optimized, out: Path) -> None:
     drawn = figure.to_html(include_plotlyjs=False, full_html=False, config={"responsive": True})
     body = (
         f"<ul>{said}</ul><p class='soft'>Accuracy on validation images; round: leaving early, square: as "
-        f"it is, large: the winner.</p><script>{asset(PLOTLY)}</script><div class='plot'>{drawn}</div>"
+        f"it is or cut, large: the winner.</p><script>{asset(PLOTLY)}</script><div class='plot'>{drawn}</div>"
         f"<div class='scroll' tabindex='0'><table><tr>{head}</tr>"
         f"{''.join(f'<tr>{row}</tr>' for row in rows)}</table></div>"
         f"<p class='soft'>{html.escape(found.hardware)}</p>"
@@ -209,7 +211,7 @@ def _cells(row: OptimizedRow, chosen: OptimizedRow) -> list[str]:
     return [
         row.name,
         row.precision,
-        "yes" if row.early_exit else "no",
+        ("yes" if row.early_exit else "no") if row.cut is None else f"all at exit {row.cut}",
         f"{row.accuracy:.2%}",
         f"{row.drop:.2f}",
         f"{row.macs:,}",

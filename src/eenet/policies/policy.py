@@ -92,6 +92,13 @@ class ExitPolicy:
         alone = tuple(k == exit_index for k in range(num_exits))
         return cls("confidence", (-1.0,) * num_exits, alone)  # a confidence is never below 0
 
+    @property
+    def only_exit(self) -> int | None:
+        """The exit that every input takes, as by `all_at`; none if some may leave at another."""
+        first = next((k for k, on in enumerate(self.enabled) if on), len(self.enabled))
+        whole = first == len(self.enabled) or (self.score == "confidence" and self.thresholds[first] < 0)
+        return first if whole else None
+
     @classmethod
     def from_dict(cls, values: dict[str, Any] | None, num_exits: int) -> "ExitPolicy":
         """From `config.json`; without one, the paper's: learned confidence above 0.5.
