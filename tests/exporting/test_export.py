@@ -89,12 +89,19 @@ def test_every_format_is_described_and_runs(
     assert found.bytes == sum(path.stat().st_size for path in written)
 
 
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A single file of integers."""
+    place = tmp_path_factory.mktemp("int8") / "out"
+    export(CHECKPOINT, place, format="onnx-single", precision="int8")
+    return place
+
+
 def test_int8_goes_on_across_cuts(
-    tmp_path: Path, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+    int8: Path, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Segments hand on integers, and say the same one after the other as in one graph, alone or together."""
-    export(CHECKPOINT, tmp_path / "out", format="onnx-single", precision="int8")
-    network = open_network(tmp_path / "out")
+    network = open_network(int8)
     policy = ExitPolicy("confidence", (0.9,) * network.num_exits)
     backend = create_backend("onnxruntime", network, segments_of(policy, None), policy.score)
     assert backend.run(0, pixels).features.dtype == np.uint8
@@ -109,10 +116,9 @@ def test_int8_goes_on_across_cuts(
         np.testing.assert_allclose(found.probabilities_BN, apart.probabilities_BN, rtol=1e-4, atol=1e-6)
 
 
-def test_weights_in_int8_lie_in_the_branches_that_use_them(tmp_path: Path) -> None:
+def test_weights_in_int8_lie_in_the_branches_that_use_them(int8: Path) -> None:
     """Above them, ONNX Runtime would pack them anew for every image."""
-    export(CHECKPOINT, tmp_path / "out", format="onnx-single", precision="int8")
-    graph = onnx.load(tmp_path / "out" / manifest_in(tmp_path / "out")["single"]["file"]).graph
+    graph = onnx.load(int8 / manifest_in(int8)["single"]["file"]).graph
     taken = {name for node in graph.node for name in node.input}
     above = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8}
     assert above <= taken

@@ -7,7 +7,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from eenet.networks import BOOL, FLOAT, INT64, Graph, copy_of, from_array, make_node, to_array, value_info
+from eenet.networks import (
+    BOOL,
+    FLOAT,
+    INT8,
+    INT64,
+    UINT8,
+    Graph,
+    copy_of,
+    from_array,
+    make_node,
+    to_array,
+    value_info,
+)
 from eenet.policies import FLOOR
 from eenet.runtime.graphs.segments import Segment
 
@@ -15,7 +27,6 @@ Level = tuple[list[Any], list[str]]
 """Nodes, and the names of the probabilities and exits they give."""
 Images = Literal["one", "several", "any"]
 ENDS = ["probabilities", "exit_index"]
-INTEGERS = (2, 3)  # uint8 and int8, as ONNX numbers types of tensors
 node = make_node
 
 
@@ -66,7 +77,7 @@ def nest(parts: Sequence[Any], segments: Sequence[Segment], images: Images = "an
     del graph.node[:], graph.output[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(nodes)
     held = {tensor.name: tensor for part in parts for tensor in part.graph.initializer}
-    if any(tensor.data_type in INTEGERS for tensor in held.values()):
+    if any(tensor.data_type in (UINT8, INT8) for tensor in held.values()):
         graph.initializer.extend(_placed(graph.node, held))
     else:
         graph.initializer.extend(held.values())  # above all branches, since they share them
