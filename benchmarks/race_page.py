@@ -12,10 +12,12 @@ from pathlib import Path
 import results
 
 from eenet.common import format_table
+from eenet.networks import checkpoint_directory, read_config
 
 FILE = Path(__file__).parents[1] / "docs/results/race.md"
 EPOCHS = "60"
-REFERENCE = "cifar10-eenet56"  # whose plain backbone is the unit of time; trained for longer than the others
+REFERENCE = "cifar10-eenet56"  # whose plain backbone is the unit of time
+SMALL = "cifar10-eenet13"
 CLOCKS = {f"{backend}_{size}": (told, size) for backend, told in
           (("onnxruntime", "ONNX Runtime"), ("openvino", "OpenVINO")) for size in (1, 64)}  # fmt: skip
 BOUND = 63e6  # MACs, half a ResNet-56
@@ -116,6 +118,17 @@ def compound(rows: list[Row]) -> Iterator[list[str]]:
         yield [f"{told}, {size}", best.told, f"{1 / best.ratios[key]:.2f}", over(best, plain)]
 
 
+def efficiency() -> Iterator[list[str]]:
+    """Of the shipped networks, from `race.py efficiency`."""
+    for row in results.read_found("race-efficiency"):
+        backend, size = CLOCKS[f"{row['backend']}_{row['batch_size']}"]
+        yield [
+            row["network"],
+            f"{backend}, {size}",
+            *(f"{float(row[key]):.2f}" for key in ("speedup", "mac_speedup", "efficiency")),
+        ]
+
+
 def optimized() -> Iterator[list[str]]:
     """What `eenet optimize` tried on photos."""
     for row in results.read_found("optimize-photos"):
@@ -141,11 +154,14 @@ CSVs in `benchmarks/results`.
 | what | value |
 | --- | --- |
 | data | CIFAR-10, 5,000 test images; thresholds are set on validation images |
-| start | `{reference}`, a ResNet-56 with four exits, trained for {epochs} epochs |
-| `pruned-0.4` | its backbone, pruned to that share of its MACs and finetuned for 8 epochs, without exits |
+| `{reference}` | a ResNet-56 with four exits, trained for {epochs} epochs |
+| `cifar10-eenet20` | a ResNet-20 with three exits, likewise |
+| `{small}` | a wide, short network, coarse early on, with three exits, trained for {small_epochs} epochs |
+| `pruned-0.4` | the ResNet-56, pruned to that share of its MACs and finetuned for 8 epochs, without exits |
 | `pruned-0.5-exits` | the network and its exits, pruned together and finetuned for 8 epochs |
 | never with exits | the backbone alone, trained for {epochs} epochs, from [networks](networks.md) |
 | no budget | the same network, where no image leaves early: a static network |
+| cut behind exit 0 | all images leave there: also a static network, that training with exits has made |
 | int8 | quantised after training |
 | times | {machine}; all in turns on the same batches; as a part of the plain ResNet-56's in float32 |
 | commands | `python benchmarks/race.py train --out runs/race`, then `measure` |
@@ -185,6 +201,17 @@ CSVs in `benchmarks/results`.
 
 The interval of a difference takes the two networks for independent. They are measured on the same images, so
 it is too wide.
+
+## How much of the promise is kept
+
+:::{{table}} Times as fast as the network itself without leaving early, at its own budget
+
+{efficiency}
+
+:::
+
+`by MACs` is what MACs promise. `efficiency` is ideal by measured time. In ideal time an image costs only its
+part of the plain network, and exits cost nothing.
 
 ## What this can't tell
 
@@ -256,12 +283,17 @@ def main() -> None:
     equal = ["static", *clocks]
     page = PAGE.format(
         reference=REFERENCE,
+        small=SMALL,
+        small_epochs=read_config(checkpoint_directory(SMALL)).provenance["train_config"]["epochs"],
         epochs=EPOCHS,
         machine=results.hardware_of("race-cifar10"),
         all=format_table(["network", "accuracy", "million MACs", *clocks], [cells(row) for row in by_macs]),
         within=within(rows, BOUND),
         quickest=format_table(equal, list(quickest(timed))),
         compound=format_table(["clock", "network", "times as fast", "accuracy"], list(compound(rows))),
+        efficiency=format_table(
+            ["network", "clock", "times as fast", "by MACs", "efficiency"], list(efficiency())
+        ),
         photos=PHOTOS.format(
             table=tried, exits=exits_alone(), machine=results.hardware_of("optimize-photos")
         ),
