@@ -221,6 +221,10 @@ def test_a_single_file_has_thresholds_that_can_be_changed(tmp_path: Path, pixels
 
 def test_int8_says_what_became_of_accuracy_and_cost(tmp_path: Path, expected: Any) -> None:
     found = export(CHECKPOINT, tmp_path, precision="int8")
+    for stage in manifest_in(tmp_path)["stages"][1:]:
+        graph = onnx.load(tmp_path / stage["file"]).graph
+        readers = {node.op_type for node in graph.node if set(stage["inputs"]) & set(node.input)}
+        assert readers == {"QuantizeLinear"}, "else its first layers compute in floats"
     labels = np.asarray(data.load("digits", "test").labels_B)
     assert found.fp32_accuracy == (expected.probabilities_BN.argmax(1) == labels).mean()
     assert found.accuracy is not None

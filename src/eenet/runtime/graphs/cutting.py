@@ -58,20 +58,42 @@ class Cutter:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._asks_pixels = any(_asked(node) is not None for node in model.graph.node)
+        unpacking = (node for node in model.graph.node if node.op_type == "DequantizeLinear")
+        self._scales = {node.output[0]: list(node.input[1:]) for node in unpacking}
 
     def cut(self, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
         """The part from some inputs on; what needs sizes takes them from there, not from the pixels.
 
+        An input that was unpacked from integers is packed again: nothing is lost by that, and layers that
+        take it compute in integers. Else they would do so with floats, on weights unpacked for every image.
+
         Raises:
             ValueError: the graph makes no such output.
         """
-        if not self._asks_pixels or PIXELS in inputs:
-            return extract(self._model, inputs, outputs)
-        model = copy_of(self._model)
-        del model.graph.node[:]
-        for node in self._model.graph.node:
-            model.graph.node.extend(self._from_inputs(node, inputs))
-        return extract(model, inputs, outputs)
+        model = self._model
+        if self._asks_pixels and PIXELS not in inputs:
+            model = copy_of(self._model)
+            del model.graph.node[:]
+            for node in self._model.graph.node:
+                model.graph.node.extend(self._from_inputs(node, inputs))
+        part = extract(model, inputs, outputs)
+        for name in self._scales.keys() & set(inputs):
+            self._pack(part.graph, name)
+        return part
+
+    def _pack(self, graph: Any, name: str) -> None:
+        """Pack an input of a part by the scale it was unpacked by, and unpack it where it is taken."""
+        scale, integers, again = self._scales[name], f"{name}_packed", f"{name}_unpacked"
+        there = {tensor.name for tensor in graph.initializer}
+        missing = (t for t in self._model.graph.initializer if t.name in scale and t.name not in there)
+        graph.initializer.extend(missing)
+        nodes = [copy_of(node) for node in graph.node]
+        for node in nodes:
+            node.input[:] = [again if each == name else each for each in node.input]
+        del graph.node[:]
+        graph.node.append(make_node("QuantizeLinear", [name, *scale], [integers]))
+        graph.node.append(make_node("DequantizeLinear", [integers, *scale], [again]))
+        graph.node.extend(nodes)
 
     def _from_inputs(self, node: Any, inputs: Sequence[str]) -> Iterator[Any]:
         """A node, or those that give the same without the pixels."""
