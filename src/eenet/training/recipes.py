@@ -137,7 +137,7 @@ RECIPES: dict[str, Recipe] = {
             epochs=30,
             augmentation="shift-flip-erase",
         ),
-        "CIFAR-10, a wide and short network, the fastest; about 90 minutes on two cores",
+        "CIFAR-10, a wide and short network for small budgets; about 100 minutes on two cores",
     ),
     **{
         f"cifar10-resnet{depth}": Recipe(
