@@ -60,7 +60,7 @@ class CifarResNet(nn.Module):
     Args:
         blocks: in each of the three layers; or in each of them one number.
         width: channels of the first layer.
-        num_classes: 0 for none of the classifier.
+        num_classes: 0 for no classifier.
         in_chans: channels of an image.
         coarse: a second convolution before the first layer halves the image, as in networks for photos. So
             the first exits see features of a lower resolution early on, and more channels cost no more.

@@ -4,7 +4,7 @@ import csv
 import html
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,7 @@ def ranked(rows: Sequence[OptimizedRow], objective: str) -> tuple[list[Optimized
 def write_table(rows: Sequence[OptimizedRow], out: Path) -> None:
     """`candidates.csv`."""
     text = io.StringIO()
-    columns = [key for key in rows[0].to_dict() if key != "policy"]
+    columns = [field.name for field in fields(OptimizedRow) if field.name != "policy"]
     writer = csv.DictWriter(text, columns, extrasaction="ignore")
     writer.writeheader()
     writer.writerows(row.to_dict() for row in rows)

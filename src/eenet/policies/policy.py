@@ -90,7 +90,8 @@ class ExitPolicy:
         if not 0 <= exit_index <= num_exits:
             raise ValueError(f"exit {exit_index} is not one of 0 to {num_exits}")
         alone = tuple(k == exit_index for k in range(num_exits))
-        return cls("confidence", (-1.0,) * num_exits, alone)  # a confidence is never below 0
+        # confidences lie in 0 … 1
+        return cls("confidence", tuple(-1.0 if on else 1.0 for on in alone), alone)
 
     @property
     def only_exit(self) -> int | None:
