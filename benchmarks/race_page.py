@@ -16,7 +16,6 @@ from eenet.common import format_table
 FILE = Path(__file__).parents[1] / "docs/results/race.md"
 EPOCHS = "60"
 REFERENCE = "cifar10-eenet56"  # whose plain backbone is the unit of time
-SMALL = "resnet13-exits"
 CLOCKS = {f"{backend}_{size}": (told, size) for backend, told in
           (("onnxruntime", "ONNX Runtime"), ("openvino", "OpenVINO")) for size in (1, 64)}  # fmt: skip
 BOUND = 63e6  # MACs, half a ResNet-56
@@ -155,7 +154,6 @@ CSVs in `benchmarks/results`.
 | data | CIFAR-10, 5,000 test images; thresholds are set on validation images |
 | `{reference}` | a ResNet-56 with four exits, trained for {epochs} epochs |
 | `cifar10-eenet20` | a ResNet-20 with three exits, likewise |
-| `{small}` | a wide, short network, coarse early on, with three exits, trained for {small_epochs} epochs |
 | `pruned-0.4` | the ResNet-56, pruned to that share of its MACs and finetuned for 8 epochs, without exits |
 | `pruned-0.5-exits` | the network and its exits, pruned together and finetuned for 8 epochs |
 | never with exits | the backbone alone, trained for {epochs} epochs, from [networks](networks.md) |
@@ -282,10 +280,6 @@ def main() -> None:
     equal = ["static", *clocks]
     page = PAGE.format(
         reference=REFERENCE,
-        small=SMALL,
-        small_epochs=next(
-            row["epochs"] for row in results.read_found("race-cifar10") if row["network"] == SMALL
-        ),
         epochs=EPOCHS,
         machine=results.hardware_of("race-cifar10"),
         all=format_table(["network", "accuracy", "million MACs", *clocks], [cells(row) for row in by_macs]),
