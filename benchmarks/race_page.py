@@ -158,7 +158,6 @@ CSVs in `benchmarks/results`.
 | `pruned-0.5-exits` | the network and its exits, pruned together and finetuned for 8 epochs |
 | never with exits | the backbone alone, trained for {epochs} epochs, from [networks](networks.md) |
 | no budget | the same network, where no image leaves early: a static network |
-| cut behind exit 0 | all images leave there: also a static network, that training with exits has made |
 | int8 | quantised after training |
 | times | {machine}; all in turns on the same batches; as a part of the plain ResNet-56's in float32 |
 | commands | `python benchmarks/race.py train --out runs/race`, then `measure` |
