@@ -47,9 +47,10 @@ class Row:
     @property
     def told(self) -> str:
         """In words."""
-        end = f", cut behind {self.budget}" if self.cut else ""
-        end = f", budget {float(self.budget):g}" if self.exits else end
-        return f"{self.name}{', int8' if self.precision == 'int8' else ''}{end}"
+        told = f"{self.name}{', int8' if self.precision == 'int8' else ''}"
+        if self.cut:
+            return f"{told}, cut behind {self.budget}"
+        return f"{told}, budget {float(self.budget):g}" if self.exits else told
 
 
 def raced() -> list[Row]:
