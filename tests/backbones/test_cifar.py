@@ -53,6 +53,11 @@ def test_coarse_resnet(blocks: tuple[int, int, int]) -> None:
     assert sides == [32, 16, *[16] * 2 * blocks[0], *[8] * 2 * blocks[1], *[4] * 2 * blocks[2]]
 
 
+def test_blocks_for_another_number_of_layers() -> None:
+    with pytest.raises(ValueError, match="one for each of the three layers"):
+        timm.create_model("resnet13_coarse_cifar", blocks=(1, 2))
+
+
 def test_unknown_argument_is_refused() -> None:
     with pytest.raises(TypeError, match="colour"):
         timm.create_model("resnet20_cifar", colour=3)

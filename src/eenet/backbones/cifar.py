@@ -64,6 +64,9 @@ class CifarResNet(nn.Module):
         in_chans: channels of an image.
         coarse: a second convolution before the first layer halves the image, as in networks for photos. So
             the first exits see features of a lower resolution early on, and more channels cost no more.
+
+    Raises:
+        ValueError: `blocks` is for another number of layers.
     """
 
     def __init__(
@@ -86,6 +89,8 @@ class CifarResNet(nn.Module):
             halved = nn.Conv2d(first, width, 3, 2, 1, bias=False)
             self.halving = nn.Sequential(halved, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
         blocks_3 = [blocks] * 3 if isinstance(blocks, int) else blocks
+        if len(blocks_3) != 3:
+            raise ValueError(f"blocks is {blocks}; give one number, or one for each of the three layers")
         self.layer1 = _layer(width, width, blocks_3[0], stride=1)
         self.layer2 = _layer(width, 2 * width, blocks_3[1], stride=2)
         self.layer3 = _layer(2 * width, 4 * width, blocks_3[2], stride=2)
