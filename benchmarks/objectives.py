@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 from eenet import Records, policies, policy_for_budget
 from eenet.common import format_table
 from eenet.evaluation import measure
-from eenet.policies import RECORDS_FILE, decide, recorded_scores
+from eenet.policies import RECORDS_FILE, recorded_scores
 from eenet.policies.gates import AnswerGate, accuracy_kept
 from eenet.tasks.classification.diagnostics import bootstrap_interval
 from eenet.training import get_recipe, train
@@ -141,8 +141,7 @@ def outcome(held_out: Records, tested: Records, score: str, budget: float) -> Ou
         return patience(tested, budget)
     policy = policy_for_budget(held_out, budget, scores=[score])
     measured = measure(tested, policy)
-    right_B = tested.correct(policy.enabled)[decide(tested, policy), np.arange(len(tested))]
-    return Outcome(right_B.astype(np.float64), measured.relative_cost, measured.dead_exits)
+    return Outcome(tested.right(policy).astype(np.float64), measured.relative_cost, measured.dead_exits)
 
 
 def loaded(path: Path) -> tuple[Records, Records]:

@@ -35,7 +35,7 @@ from eenet import EENet
 from eenet.data import Images, sample
 from eenet.evaluation import as_images, collect, measure
 from eenet.networks import checkpoint_directory, open_network, read_config
-from eenet.policies import ExitPolicy, Records, decide
+from eenet.policies import ExitPolicy, Records
 from eenet.runtime import (
     Contender,
     create_backend,
@@ -148,8 +148,7 @@ def runners(place: Path, images: Images, precision: str, exported: Path) -> Iter
     }
     policies |= {f"exit {k}": ExitPolicy.all_at(k, count) for k in range(count)}
     for budget, policy in policies.items():
-        exits_B = np.asarray(decide(tested, policy))
-        right_B = np.asarray(tested.correct(policy.enabled))[exits_B, np.arange(len(tested))]
+        right_B = tested.right(policy)
         error = 1.96 * right_B.std() / np.sqrt(len(right_B))
         cost = measure(tested, policy).relative_cost if any(policy.enabled) else 1.0
         row = {

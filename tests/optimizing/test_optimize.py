@@ -20,7 +20,7 @@ from eenet.evaluation.evaluating import evaluate
 from eenet.networks.network import EENet
 from eenet.optimizing.halving import Point, pareto
 from eenet.optimizing.journal import Journal
-from eenet.optimizing.measuring import policies_of, right
+from eenet.optimizing.measuring import plain_right, policies_of
 from eenet.optimizing.results import OptimizedRow, ranked
 from eenet.optimizing.search import optimize
 from eenet.policies.policy import ExitPolicy
@@ -100,7 +100,7 @@ def test_a_race_that_is_killed_goes_on_and_repeats_nothing(
 def test_a_network_may_be_cut_behind_its_first_exit_that_is_good_enough(max_drop: float) -> None:
     network = EENet.from_pretrained("digits-eenet8")
     records = collect(network, load("digits", "validation"))
-    plain_B = right(records)
+    plain_B = plain_right(records)
     alone = [(np.asarray(records.logits_KBN[k]).argmax(1) == records.labels_B).mean() for k in range(2)]
     good = [k for k in range(2) if 100 * (plain_B.mean() - alone[k]) <= max_drop]
     found = policies_of(network, records, plain_B, max_drop)

@@ -115,6 +115,9 @@ def test_records_join_the_exits_that_are_on(enabled: tuple[bool, ...] | None) ->
             wanted_N = by_hand([own_KBN[j][b] for j in there], between(ensemble, there))
             np.testing.assert_allclose(answers_KBN[k, b], wanted_N, rtol=1e-4)
             assert right_KB[k, b] == (np.argmax(wanted_N) == b)
+    policy = ExitPolicy("max_softmax", (0.45, 0.4), enabled or ())
+    left_B = policy.decide(list(logits_KBN), list(gates_KB))
+    assert records.right(policy).tolist() == [bool(right_KB[k, b]) for b, k in enumerate(left_B)]
     alone = Records(logits_KBN, gates_KB, labels_B, [1, 1, 1], [0, 0], 3)
     np.testing.assert_array_equal(alone.answers(enabled), logits_KBN)
 

@@ -12,7 +12,7 @@ from eenet.data import Images, sample
 from eenet.evaluation import collect, measure
 from eenet.networks import Network, open_network
 from eenet.optimizing.results import OptimizedRow
-from eenet.policies import RECORDS_FILE, ExitPolicy, Records, decide, policies_for_budgets
+from eenet.policies import RECORDS_FILE, ExitPolicy, Records, policies_for_budgets
 from eenet.runtime import (
     Contender,
     create_backend,
@@ -47,12 +47,10 @@ def answers_of(place: Path, images: Images) -> tuple[Network, Records]:
     return network, Records.load(kept) if kept.exists() else collect(network, images)
 
 
-def right(records: Records, policy: ExitPolicy | None = None) -> NDArray[np.bool_]:
-    """Which images a policy gets right; none: those that the plain network does, without any exit."""
-    if policy is None:
-        return np.asarray(records.correct((False,) * len(records.head_macs)))[-1]
-    exits_B = np.asarray(decide(records, policy))
-    return np.asarray(records.correct(policy.enabled))[exits_B, np.arange(len(records))]
+def plain_right(records: Records) -> NDArray[np.bool_]:
+    """Which images the network gets right without any exit: bool [B]."""
+    count = len(records.head_macs)
+    return records.right(ExitPolicy.all_at(count, count))
 
 
 def policies_of(
@@ -78,7 +76,7 @@ def policies_of(
     found = [ExitPolicy.all_at(count, count)]
     for k in range(count):
         cut = ExitPolicy.all_at(k, count)
-        if paired_loss(right(records, cut), plain_B).points <= max_drop + ROUNDING:
+        if paired_loss(records.right(cut), plain_B).points <= max_drop + ROUNDING:
             found.append(cut)
             break
     if leaving is not None:
@@ -100,7 +98,7 @@ def boldest(
     """
     chosen: ExitPolicy | None = None
     for budget in sorted(budgets, key=float, reverse=True):
-        fits = paired_loss(right(records, budgets[budget]), plain_B).points <= max_drop + ROUNDING
+        fits = paired_loss(records.right(budgets[budget]), plain_B).points <= max_drop + ROUNDING
         if chosen is not None and not fits:
             break
         chosen = budgets[budget]
@@ -133,10 +131,10 @@ def measured(
         network, records = answers_of(runner.place, images)
         config = network.config
         if plain_B is None:
-            plain_B, given_macs = right(records), config.backbone_macs
+            plain_B, given_macs = plain_right(records), config.backbone_macs
         decided = config.exit_policy() if runner.precision == "int8" else None
         for policy in policies_of(network, records, plain_B, max_drop, decided):
-            found = right(records, policy)
+            found = records.right(policy)
             loss = paired_loss(found, plain_B)
             cost = measure(records, policy).relative_cost if any(policy.enabled) else 1.0
             rows.append(_row(runner, policy, loss, found, cost * config.backbone_macs, given_macs, max_drop))

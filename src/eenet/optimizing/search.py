@@ -15,7 +15,7 @@ from eenet.optimizing.candidates import GIVEN, SHARES, Candidate, candidates
 from eenet.optimizing.clock import FROM_SCRATCH, Clock
 from eenet.optimizing.halving import Point, rounds, survivors
 from eenet.optimizing.journal import Journal
-from eenet.optimizing.measuring import Runner, answers_of, measured, policies_of, right
+from eenet.optimizing.measuring import Runner, answers_of, measured, plain_right, policies_of
 from eenet.optimizing.results import Optimized, OptimizedRow, ranked, write_page, write_table
 from eenet.runtime import BACKENDS, installed
 from eenet.tasks import task_of
@@ -267,7 +267,7 @@ class _Race:
         def do() -> dict[str, Any]:
             network, records = answers_of(self.places[name], images)
             _, given = answers_of(self.places[GIVEN], images)
-            as_it_is, *others = policies_of(network, records, right(given), max_drop)
+            as_it_is, *others = policies_of(network, records, plain_right(given), max_drop)
             policy = next((each for each in others if each.only_exit is None), as_it_is)
             try:
                 export(self.places[name], place, precision="int8", policy=policy, force=True)

@@ -78,8 +78,7 @@ class AnyRecords(ABC):
     def quality(self, policy: ExitPolicy) -> float:
         """The metric under a policy, exactly."""
         records = self.around(policy) or self
-        worth_KB, exits_B = records.worth(policy.enabled), decide(records, policy)
-        return float(worth_KB[exits_B, np.arange(len(records))].mean())
+        return float(records.worth(policy.enabled)[decide(records, policy), np.arange(len(records))].mean())
 
     @abstractmethod
     def joined(self) -> Self:
@@ -164,6 +163,10 @@ class Records(AnyRecords):
         """
         return np.stack([logits_BN.argmax(1) == self.labels_B for logits_BN in self._answers(enabled)])
 
+    def right(self, policy: ExitPolicy) -> NDArray[np.bool_]:
+        """Whether each input is answered rightly, where it leaves under a policy: bool [B]."""
+        return self.correct(policy.enabled)[decide(self, policy), np.arange(len(self))]
+
     def _answers(self, enabled: Sequence[bool] | None) -> Iterator[NDArray[np.float32]]:
         """One exit after the other, since all at once may need much memory."""
         joined_BN = None
@@ -223,12 +226,8 @@ class Records(AnyRecords):
         )
 
     def subset(self, rows: NDArray[Any]) -> "Records":
-        return replace(
-            self,
-            logits_KBN=self.logits_KBN[:, rows],
-            confidence_logits_KB=self.confidence_logits_KB[:, rows],
-            labels_B=self.labels_B[rows],
-        )
+        outputs = {name: getattr(self, name)[:, rows] for name in ("logits_KBN", "confidence_logits_KB")}
+        return replace(self, **outputs, labels_B=self.labels_B[rows])
 
     def to_numpy(self) -> dict[str, NDArray[Any]]:
         """`logits` [K, B, N], `answers` [K, B, N] joined over exits, `confidences` [K - 1, B] in (0, 1),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from eenet.policies import ExitPolicy, Records, decide
+from eenet.policies import ExitPolicy, Records
 from eenet.tasks.classification.diagnostics import DiagnosedEvaluation, diagnose
 from eenet.tasks.classification.metrics import Evaluation, loss_of, measure
 from eenet.tasks.classification.prediction import Prediction
@@ -223,8 +223,7 @@ class Classification(Task):
         return loss_of(records, policy)
 
     def by_class(self, records: Records, policy: ExitPolicy, class_names: Sequence[str]) -> dict[str, float]:
-        labels_B, exits_B = np.asarray(records.labels_B), np.asarray(decide(records, policy))
-        right_B = np.asarray(records.correct(policy.enabled))[exits_B, np.arange(len(records))]
+        labels_B, right_B = records.labels_B, records.right(policy)
         return {
             name: float(right_B[labels_B == n].mean())
             for n, name in enumerate(class_names)
