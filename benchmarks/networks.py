@@ -46,7 +46,7 @@ def rows_of(run: Path) -> Iterator[dict[str, Any]]:
     """One for every budget; one for a plain backbone."""
     config = read_config(run)
     held_out, tested = (_records(run, split) for split in ("validation", "test"))
-    trained = config.provenance["train_config"]
+    trained, (epochs, seconds) = config.provenance["train_config"], config.effort
     common = {
         "data": trained["data"],
         "backbone": config.backbone,
@@ -54,8 +54,8 @@ def rows_of(run: Path) -> Iterator[dict[str, Any]]:
         "backbone_macs": config.backbone_macs,
         "command": config.provenance["command"],
         "seed": trained["seed"],
-        "epochs": trained["epochs"],
-        "minutes": round(config.provenance["train_seconds"] / 60, 1),
+        "epochs": epochs,
+        "minutes": round(seconds / 60, 1),
         "hardware": config.provenance["hardware"],
         "torch": config.provenance["versions"]["torch"],
         "date": config.provenance["date"],

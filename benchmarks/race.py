@@ -80,7 +80,7 @@ class Entry:
 
 def entries() -> Iterator[Entry]:
     """All of them, in the order of training."""
-    before = read_config(checkpoint_directory(REFERENCE)).provenance["train_config"]["epochs"]
+    before, _ = read_config(checkpoint_directory(REFERENCE)).effort
     own = {
         **{f"resnet{depth}": {"model": f"resnet{depth}_cifar"} for depth in (20, 32, 56)},
         "resnet20-wide": {"model": "resnet20_cifar", "model_args": {"width": 24}},
@@ -155,7 +155,7 @@ def runners(place: Path, images: Images, precision: str, exported: Path) -> Iter
             "network": place.name,
             "precision": precision,
             "budget": budget,
-            "epochs": config.provenance["train_config"]["epochs"],
+            "epochs": config.effort[0],
             "accuracy": round(float(right_B.mean()), 5),
             "half_width_95": round(float(error), 5),
             "macs": round(cost * config.backbone_macs),

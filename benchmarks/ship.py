@@ -105,6 +105,8 @@ def model_card(network: EENet, tested: Records, plain: str, precision: str) -> s
         rows.append([budget, f"{at.relative_cost:.3f}", f"{at.accuracy:.2%}", shares])
     budgets = format_table(["budget", "measured cost", "accuracy", "leave at each exit"], rows)
     channels, height, width = config.input_size
+    (epochs, seconds), before = config.effort, run.get("before")
+    earlier = f", of which {before['epochs']} with `{trained['model']}`" if before else ""
     versions = ", ".join(f"{key} {value}" for key, value in run["versions"].items())
     when = f"{run['hardware']}, {run['date']}, {versions} |"
     if date := run.get("fitted_again"):
@@ -126,8 +128,8 @@ tags: [early-exit, image-classification]
 | data | {trained["data"]}: trained on the train split without a validation part, which set thresholds |
 | images | {channels} × {height} × {width}, {config.num_classes} classes |
 | command | `{run["command"]}` |
-| seed, epochs | {trained["seed"]}, {trained["epochs"]} |
-| time, hardware | {run["train_seconds"] / 60:.0f} minutes, {when}
+| seed, epochs | {trained["seed"]}, {epochs}{earlier} |
+| time, hardware | {seconds / 60:.0f} minutes, {when}
 | weights | {precision}, {sum(p.numel() for p in network.parameters()):,} parameters |
 | MACs of the plain backbone | {config.backbone_macs:,} |
 

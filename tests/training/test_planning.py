@@ -253,6 +253,13 @@ def test_a_checkpoint_is_finetuned_to_other_classes_and_another_size(tmp_path: P
     eenet.train(out=tmp_path / "b", image_size=16, new_classifier=True, **asked)
     config = EENet.from_pretrained(tmp_path / "b").config
     assert (config.input_size, config.num_classes) == ((1, 16, 16), 3)
+    shipped, seconds = EENet.from_pretrained("digits-eenet8").config.effort
+    own = config.provenance["train_seconds"]
+    assert config.effort == (shipped + 1, seconds + own)
+    assert f"with weights that took {shipped} epochs before" in (tmp_path / "b/README.md").read_text()
+    eenet.train(out=tmp_path / "c", **{**asked, "model": str(tmp_path / "b"), "epochs": 2})
+    again = EENet.from_pretrained(tmp_path / "c").config
+    assert again.effort == (shipped + 3, seconds + own + again.provenance["train_seconds"])
 
 
 @pytest.mark.parametrize("command", BAD)

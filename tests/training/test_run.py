@@ -175,6 +175,9 @@ def test_an_own_network_is_not_called_by_the_recipe_s(tmp_path: Path) -> None:
     )
     assert named.config.provenance["train_config"]["model"] == "resnet8_w4_cifar"
     assert "not used: model resnet20_cifar, as the network was given" in done.notes
+    assert "before" not in named.config.provenance
+    pipeline.train("digits", tmp_path / "again", network=named, epochs=2, budget=0.9)
+    assert (named.config.effort[0], named.config.provenance["before"]["epochs"]) == (3, 1)
 
 
 def test_given_images_are_not_called_by_the_recipe_s_data(tmp_path: Path) -> None:

@@ -136,6 +136,8 @@ def about_run(config: Config) -> str:
         f"{counted(trained['epochs'], 'epoch')} in {_duration(made['train_seconds'])} on {made['hardware']}"
         f"{processes}, seed {trained['seed']}"
     )
+    if before := made.get("before"):
+        text += f", with weights that took {counted(before['epochs'], 'epoch')} before"
     if config.exits:
         trained_gates = config.gate == "features"  # all that older checkpoints say about it
         before = "thresholds at 0.5" if trained_gates else f"thresholds set for budget {trained['budget']}"

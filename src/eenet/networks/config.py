@@ -73,6 +73,14 @@ class Config:
         """The names of the classes, or their numbers where nobody named them."""
         return self.class_names or [str(n) for n in range(self.num_classes)]
 
+    @property
+    def effort(self) -> tuple[int, float]:
+        """Epochs and seconds of training in all, with those of the network whose weights it began with."""
+        made = self.provenance
+        parts = (made.get("before", {}), {**made, **made.get("train_config", {})})
+        epochs, seconds = ([part.get(key, 0) for part in parts] for key in ("epochs", "train_seconds"))
+        return sum(epochs), sum(seconds)
+
     def exit_policy(self, budget: float | None = None, name: ExitPolicy | str | None = None) -> ExitPolicy:
         """The policy to run, or the one made for the largest budget that is not above this one, or by name.
 

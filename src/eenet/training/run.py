@@ -147,11 +147,13 @@ def train(
     if missing := [split for split in SPLITS if split not in images]:
         raise ValueError(f"images has no {missing[0]!r}; give {', '.join(SPLITS)}")
     if network is not None:
+        epochs, before = network.config.effort
         network = for_images(network, images["train"], config)
         if config.prune is not None:
             network = pruned_for(network, config)
     else:
         start = start or start_of(config, module)
+        epochs, before = start.effort
         if config.aim == "latency" and config.num_exits:
             config = by_the_clock(config, images["train"], start, out, asked=asked, resume=resume)
         network = build(config, images["train"], start)
@@ -187,6 +189,7 @@ def train(
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {name: version(name) for name in ("eenet", "torch", "timm")},
         **({"pruning": pruning} if pruning else {}),
+        **({"before": {"epochs": epochs, "train_seconds": before}} if epochs else {}),
     }
     result = _conclude(network, images, config, out, made, how) if first else None
     (result,) = broadcast_object_list([result])

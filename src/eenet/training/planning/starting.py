@@ -61,6 +61,8 @@ class Start:
     mean: list[float] | None = None
     std: list[float] | None = None
     class_names: list[str] | None = None
+    effort: tuple[int, float] = (0, 0.0)
+    """Epochs and seconds that its weights took, as far as that is known."""
     notes: list[str] = field(default_factory=list)
     """What is assumed of the weights."""
 
@@ -142,6 +144,7 @@ def _of_checkpoint(config: TrainConfig) -> Start:
         mean=before.mean,
         std=before.std,
         class_names=before.class_names,
+        effort=before.effort,
     )
 
 
