@@ -21,7 +21,7 @@ from eenet.networks import shipped_checkpoints
 ROOT = Path(__file__).parents[1]
 MANY = 2  # plain networks of a data set make a curve if there are more
 SEVERITIES = ("1", "3", "5")
-COLOURS = (4, 5, 2, 1, 0, 3)  # plain networks first
+COLOURS = (4, 5, 2, 1, 0, 3, 7, 6)  # plain networks first
 Row = dict[str, Any]
 
 
@@ -174,7 +174,7 @@ def _mean(rows: list[Row], key: str) -> float:
 
 
 def _short(rows: list[Row]) -> str:
-    return rows[0]["backbone"].removesuffix("_cifar").replace("resnet", "ResNet-")
+    return rows[0]["backbone"].removesuffix("_cifar").replace("resnet", "ResNet-").replace("_", " ")
 
 
 def _damage(name: str, rows: list[Row], alarms: list[Row]) -> str:
