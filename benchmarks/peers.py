@@ -45,7 +45,8 @@ def encoder_of(start: Path | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What a peer's encoder is made by, and the weights that it starts from."""
     if start is None:
         return {"encoder_name": "resnet18"}, {}
-    backbone, config = trained_backbone(start)
+    backbone, network = trained_backbone(start)
+    config = network.config
     last = f"{classifier_name(backbone)}."
     made_by = {"encoder_name": f"tu-{config.backbone}", "channels": config.backbone_args["channels"]}
     weights = {

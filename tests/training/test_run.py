@@ -90,6 +90,28 @@ def test_a_trained_backbone_can_be_trained_on(plain: Path, tmp_path: Path) -> No
     )
 
 
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        ({"placement": ["layer1.0", "layer2.0"]}, [True, True]),
+        ({"placement": ["conv1", "layer2.0"]}, [False, True]),
+        ({"placement": ["layer1.0", "layer2.0"], "head": "pool"}, [False, False]),
+        ({"placement": ["layer1.0", "layer2.0"], "objective": "v2"}, [False, False]),
+        ({"placement": ["layer1.0", "layer2.0"], "new_classifier": True}, [False, False]),
+    ],
+)
+def test_the_exits_of_a_checkpoint_are_trained_on_where_they_fit(change: dict, kept: list[bool]) -> None:
+    before = EENet.from_pretrained("digits-eenet8")
+    heads = dict(zip(before.config.exits, before.heads, strict=True))
+    given = {"model": "digits-eenet8", "num_exits": 2, "head": "deep", "objective": "joint", **change}
+    config = replace(TINY, **given)
+    network = pipeline.build(config, in_memory("digits", "train"))
+    for name, head, same in zip(network.config.exits, network.heads, kept, strict=True):
+        known = heads[name].state_dict() if name in heads else {}
+        equal = [key in known and torch.equal(value, known[key]) for key, value in head.state_dict().items()]
+        assert all(equal) is same
+
+
 def test_exits_for_pretrained_weights(tmp_path: Path) -> None:
     """timm's own way to name a file of pretrained weights; normalised as these were."""
     trained: Any = timm.create_model("test_resnet", num_classes=10)

@@ -139,8 +139,8 @@ def _proof(config: Config) -> Path:
     return cache_directory() / "proofs" / digest
 
 
-def trained_backbone(name: str | Path) -> tuple[nn.Module, Config]:
-    """The backbone of a checkpoint as an ordinary network with its trained weights, and the configuration.
+def trained_backbone(name: str | Path) -> tuple[nn.Module, EENet]:
+    """The backbone of a checkpoint as an ordinary network with its trained weights, and the whole network.
 
     Raises:
         FileNotFoundError, ValueError: as `EENet.from_pretrained`.
@@ -153,4 +153,4 @@ def trained_backbone(name: str | Path) -> tuple[nn.Module, Config]:
     prefix = re.compile(r"stages\.\d+\.")
     stages = {key: value for key, value in network.state_dict().items() if prefix.match(key)}
     backbone.load_state_dict({prefix.sub("", key, count=1): value for key, value in stages.items()})
-    return backbone.eval(), config
+    return backbone.eval(), network

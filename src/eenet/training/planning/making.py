@@ -55,6 +55,9 @@ def build(config: TrainConfig, images: Images, start: Start | None = None) -> EE
         network = without_exits(backbone, images.image_size, **answers)
     if named:
         name_backbone(network, *named)
+    if not config.new_classifier:
+        for name, head in start.heads_for(network).items():
+            network.heads[network.config.exits.index(name)].load_state_dict(head.state_dict())
     if pruning is not None:
         network.config.provenance = {"pruning": pruning.to_dict()}
     channels = images.image_size[0]

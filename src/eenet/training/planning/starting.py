@@ -61,8 +61,8 @@ class Start:
     mean: list[float] | None = None
     std: list[float] | None = None
     class_names: list[str] | None = None
-    effort: tuple[int, float] = (0, 0.0)
-    """Epochs and seconds that its weights took, as far as that is known."""
+    network: EENet | None = None
+    """With the exits of a checkpoint that the weights are from."""
     notes: list[str] = field(default_factory=list)
     """What is assumed of the weights."""
 
@@ -70,6 +70,35 @@ class Start:
     def trained(self) -> bool:
         """Whether it has weights that know some classes."""
         return self.num_classes is not None
+
+    @property
+    def effort(self) -> tuple[int, float]:
+        """Epochs and seconds that its weights took, as far as that is known."""
+        return self.network.config.effort if self.network is not None else (0, 0.0)
+
+    def heads_for(self, network: EENet) -> dict[str, nn.Module]:
+        """The heads of its exits that suit a network's: in the same place, of the same kind and shape.
+
+        Args:
+            network: with new heads.
+
+        Returns:
+            Heads by the name of the place.
+        """
+        if self.network is None:
+            return {}
+        ours, before = network.config, self.network.config
+        if (ours.head, ours.gate) != (before.head, before.gate):
+            return {}
+        new = dict(zip(ours.exits, network.heads, strict=True))
+        known = dict(zip(before.exits, self.network.heads, strict=True))
+        return {
+            name: head for name, head in known.items() if name in new and _shapes(head) == _shapes(new[name])
+        }
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in module.state_dict().items()}
 
 
 def is_checkpoint(name: str) -> bool:
@@ -129,7 +158,8 @@ def _in_memory(config: TrainConfig, module: nn.Module) -> Start:
 def _of_checkpoint(config: TrainConfig) -> Start:
     if config.weights is not None:
         raise ValueError(f"{config.model} is a checkpoint with weights of its own; give weights with a name")
-    backbone, before = trained_backbone(config.model)
+    backbone, network = trained_backbone(config.model)
+    before = network.config
     assert before.backbone is not None
     return Start(
         before.backbone,
@@ -144,7 +174,7 @@ def _of_checkpoint(config: TrainConfig) -> Start:
         mean=before.mean,
         std=before.std,
         class_names=before.class_names,
-        effort=before.effort,
+        network=network,
     )
 
 
@@ -260,6 +290,8 @@ def told_at_start(
         return notes
     if shown:
         say(f"your network: {100 * accuracy:.1f} % on {counted(count, 'validation image')}")
+        if kept := start.heads_for(network):
+            say(f"its exits are trained on: {', '.join(kept)}")
     if accuracy > chance + NEAR_CHANCE:
         return notes
     doubt = (
