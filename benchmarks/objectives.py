@@ -152,8 +152,12 @@ def loaded(path: Path) -> tuple[Records, Records]:
 
 @cache
 def fitted(path: Path, *, joined: bool) -> tuple[Records, Records]:
+    """Records of a run as `fitted_again` makes them."""
+    return fitted_again(*loaded(path), joined=joined)
+
+
+def fitted_again(held_out: Records, tested: Records, *, joined: bool) -> tuple[Records, Records]:
     """Records with answers joined or not, and with gates fitted to what is answered."""
-    held_out, tested = loaded(path)
     if joined:
         found = policies.fit(held_out, max(BUDGETS))
         ensemble, gates = found.ensemble, found.gates

@@ -142,6 +142,16 @@ def efficiency() -> Iterator[list[str]]:
         ]
 
 
+def ingredients() -> Iterator[list[str]]:
+    """What the shipped networks lose without one, from `ingredients.py`."""
+    rows = results.read_found("ingredients")
+    budgets = list(dict.fromkeys(row["budget"] for row in rows))
+    yield ["network", "left out", *(f"budget {budget}" for budget in budgets)]
+    for name, out in dict.fromkeys((row["network"], row["left_out"]) for row in rows if row["left_out"]):
+        own = [row for row in rows if (row["network"], row["left_out"]) == (name, out)]
+        yield [name, out, *(f"{row['points']} [{row['low']}, {row['high']}]" for row in own)]
+
+
 def optimized() -> Iterator[list[str]]:
     """What `eenet optimize` tried on photos."""
     for row in results.read_found("optimize-photos"):
@@ -169,10 +179,12 @@ CSVs in `benchmarks/results`.
 | data | CIFAR-10, 5,000 test images; thresholds are set on validation images |
 | `{reference}` | a ResNet-56 with four exits, trained for {epochs} epochs |
 | `cifar10-eenet20` | a ResNet-20 with three exits, likewise |
+| `cifar10-eenet13` | a wide and short network with three exits, likewise |
 | `pruned-0.4` | the ResNet-56, pruned to that share of its MACs and finetuned for 8 epochs, without exits |
 | `pruned-0.5-exits` | the network and its exits, pruned together and finetuned for 8 epochs |
 | never with exits | the backbone alone, trained for {epochs} epochs, from [networks](networks.md) |
 | no budget | the same network, where no image leaves early: a static network |
+| cut behind exit 0 | the same network up to there, where all images leave: a smaller static network |
 | int8 | quantised after training |
 | times | {machine}; all in turns on the same batches; as a part of the plain ResNet-56's in float32 |
 | commands | `python benchmarks/race.py train --out runs/race`, then `measure` |
@@ -229,6 +241,18 @@ it is too wide.
 
 `by MACs` is what MACs promise. `efficiency` is ideal by measured time. In ideal time an image costs only its
 part of the plain network, and exits cost nothing.
+
+## Which ingredients help
+
+:::{{table}} Points of accuracy against the network with all of them; in brackets the 95 % interval
+
+{ingredients}
+
+:::
+
+Training stays as it is. Left out is what comes after it. Joined answers: exits answer together. Gates: they
+learn from validation images when to stop; without them the largest probability decides, or the entropy.
+Thresholds are set anew for each. `python benchmarks/ingredients.py`.
 
 ## What this can't tell
 
@@ -298,6 +322,7 @@ def main() -> None:
         list(optimized()),
     )
     equal = ["static", *clocks]
+    header, *left_out = ingredients()
     page = PAGE.format(
         reference=REFERENCE,
         epochs=EPOCHS,
@@ -309,6 +334,7 @@ def main() -> None:
         efficiency=format_table(
             ["network", "clock", "times as fast", "by MACs", "efficiency"], list(efficiency())
         ),
+        ingredients=format_table(header, left_out),
         photos=PHOTOS.format(
             table=tried, exits=exits_alone(), machine=results.hardware_of("optimize-photos")
         ),

@@ -268,8 +268,8 @@ the drift alarm, of 20 streams. Command: `python benchmarks/shift.py CHECKPOINT`
 
 - ResNet-110 on CIFAR-10; smaller plain networks of 60 epochs; SVHN; Tiny-ImageNet with all classes; ImageNet.
 - More seeds where one is given.
-- Erased parts of images. On CIFAR-10 only the ResNet-56 of 60 epochs and its plain twin were trained with
-  them. What of their lead is due to that isn't known.
+- Erased parts of images. On CIFAR-10 the ResNet-56 of 60 epochs and its plain twin were trained with them;
+  the ResNet-13 for its first 30 epochs. What is due to that isn't known.
 
 Minutes include pauses and other work on the machine. Recipes say what to expect.
 

@@ -106,7 +106,7 @@ def model_card(network: EENet, tested: Records, plain: str, precision: str) -> s
     budgets = format_table(["budget", "measured cost", "accuracy", "leave at each exit"], rows)
     channels, height, width = config.input_size
     (epochs, seconds), before = config.effort, run.get("before")
-    earlier = f", of which {before['epochs']} with `{trained['model']}`" if before else ""
+    earlier = f", of which {before['epochs']} made `{trained['model']}`, where it began" if before else ""
     versions = ", ".join(f"{key} {value}" for key, value in run["versions"].items())
     when = f"{run['hardware']}, {run['date']}, {versions} |"
     if date := run.get("fitted_again"):

@@ -137,7 +137,8 @@ RECIPES: dict[str, Recipe] = {
             epochs=30,
             augmentation="shift-flip-erase",
         ),
-        "CIFAR-10, a wide and short network for small budgets; about 100 minutes on two cores",
+        "CIFAR-10, a wide and short network for small budgets; about 100 minutes on two cores. "
+        "Twice as long, from its own weights: cifar10-eenet13",
     ),
     **{
         f"cifar10-resnet{depth}": Recipe(
