@@ -22,7 +22,7 @@ from tyro.conf import Positional
 from eenet import EENet, Records, collect, data, policies
 from eenet.common import format_table, write_atomically
 from eenet.evaluation import measure
-from eenet.networks import CARD_FILE, SHIPPED, WEIGHTS_FILE
+from eenet.networks import CARD_FILE, SHIPPED, WEIGHTS_FILE, graph_of, write_config, write_graph
 from eenet.policies import RECORDS_FILE
 from eenet.training.objectives import trains_confidence
 
@@ -54,10 +54,12 @@ def main(
     half = all(abs(getattr(was, key) - getattr(became, key)) <= TOLERANCE for key in keys)
     shipped = rounded if half else network
     shutil.rmtree(target, ignore_errors=True)
-    shipped.save_pretrained(target)
+    shipped.save_pretrained(target, graph=not half)
     if half:
         weights = {key: narrow(tensor) for key, tensor in shipped.state_dict().items()}
         write_atomically(target / WEIGHTS_FILE, safetensors.torch.save(weights))
+        shipped.config.hashes = write_graph(graph_of(shipped), target, [WEIGHTS_FILE])
+        write_config(shipped.config, target)
     tested = recorded(EENet.from_pretrained(target), "test")
     card = model_card(shipped, tested, accuracy, "float16" if half else "float32")
     write_atomically(target / CARD_FILE, card.encode())

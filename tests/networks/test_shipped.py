@@ -27,8 +27,11 @@ def test_it_loads_and_answers_with_what_it_says(name: str) -> None:
     network = EENet.from_pretrained(name)
     assert all(p.dtype == torch.float32 for p in network.parameters())
     image = torch.randint(0, 256, network.config.input_size, dtype=torch.uint8)
-    prediction = Predictor(name, backend="torch").predict(image)
-    assert prediction.label in (network.config.class_names or [])
+    by_torch, by_graph = (
+        Predictor(name, backend=backend).predict(image) for backend in ("torch", "onnxruntime")
+    )
+    assert by_torch.label in (network.config.class_names or [])
+    assert (by_graph.label, by_graph.exit) == (by_torch.label, by_torch.exit)
 
 
 @pytest.mark.parametrize("name", NAMES)
