@@ -197,7 +197,6 @@ CSVs in `benchmarks/results`.
 | `cifar10-eenet20` | a ResNet-20 with three exits, likewise |
 | `cifar10-eenet13` | a wide and short network with three exits, likewise |
 | `pruned-0.4` | the ResNet-56, pruned to that share of its MACs and finetuned for 8 epochs, without exits |
-| `pruned-0.5-exits` | the network and its exits, pruned together and finetuned for 8 epochs |
 | never with exits | the backbone alone, trained for {epochs} epochs, from [networks](networks.md) |
 | no budget | the same network, where no image leaves early: a static network |
 | cut behind exit 0 | the same network up to there, where all images leave: a smaller static network |
@@ -273,6 +272,8 @@ set anew for each. `python benchmarks/ingredients.py`.
 - Whether MobileNet or EfficientNet are worse. They were not trained. A public MobileNetV2 × 0.5 has 92.88 %
   at 28 million MACs, after 200 epochs.
 - What exits on a pruned network add. Its training was not finished.
+- What a network as deep as a cut one is worth when it is trained alone. The cut ones were trained together with
+  all that lies behind them.
 - Anything about other seeds.
 
 {photos}
