@@ -272,8 +272,8 @@ set anew for each. `python benchmarks/ingredients.py`.
 - Whether MobileNet or EfficientNet are worse. They were not trained. A public MobileNetV2 × 0.5 has 92.88 %
   at 28 million MACs, after 200 epochs.
 - What exits on a pruned network add. Its training was not finished.
-- What a network as deep as a cut one is worth when it is trained alone. The cut ones were trained together with
-  all that lies behind them.
+- What a network as deep as a cut one is worth when it is trained alone. The cut ones were trained together
+  with all that lies behind them.
 - Anything about other seeds.
 
 {photos}
