@@ -97,19 +97,28 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_int8_goes_on_across_cuts(
-    int8: Path, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+    name: str, int8: Path, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Segments hand on integers, and say the same one after the other as in one graph, alone or together."""
+    """Segments hand on integers, and say the same one after the other as in one graph, alone or together.
+
+    And as another backend does, but for rounding: OpenVINO gets int8 wrong in one graph.
+    """
+    if not installed(name):
+        pytest.skip(f"{name} isn't installed")
     network = open_network(int8)
     policy = ExitPolicy("confidence", (0.9,) * network.num_exits)
-    backend = create_backend("onnxruntime", network, segments_of(policy, None), policy.score)
+    names, segments = (name, "onnxruntime"), segments_of(policy, None)
+    backend, other = (create_backend(each, network, segments, policy.score) for each in names)
+    exits_B = run_batch(other, policy, pixels).exits_B
     assert backend.run(0, pixels).features.dtype == np.uint8
     together = run_batch(backend, policy, pixels)
     alone = [run_batch(backend, policy, pixels[i : i + 1]) for i in range(len(pixels))]
     monkeypatch.setattr(type(backend), "run_through", lambda *_: None)
     apart = run_batch(backend, policy, pixels)
     assert len(set(apart.exits_B.tolist())) > 1
+    assert (apart.exits_B != exits_B).mean() < 0.05
     pairs = zip(*((one.probabilities_BN, one.exits_B) for one in alone), strict=True)
     for found in (together, Answers(*map(np.concatenate, pairs))):
         assert found.exits_B.tolist() == apart.exits_B.tolist()

@@ -18,7 +18,7 @@ from eenet.runtime.graphs.segments import Segment
 
 
 class OpenVINOBackend(Backend):
-    """Features are numpy arrays."""
+    """Features are numpy arrays, integers where the network computes in int8."""
 
     name = "openvino"
 
@@ -35,9 +35,11 @@ class OpenVINOBackend(Backend):
         self.segments = list(segments)
         cutter, final, state = Cutter(graph_of(network)), network.num_exits, has_state(network)
         names = [inputs_and_outputs(segment, score, final, with_state=state) for segment in self.segments]
-        parts = [cutter.cut(*each) for each in names]
+        carried = cutter.carry_integers({name for inputs, _ in names[1:] for name in inputs})
+        parts = [cutter.cut(*([carried.get(name, name) for name in side] for side in each)) for each in names]
         self._models = [Compiled(part.SerializeToString(), threads, precision) for part in parts]
-        whole = nest_all(parts, self.segments, final, "several")
+        # in branches OpenVINO 2026.4 computes int8 wrongly
+        whole = None if cutter.in_integers else nest_all(parts, self.segments, final, "several")
         self._whole = whole and Compiled(whole.SerializeToString(), threads, precision)
 
     def run(self, index: int, features: Any) -> Outputs:
