@@ -164,7 +164,11 @@ class Records(AnyRecords):
         return np.stack([logits_BN.argmax(1) == self.labels_B for logits_BN in self._answers(enabled)])
 
     def right(self, policy: ExitPolicy) -> NDArray[np.bool_]:
-        """Whether each input is answered rightly, where it leaves under a policy: bool [B]."""
+        """Whether each input is answered rightly where it leaves under `policy`: bool [B].
+
+        Raises:
+            ValueError: as `decide`.
+        """
         return self.correct(policy.enabled)[decide(self, policy), np.arange(len(self))]
 
     def _answers(self, enabled: Sequence[bool] | None) -> Iterator[NDArray[np.float32]]:
@@ -332,8 +336,7 @@ def recorded_scores(
     Args:
         records: of inputs.
         score: see `eenet.policies.scores`.
-        enabled: the exits that a score may look back at; one that is off sees the others before it too.
-            Default: all.
+        enabled: exits that a score may look back at; one that is off sees those before it. Default: all.
     """
     return records.scores(score, enabled if enabled is not None else [True] * len(records.head_macs))
 
