@@ -13,6 +13,7 @@ import results
 from race_picture import LOWEST, Line, draw
 
 from eenet.common import format_table
+from eenet.optimizing.halving import Point, pareto
 
 FILE = Path(__file__).parents[1] / "docs/results/race.md"
 PICTURE = FILE.parents[1] / "images/race-cifar10.svg"
@@ -113,11 +114,10 @@ def within(rows: list[Row], bound: float) -> str:
 
 def front(rows: list[Row], key: str) -> list[Row]:
     """By one clock, the static networks that no other static one beats, the fastest first."""
-    found: list[Row] = []
-    for row in sorted((row for row in rows if not row.exits), key=lambda row: row.ratios[key]):
-        if row.accuracy > max((other.accuracy for other in found), default=LOWEST):
-            found.append(row)
-    return found
+    static = sorted((row for row in rows if not row.exits), key=lambda row: row.ratios[key])
+    static = [row for row in static if row.accuracy > LOWEST]
+    on_front = pareto([Point(row.accuracy, row.ratios[key]) for row in static])
+    return [row for row, best in zip(static, on_front, strict=True) if best]
 
 
 def quickest(rows: list[Row]) -> Iterator[list[str]]:

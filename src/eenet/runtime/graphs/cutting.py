@@ -73,17 +73,17 @@ class Cutter:
         They take a fourth of the memory, and the next part need not pack them again.
         """
         kinds = {tensor.name: tensor.data_type for tensor in self._model.graph.initializer}
-        found = dict[str, str]()
-        model = copy_of(self._model)
+        found, infos = dict[str, str](), []
         for node in self._model.graph.node:
             if node.op_type != "DequantizeLinear" or node.output[0] not in features or len(node.input) < 3:
                 continue
             integers, _, zero = node.input
             if zero in kinds:
                 found[node.output[0]] = integers
-                shape = ["batch", None, None, None]
-                model.graph.value_info.append(value_info(integers, kinds[zero], shape))
-        self._model = model if found else self._model
+                infos.append(value_info(integers, kinds[zero], ["batch", None, None, None]))
+        if found:
+            self._model = copy_of(self._model)
+            self._model.graph.value_info.extend(infos)
         return found
 
     def cut(self, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
