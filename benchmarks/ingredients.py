@@ -1,21 +1,30 @@
-"""Which ingredients still help on which backbone: the shipped CIFAR-10 networks, with each one left out.
+"""Which ingredients still help on which backbone: each one left out.
 
-Training stays as it is. What is left out comes after it: that exits answer together, and the gates that learn
-from validation images when to stop. Thresholds are set anew for each. Adds to
-`benchmarks/results/ingredients-HARDWARE-torchVERSION.csv`.
+    python benchmarks/ingredients.py after
 
-    python benchmarks/ingredients.py
+What comes after training, for the shipped CIFAR-10 networks: that exits answer together, and the gates that
+learn from validation images when to stop. Training stays as it is, thresholds are set anew for each.
+
+    python benchmarks/ingredients.py training --out runs/ingredients
+
+What belongs to training, for short trainings of one recipe. Goes on where it was stopped.
+
+Both write to `benchmarks/results`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import results
-from objectives import fitted_again, outcome
+import tyro
+from objectives import Outcome, fitted, fitted_again, outcome
 from ship import recorded
 
 from eenet import EENet
 from eenet.tasks.classification.diagnostics import bootstrap_interval
+from eenet.training import TrainConfig, get_recipe, train
 
 NETWORKS = ("cifar10-eenet13", "cifar10-eenet20", "cifar10-eenet56")
 BUDGETS = (0.4, 0.5, 0.6)
@@ -26,39 +35,82 @@ LEFT_OUT = {  # whether answers are joined, and what decides
     "both": (False, "max_softmax"),
     "both, entropy instead": (False, "entropy"),
 }
+BACKBONE = "backbone"
+TRAINED: dict[str, dict[str, Any]] = {  # by what a training goes without, on top of the recipe
+    "": {},
+    "convolutions of heads": {"head": "pool"},
+    "erased parts of images": {"augmentation": "shift-flip"},
+    "nothing, but a teacher": {"teacher": "cifar10-eenet56"},
+    BACKBONE: {"num_exits": 0},
+    "joint training": {"model": BACKBONE, "freeze_backbone": True},
+}
 
 
-def rows_of(name: str) -> Iterator[dict[str, Any]]:
-    """A row for each budget and what is left out: points against all ingredients, paired by image."""
-    network = EENet.from_pretrained(name)
-    seen = tuple(recorded(network, split) for split in ("validation", "test"))
-    fitted = {joined: fitted_again(*seen, joined=joined) for joined in (True, False)}
-    for budget in BUDGETS:
-        done = {out: outcome(*fitted[joined], score, budget) for out, (joined, score) in LEFT_OUT.items()}
-        for out, found in done.items():
-            apart_B = 100 * (found.right_B - done[""].right_B)
-            low, high = bootstrap_interval(apart_B)
-            yield {
-                "network": name,
-                "left_out": out,
-                "budget": budget,
-                "accuracy": round(float(found.right_B.mean()), 5),
-                "relative_cost": round(found.cost, 4),
-                "points": round(float(apart_B.mean()), 3),
-                "low": round(low, 3),
-                "high": round(high, 3),
-                "images": len(apart_B),
-            }
+def compared(done: Mapping[str, Outcome], budget: float) -> Iterator[dict[str, Any]]:
+    """A row for each outcome: points against that without a name, paired by image."""
+    for out, found in done.items():
+        apart_B = 100 * (found.right_B - done[""].right_B)
+        low, high = bootstrap_interval(apart_B)
+        yield {
+            "left_out": out,
+            "budget": budget,
+            "accuracy": round(float(found.right_B.mean()), 5),
+            "relative_cost": round(found.cost, 4),
+            "points": round(float(apart_B.mean()), 3),
+            "low": round(low, 3),
+            "high": round(high, 3),
+            "images": len(apart_B),
+        }
 
 
-def main() -> None:
-    """Measure all of them."""
+def after() -> None:
+    """Leave out what comes after training."""
     rows = []
     for name in NETWORKS:
-        rows += rows_of(name)
+        network = EENet.from_pretrained(name)
+        seen = tuple(recorded(network, split) for split in ("validation", "test"))
+        again = {joined: fitted_again(*seen, joined=joined) for joined in (True, False)}
+        for budget in BUDGETS:
+            done = {out: outcome(*again[joined], score, budget) for out, (joined, score) in LEFT_OUT.items()}
+            rows += [{"network": name, **row} for row in compared(done, budget)]
         print(rows[-len(BUDGETS) * len(LEFT_OUT) :], flush=True)
     print(results.write("ingredients", rows))
 
 
+def training(out: Path, recipe: str = "cifar10-resnet13", epochs: int = 10) -> None:
+    """Leave out what belongs to training.
+
+    Without joint training the backbone is trained alone for all epochs, and then the exits on it, for half as
+    many more.
+
+    Args:
+        out: directory with a directory for each training.
+        recipe: backbone, data and schedule, the same for all.
+        epochs: of each.
+    """
+    places = {name: out / (name or "all").replace(" ", "-") for name in TRAINED}
+    for name, place in places.items():
+        if not (place / "report.html").exists():
+            print(f"training {place}", flush=True)
+            train(setting(recipe, name, epochs, places[BACKBONE]), place, resume=place.exists())
+    rows = []
+    for budget in BUDGETS:
+        done = {
+            name: outcome(*fitted(place, joined=True), "confidence", budget)
+            for name, place in places.items()
+            if name != BACKBONE
+        }
+        rows += [{"recipe": recipe, "epochs": epochs, **row} for row in compared(done, budget)]
+    print(results.write("ingredients-of-training", rows))
+
+
+def setting(recipe: str, name: str, epochs: int, backbone: Path) -> TrainConfig:
+    """A recipe for so many epochs, without an ingredient."""
+    changed = TRAINED[name]
+    if changed.get("model") == BACKBONE:
+        changed, epochs = {**changed, "model": str(backbone)}, epochs // 2
+    return replace(get_recipe(recipe), epochs=epochs, **changed)
+
+
 if __name__ == "__main__":
-    main()
+    tyro.extras.subcommand_cli_from_dict({"after": after, "training": training})

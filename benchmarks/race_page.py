@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import results
+from race_photos import photos
 from race_picture import LOWEST, Line, draw
 
 from eenet.common import format_table
@@ -151,38 +152,30 @@ def efficiency() -> Iterator[list[str]]:
         ]
 
 
-def ingredients() -> Iterator[list[str]]:
-    """What the shipped networks lose without one, from `ingredients.py`."""
-    rows = results.read_found("ingredients")
-    budgets = list(dict.fromkeys(row["budget"] for row in rows))
-    yield ["network", "left out", *(f"budget {budget}" for budget in budgets)]
-    for name, out in dict.fromkeys((row["network"], row["left_out"]) for row in rows if row["left_out"]):
-        own = [row for row in rows if (row["network"], row["left_out"]) == (name, out)]
+def ingredients(rows: list[dict[str, str]], network: str) -> str:
+    """What is lost without one, from `ingredients.py`; `network` is the column that says of which."""
+    budgets = dict.fromkeys(row["budget"] for row in rows)
+    table = []
+    for name, out in dict.fromkeys((row[network], row["left_out"]) for row in rows if row["left_out"]):
+        own = [row for row in rows if (row[network], row["left_out"]) == (name, out)]
         told = ([float(row[key]) for key in ("points", "low", "high")] for row in own)
-        yield [name, out, *(f"{points:+.2f} [{low:+.2f}, {high:+.2f}]" for points, low, high in told)]
+        cells = (f"{points:+.2f} [{low:+.2f}, {high:+.2f}]" for points, low, high in told)
+        table.append([name, out, *cells])
+    return format_table([network, "left out", *(f"budget {budget}" for budget in budgets)], table)
+
+
+def of_training() -> str:
+    """The section about ingredients of training; nothing where none was measured."""
+    rows = results.read_found("ingredients-of-training")
+    if not rows:
+        return ""
+    return TRAINING.format(epochs=rows[0]["epochs"], table=ingredients(rows, "recipe"))
 
 
 def surely_lost(left_out: str) -> str:
     """How often leaving an ingredient out loses points beyond noise."""
     highs = [float(row["high"]) for row in results.read_found("ingredients") if row["left_out"] == left_out]
     return f"{sum(high < 0 for high in highs)} of {len(highs)}"
-
-
-def optimized() -> Iterator[list[str]]:
-    """What `eenet optimize` tried on photos."""
-    for row in results.read_found("optimize-photos"):
-        drop = f"{float(row['drop']):+.2f}"
-        cut = f", cut behind exit {row['cut']}" if row.get("cut") else ""
-        told = f"{row['name']}, {row['precision']}{', early exit' if row['early_exit'] == 'True' else cut}"
-        test = f"{100 * float(row['test_accuracy']):.2f}" if row["test_accuracy"] else "–"
-        worth = [f"{100 * float(row['accuracy']):.2f}", drop, test]
-        yield [
-            told,
-            row["epochs"],
-            *worth,
-            f"{float(row['relative_cost']):.2f}",
-            f"{float(row['speedup']):.2f}",
-        ]
 
 
 PAGE = """# Against smaller, pruned and int8 networks
@@ -262,9 +255,9 @@ part of the plain network, and exits cost nothing.
 Training stays as it is. Left out is what comes after it. Joined answers: exits answer together. Gates: they
 learn from validation images when to stop; without them the largest probability decides, or the entropy.
 Without joined answers the interval lies below 0 in {joined} cells, without gates in {gates}. Thresholds are
-set anew for each. `python benchmarks/ingredients.py`.
+set anew for each. `python benchmarks/ingredients.py after`.
 
-## What this can't tell
+{training}## What this can't tell
 
 - Whether pruning is worse. Eight epochs of finetuning are few: the pruned network has not come back to where
   it was. Torch-Pruning's own table has a ResNet-56 of 93.64 % at 0.39 of the MACs, after far more epochs.
@@ -292,43 +285,20 @@ set anew for each. `python benchmarks/ingredients.py`.
 - [On the clock](runtime.md): where time goes that MACs don't show.
 - [Other results](index.md).
 """
-PHOTOS = """## Photos
+TRAINING = """## Which ingredients of training help
 
-`eenet optimize resnet18 --weights mine.pth --data photos/ --set image_size=128 --max-drop 0.5 --minutes 30`,
-killed after 12 minutes and started again. The photos are 2,000 of Imagenette, 400 of them for validation. The
-given ResNet-18 was trained on the others by plain PyTorch, from random weights, for 12 epochs. Measured on
-{machine}.
-
-:::{{table}} What was tried, the fastest first. Accuracy in percent and points lost, on validation images
+:::{{table}} Points of accuracy against the recipe as it is; in brackets the 95 % interval
 
 {table}
 
 :::
 
-:::{{table}} The winner, on test images: its exits by themselves
+Each was trained for {epochs} epochs, from random weights, with one seed. These are short trainings: what
+helps late doesn't show. Without joint training the backbone is trained alone for as long. The exits on it are
+trained for half as many epochs more, and it stays as it is. Budgets are parts of the backbone's MACs, exits
+counted. `python benchmarks/ingredients.py training`.
 
-{exits}
-
-:::
-
-How to read this:
-
-- The given network is weak, since its training images are few. So its first exit alone is nearly as accurate.
-  That is a smaller static network, found by training exits.
-- Training the exits took a third of the time. All others had one or two epochs. For networks with random
-  weights that is far too few. So nothing here says that MobileNet or EfficientNet are worse.
-- The rows of int8 with early exit are from before that was made faster ([export](export.md#int8-with-exits)).
-- 400 validation images can't tell half a point. `eenet optimize` says so, with the interval."""
-
-
-def exits_alone() -> str:
-    """Of the winner on photos."""
-    rows = results.read_found("optimize-photos-exits")
-    table = [
-        [str(i), f"{float(row['cost']):.3f}", f"{float(row['share']):.1%}", f"{float(row['accuracy']):.2%}"]
-        for i, row in enumerate(rows)
-    ]
-    return format_table(["exit", "cost", "images that leave here", "accuracy, if all left here"], table)
+"""
 
 
 def main() -> None:
@@ -337,10 +307,6 @@ def main() -> None:
     timed, rows = rows, [*rows, *trained_before(rows)]
     by_macs = sorted(rows, key=lambda row: (row.macs, row.precision))
     clocks = [f"{told}, {size}" for told, size in CLOCKS.values()]
-    tried = format_table(
-        ["network", "epochs", "accuracy", "lost", "on test images", "MACs", "times as fast"],
-        list(optimized()),
-    )
     equal = [
         "clock",
         "static network",
@@ -348,7 +314,6 @@ def main() -> None:
         "the fastest as accurate that leaves early",
         "times as fast",
     ]
-    header, *left_out = ingredients()
     page = PAGE.format(
         reference=REFERENCE,
         epochs=EPOCHS,
@@ -362,10 +327,9 @@ def main() -> None:
         ),
         joined=surely_lost("joined answers"),
         gates=surely_lost("learned gates"),
-        ingredients=format_table(header, left_out),
-        photos=PHOTOS.format(
-            table=tried, exits=exits_alone(), machine=results.hardware_of("optimize-photos")
-        ),
+        ingredients=ingredients(results.read_found("ingredients"), "network"),
+        training=of_training(),
+        photos=photos(),
     )
     FILE.write_text(page)
     PICTURE.write_text(draw(list(drawn(timed)), DRAWN), "utf-8")
