@@ -25,6 +25,7 @@ from eenet.networks.building import convert
 from eenet.networks.network import EENet
 from eenet.training.loop import fit
 from eenet.training.objectives import OBJECTIVES
+from eenet.training.planning.teaching import Teacher, teacher_of
 from eenet.training.recipes import TrainConfig
 from eenet.training.run import build
 from eenet.training.state import METRICS_FILE, STATE_FILE, TrainingState
@@ -292,6 +293,21 @@ def test_a_teacher_teaches_and_stays_as_it_is(tmp_path: Path) -> None:
     assert lines[-1]["validation"]["full_accuracy"] > 0.4  # chance is 0.1
     after = EENet.from_pretrained("digits-eenet8").eval()
     assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), after.parameters(), strict=True))
+
+
+def test_a_teacher_answers_the_same_by_its_graph() -> None:
+    """In float32 on a CPU the graph is asked, under autocast the modules."""
+    teacher = teacher_of(replace(CONFIG, teacher="digits-eenet8"), TRAIN)
+    alone = Teacher(EENet.from_pretrained("digits-eenet8").eval())
+    assert teacher is not None
+    pixels_BCHW = torch.from_numpy(TRAIN.pixels_BCHW[:50])
+    asked, wanted = ((each(pixels_BCHW) / 2).softmax(1) for each in (teacher, alone))
+    torch.testing.assert_close(asked, wanted, atol=1e-5, rtol=1e-4)
+    assert not torch.equal(asked, wanted)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(teacher(pixels_BCHW), alone(pixels_BCHW))
+    black_BCHW = torch.zeros_like(pixels_BCHW)
+    assert teacher(black_BCHW).isfinite().all()
 
 
 def test_a_teacher_for_other_images_is_refused(tmp_path: Path) -> None:
