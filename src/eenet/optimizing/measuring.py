@@ -136,7 +136,7 @@ def measured(
         for policy in policies_of(network, records, plain_B, max_drop, decided):
             found = records.right(policy)
             loss = paired_loss(found, plain_B)
-            cost = measure(records, policy).relative_cost if any(policy.enabled) else 1.0
+            cost = measure(records, policy).relative_cost
             rows.append(_row(runner, policy, loss, found, cost * config.backbone_macs, given_macs, max_drop))
             fast = create_backend(backend, network, segments_of(policy, config.ensemble), policy.score)
             contenders.append(Contender(str(len(contenders)), partial(run_batch, fast, policy)))
