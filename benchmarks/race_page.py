@@ -130,9 +130,9 @@ def quickest(rows: list[Row]) -> Iterator[tuple[Row, list[tuple[Row, float] | No
     fronts = {key: [row.told for row in front(rows, key)] for key in CLOCKS}
     on_one = (row for row in rows if any(row.told in told for told in fronts.values()) and not row.exits)
     for static in sorted(on_one, key=lambda row: row.accuracy):
+        equal = [row for row in rows if row.exits and row.accuracy >= static.accuracy - EQUAL]
         found: list[tuple[Row, float] | None] = []
         for key in CLOCKS:
-            equal = [row for row in rows if row.exits and row.accuracy >= static.accuracy - EQUAL]
             best = min(equal, key=lambda row: row.ratios[key], default=None)
             beside = best and static.told in fronts[key] and (best, static.ratios[key] / best.ratios[key])
             found.append(beside or None)
