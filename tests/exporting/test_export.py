@@ -82,6 +82,9 @@ def test_every_format_is_described_and_runs(
         for times in (found.milliseconds, found.fp32_milliseconds):
             assert times
             assert list(times) == sizes
+        if format == "openvino":  # whose threads mixed up images, in files as well
+            again = [run_batch(backend, policy, pixels).probabilities_BN for _ in range(50)]
+            assert all((each == answers.probabilities_BN).all() for each in again)
         for key, value in manifest["measured"].items():
             assert getattr(found, key) == value
         assert f"At batch 1 {precision}" in str(found)
@@ -123,6 +126,19 @@ def test_int8_goes_on_across_cuts(
     for found in (together, Answers(*map(np.concatenate, pairs))):
         assert found.exits_B.tolist() == apart.exits_B.tolist()
         np.testing.assert_allclose(found.probabilities_BN, apart.probabilities_BN, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_int8_says_the_same_every_time(name: str, int8: Path, pixels: NDArray[np.uint8]) -> None:
+    """On two threads, too: OpenVINO mixes up images that they share, where 8 channels meet a stride."""
+    if not installed(name):
+        pytest.skip(f"{name} isn't installed")
+    network = open_network(int8)
+    policy = ExitPolicy("confidence", (1.0,) * network.num_exits)  # all go to the end
+    backend = create_backend(name, network, segments_of(policy, None), policy.score, threads=2)
+    first = run_batch(backend, policy, pixels).probabilities_BN
+    for _ in range(100):
+        np.testing.assert_array_equal(run_batch(backend, policy, pixels).probabilities_BN, first)
 
 
 def test_weights_in_int8_lie_in_the_branches_that_use_them(int8: Path) -> None:

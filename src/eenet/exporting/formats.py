@@ -152,10 +152,10 @@ def _save_onnx(job: Job, model: Any, name: str) -> str:
 def _save_openvino(job: Job, model: Any, name: str) -> str:
     import openvino
 
-    from eenet.runtime import core
+    from eenet.runtime import read_openvino
 
     file = f"{name}.xml"
-    read = core().read_model(model.SerializeToString())
+    read = read_openvino(model.SerializeToString())
     openvino.save_model(read, job.target / file, compress_to_fp16=job.precision == "fp16")
     return file
 

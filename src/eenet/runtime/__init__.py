@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from eenet.runtime.backends.choice import BACKENDS, create_backend, default_backend, installed, options_of
     from eenet.runtime.backends.exported import load_exported
     from eenet.runtime.backends.onnx_backend import session_of
-    from eenet.runtime.backends.openvino_backend import core
+    from eenet.runtime.backends.openvino_backend import read_openvino
     from eenet.runtime.backends.torch_backend import SegmentModule, examples, folded_segments
     from eenet.runtime.compacting import Answers, Carried, Parted, part, run_batch, run_segment
     from eenet.runtime.graphs.cutting import Cutter, has_state, inputs_and_outputs
