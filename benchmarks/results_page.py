@@ -5,7 +5,6 @@ python benchmarks/results_page.py
 
 from itertools import groupby
 from math import ceil, floor
-from operator import itemgetter
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -20,7 +19,6 @@ from eenet.networks import shipped_checkpoints
 
 ROOT = Path(__file__).parents[1]
 MANY = 2  # plain networks of a data set make a curve if there are more
-SEVERITIES = ("1", "3", "5")
 COLOURS = (4, 5, 2, 1, 0, 3, 7, 6)  # plain networks first
 Row = dict[str, Any]
 
@@ -28,9 +26,6 @@ Row = dict[str, Any]
 def main() -> None:
     """Write the page."""
     rows = results.everywhere("networks")
-    damaged = {kind: results.everywhere(kind) for kind in ("shift", "drift")}
-    shift, drift = (groupby(rows, key=itemgetter("checkpoint")) for rows in damaged.values())
-    alarms = {name: list(group) for name, group in drift}
     networks = {key: list(group) for key, group in groupby(sorted(rows, key=_network), key=_network)}
     plain = {key[:3]: group for key, group in networks.items() if not group[0]["budget"]}
     early = {key: group for key, group in networks.items() if group[0]["budget"]}
@@ -53,7 +48,6 @@ def main() -> None:
         details="\n\n".join(details),
         static=format_table(["data", "backbone", "epochs, runs", "MACs", "accuracy"], statics),
         curves="\n\n".join(pictures),
-        damage="\n\n".join(_damage(name, list(group), alarms[name]) for name, group in shift),
     )
     (ROOT / "docs/results/networks.md").write_text(page)
 
@@ -177,28 +171,6 @@ def _short(rows: list[Row]) -> str:
     return rows[0]["backbone"].removesuffix("_cifar").replace("resnet", "ResNet-").replace("_", " ")
 
 
-def _damage(name: str, rows: list[Row], alarms: list[Row]) -> str:
-    """One network on damaged test images, and after how many the drift alarm is raised."""
-    found = {(row["corruption"], row["severity"]): row for row in rows}
-    delays = {(row["corruption"], row["severity"]): row for row in alarms}
-    clean, watched, cells = found["none", "0"], delays["none", "0"], []
-    for kind in dict.fromkeys(row["corruption"] for row in rows if row["severity"] != "0"):
-        told = [_told(found[kind, severity]) for severity in SEVERITIES]
-        images, most = (float(delays[kind, "5"][key]) for key in ("median_images", "length"))
-        alarm = f"{images:.0f}" if images <= most else f"> {most:.0f}"
-        cells.append([kind.replace("_", " "), *told, alarm])
-    header = ["damage", *(f"severity {severity}" for severity in SEVERITIES), "alarm after, severity 5"]
-    return (
-        f"### Damage: `{name}`\n\nClean images: {_told(clean)}. False alarms on them: {watched['alarms']} "
-        f"in {watched['streams']} streams of {int(watched['length']):,}.\n\n{format_table(header, cells)}"
-    )
-
-
-def _told(row: Row) -> str:
-    accuracy, full = float(row["learned_accuracy"]), float(row["full_accuracy"])
-    return f"{accuracy:.1%} ({full:.1%}) at {float(row['learned_relative_cost']):.2f}"
-
-
 def _spread(rows: list[Row], key: str, form: str = "{:.2%}") -> str:
     """Mean over runs, and its standard error if there are several."""
     values = [float(row[key]) for row in rows]
@@ -255,14 +227,6 @@ Each early-exit network is compared with plain networks of the same recipe. Betw
 accuracy is read off the straight line.
 
 {curves}
-
-## On damaged images
-
-2,000 test images under each kind of damage, with the checkpoint's own policy. A cell holds the accuracy, in
-brackets that of the full network, and the measured cost. The last column is the median number of images until
-the drift alarm, of 20 streams. Command: `python benchmarks/shift.py CHECKPOINT`.
-
-{damage}
 
 ## The ResNet-13 in three parts
 

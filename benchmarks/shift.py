@@ -40,13 +40,15 @@ def main(checkpoint: Positional[str], most: int = 2000) -> None:
 
     Args:
         checkpoint: directory or name.
-        most: test images under each corruption.
+        most: test images under each corruption, at most two thirds of all: the others
+            calibrate the guarantee.
     """
     network = EENet.from_pretrained(checkpoint)
     trained = network.config.provenance["train_config"]
     held_out, test = (data.load(trained["data"], split) for split in ("validation", "test"))
     before, tested = (collect(network, images) for images in (held_out, test))
     order = np.random.default_rng(0).permutation(len(test))
+    most = min(most, 2 * len(test) // 3)
     policy = network.config.exit_policy()
     policies = {
         "learned": policy,
