@@ -90,9 +90,16 @@ def test_a_pruned_backbone_costs_what_was_asked_for_and_its_checkpoint_loads_by_
 
 
 @pytest.mark.parametrize("how", ["uniform", "global"])
-@pytest.mark.parametrize("name", ["resnet8_w4_cifar", "mobilenetv3_small_050"])
-def test_a_network_with_exits_is_pruned_heads_and_all(name: str, how: str, tmp_path: Path) -> None:
-    network = eenet.convert(made(name), SIZE, num_exits=1, placement=[0.5])
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("resnet8_w4_cifar", "deep"),
+        ("resnet8_w4_cifar", "separable"),
+        ("mobilenetv3_small_050", "deep"),
+    ],
+)
+def test_a_network_with_exits_is_pruned_heads_and_all(name: str, head: str, how: str, tmp_path: Path) -> None:
+    network = eenet.convert(made(name), SIZE, num_exits=1, placement=[0.5], head=head)
     found, pruning = pruned(network, 0.4, how=how)
     assert isinstance(found, EENet)
     assert pruning.share == pytest.approx(0.4, abs=0.08)
