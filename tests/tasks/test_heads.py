@@ -18,7 +18,7 @@ TRUNKS = {  # MACs and width
     "plain": (0, C * H * W),
     "conv": (3 * 2 * C * C * 9, C),
     "deep": (2 * 1 * C * 2 * C * 9 + 1 * 1 * 2 * C * 4 * C * 9, 4 * C),
-    "separable": (3 * 2 * (C * 9 + C * 2 * C) + 2 * 1 * (2 * C * 9 + 2 * C * 4 * C), 4 * C),
+    "separable": (2 * 1 * (C * 9 + C * 2 * C) + 1 * 1 * (2 * C * 9 + 2 * C * 4 * C), 4 * C),
     "residual": (
         3 * 2 * (C * 2 * C * 9 + 2 * C * 2 * C * 9 + C * 2 * C)
         + 2 * 1 * (2 * C * 4 * C * 9 + 4 * C * 4 * C * 9 + 2 * C * 4 * C),

@@ -1,6 +1,6 @@
 """Exit heads: a confidence branch and a classification branch on a stage's feature map."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -87,39 +87,41 @@ def deep(size: FeatureSize) -> Trunk:
     cheap behind wide layers. A map of one pixel gets 1×1 convolutions, and one of 2×2 pixels
     a kernel of its size, since the rest would only see padding.
     """
-    odd = any(n % 2 for n in size[1:])  # ceil_mode is slow where runtimes have no fast kernel for it
-    layers: list[nn.Module] = [nn.AvgPool2d(2, ceil_mode=odd)]
-    steps = _widening(size[0], [(n + 1) // 2 for n in size[1:]])
-    for narrow, wide, kernel in steps:
-        layers.append(nn.Conv2d(narrow, wide, kernel, stride=2, padding=int(kernel == 3), bias=False))
-        layers += [nn.BatchNorm2d(wide), nn.ReLU()]
-    return nn.Sequential(*layers, GlobalPool()), steps[-1][1]
+    return _pooled_first(size, lambda *step: [_reducing(*step)])
 
 
 @HEADS.add()
 def separable(size: FeatureSize) -> Trunk:
-    """Two 3×3 convolutions with stride 2 that widen, each split in two, then global average pooling.
+    """As `deep`, with each convolution split: one of every channel by itself, and one of 1×1 pixels.
 
-    Each is a convolution of every channel by itself and one of 1×1 pixels (Howard et al. 2017,
-    MobileNets). Half the MACs of `deep` and an eighth of its weights. For a single image weights
-    are what takes time: they are fetched from memory for it alone.
+    Howard et al. 2017 (MobileNets). An eighth of the MACs and weights of `deep`. For a single image
+    weights are what takes time: they are fetched from memory for it alone.
     """
-    layers: list[nn.Module] = []
-    steps = _widening(size[0], size[1:])
-    for narrow, wide, kernel in steps:
-        padding = int(kernel == 3)
-        layers.append(nn.Conv2d(narrow, narrow, kernel, stride=2, padding=padding, groups=narrow, bias=False))
-        layers += [nn.Conv2d(narrow, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU()]
-    return nn.Sequential(*layers, GlobalPool()), steps[-1][1]
+    return _pooled_first(
+        size,
+        lambda narrow, wide, kernel: [
+            _reducing(narrow, narrow, kernel, groups=narrow),
+            nn.Conv2d(narrow, wide, 1, bias=False),
+        ],
+    )
 
 
-def _widening(channels: int, sides: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Channels given and made, and the kernel, of two convolutions with stride 2."""
-    widths, steps = [channels, min(2 * channels, DEEP_WIDTH), min(4 * channels, 2 * DEEP_WIDTH)], []
-    for narrow, wide in pairwise(widths):
-        steps.append((narrow, wide, min(3, sides[0]) if sides[0] == sides[1] else 3))
+def _pooled_first(size: FeatureSize, convolution: Callable[[int, int, int], list[nn.Module]]) -> Trunk:
+    """The trunk of `deep`; a convolution is made of the channels given and wanted, and the kernel."""
+    channels, sides = size[0], list(size[1:])
+    widths = [min(2 * channels, DEEP_WIDTH), min(4 * channels, 2 * DEEP_WIDTH)]
+    odd = any(n % 2 for n in size[1:])  # ceil_mode is slow where runtimes have no fast kernel for it
+    layers: list[nn.Module] = [nn.AvgPool2d(2, ceil_mode=odd)]
+    for narrow, wide in pairwise([channels, *widths]):
         sides = [(side + 1) // 2 for side in sides]
-    return steps
+        kernel = min(3, sides[0]) if sides[0] == sides[1] else 3
+        layers += [*convolution(narrow, wide, kernel), nn.BatchNorm2d(wide), nn.ReLU()]
+    return nn.Sequential(*layers, GlobalPool()), widths[-1]
+
+
+def _reducing(narrow: int, wide: int, kernel: int, groups: int = 1) -> nn.Conv2d:
+    padding = int(kernel == 3)
+    return nn.Conv2d(narrow, wide, kernel, stride=2, padding=padding, groups=groups, bias=False)
 
 
 @HEADS.add()
