@@ -102,6 +102,7 @@ class Cutter:
             for node in self._model.graph.node:
                 model.graph.node.extend(self._from_inputs(node, inputs))
         part = extract(model, inputs, outputs)
+        _squeeze_last(part.graph)
         for name in self._scales.keys() & set(inputs):
             self._pack(part.graph, name)
         return part
@@ -152,3 +153,22 @@ def _stride(model: Any) -> int:
     size = next(outputs).type.tensor_type.shape.dim[2].dim_param
     found = re.search(r"//\s*(\d+)", size)
     return int(found[1]) if found else 1
+
+
+def _squeeze_last(graph: Any) -> None:
+    """Sigmoids of squeezed values become squeezed sigmoids: runtimes make them one with what is before."""
+    outputs, takers = {info.name for info in graph.output}, dict[str, list[Any]]()
+    for node in graph.node:
+        for name in node.input:
+            takers.setdefault(name, []).append(node)
+    for node in graph.node:
+        if node.op_type == "Squeeze" and node.output[0] not in outputs:
+            taking = takers.get(node.output[0], [])
+            if [each.op_type for each in taking] == ["Sigmoid"]:
+                first, second = copy_of(node), copy_of(taking[0])
+                middle = node.output[0]
+                second.input[:], second.output[:] = [first.input[0]], [middle]
+                first.input[0] = middle
+                first.output[:] = taking[0].output
+                node.CopyFrom(second)
+                taking[0].CopyFrom(first)
