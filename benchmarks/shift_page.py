@@ -167,8 +167,8 @@ Means over the fifteen kinds. A guarantee promises an excess error of at most {r
 {damage}
 
 **Cost rises with damage**, because images that the network is unsure of run on. **A guarantee need not hold
-under shift**: it is for images like those that it was calibrated on. The last column says how many kinds break
-it.
+under shift**: it is for images like those that it was calibrated on. The last column says how many kinds
+break it.
 
 ## What early exits lose
 
