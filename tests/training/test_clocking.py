@@ -9,7 +9,7 @@ import pytest
 
 import eenet
 from eenet.networks import read_config
-from eenet.training.planning.clocking import LEAVING, least_time
+from eenet.training.planning.clocking import LEAVING, TIMED_HEADS, least_time
 
 
 def by_images(stage_ms, head_ms, fractions, chosen, count=20_000) -> float:
@@ -60,6 +60,9 @@ def test_training_for_latency(tmp_path: Path) -> None:
     clock = json.loads((out / "clock.json").read_text())
     assert config.exits == clock["placement"]
     assert clock["times"]["batch_size"] == 8
+    assert config.head == clock["head"]
+    assert set(clock["heads"]) == set(TIMED_HEADS)
+    assert clock["expected"] == clock["heads"][clock["head"]] == min(clock["heads"].values())
     (timing,) = config.timings
     assert (timing["backend"], timing["batch_size"]) == ("torch", 8)
     assert any("of the plain network's (torch, batches of 8)" in note for note in done.notes)
@@ -67,6 +70,13 @@ def test_training_for_latency(tmp_path: Path) -> None:
     (out / "clock.json").write_text(json.dumps({**clock, "placement": other}))
     with pytest.raises(ValueError, match="another configuration"):  # so the file is what is gone by
         eenet.train("digits-resnet8", out, budget="auto", resume=True, **settings)
+
+
+def test_heads_that_are_named_stay(tmp_path: Path) -> None:
+    settings = {"epochs": 1, "aim": "latency", "backend": "torch", "head": "pool"}
+    eenet.train("digits-resnet8", tmp_path / "run", **settings)
+    assert read_config(tmp_path / "run").head == "pool"
+    assert list(json.loads((tmp_path / "run/clock.json").read_text())["heads"]) == ["pool"]
 
 
 def test_places_that_are_named_stay(tmp_path: Path) -> None:

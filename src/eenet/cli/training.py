@@ -66,7 +66,7 @@ class TrainSettings(Settings):
     cost_weight: float | None = None
     """Weight of cost in the paper's objectives."""
     head: str | None = None
-    """Kind of exit head: deep (the default), pool, residual, …, or one that a plugin registers."""
+    """Kind of exit head: deep (the default), separable, pool, residual, …, or a plugin's."""
     mean: Annotated[tuple[float, ...] | None, arg(metavar="FLOAT ...", help_behavior_hint="")] = None
     """Of each channel, 0 to 1, that the weights expect to be taken out. Default: as pretrained ones do."""
     std: Annotated[tuple[float, ...] | None, arg(metavar="FLOAT ...", help_behavior_hint="")] = None
