@@ -161,14 +161,13 @@ def _squeeze_last(graph: Any) -> None:
     for node in graph.node:
         for name in node.input:
             takers.setdefault(name, []).append(node)
-    for node in graph.node:
-        if node.op_type == "Squeeze" and node.output[0] not in outputs:
-            taking = takers.get(node.output[0], [])
-            if [each.op_type for each in taking] == ["Sigmoid"]:
-                first, second = copy_of(node), copy_of(taking[0])
-                middle = node.output[0]
-                second.input[:], second.output[:] = [first.input[0]], [middle]
-                first.input[0] = middle
-                first.output[:] = taking[0].output
-                node.CopyFrom(second)
-                taking[0].CopyFrom(first)
+    for squeeze in [node for node in graph.node if node.op_type == "Squeeze"]:
+        taking = takers.get(squeeze.output[0], [])
+        if squeeze.output[0] in outputs or [node.op_type for node in taking] != ["Sigmoid"]:
+            continue
+        (sigmoid,), last = taking, copy_of(squeeze)
+        wide = f"{sigmoid.output[0]}_unsqueezed"
+        last.input[0], last.output[:] = wide, sigmoid.output
+        sigmoid.input[:], sigmoid.output[:] = squeeze.input[:1], [wide]
+        squeeze.CopyFrom(sigmoid)
+        sigmoid.CopyFrom(last)
