@@ -5,18 +5,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from runtime_cases import Mock, cases, expected_exits
 
+from eenet.networks.building import create_model
 from eenet.policies.ensemble import ALONE, PENALTY, Ensemble, Weights, fit_ensemble, join, probabilities
 from eenet.policies.policy import ExitPolicy
 from eenet.policies.records import Records
 from eenet.runtime.backends.backend import Outputs
+from eenet.runtime.backends.choice import create_backend
 from eenet.runtime.compacting import run_batch
 from eenet.runtime.graphs.segments import segments_of
 from eenet.runtime.queued import QueuedEngine
+from eenet.runtime.reference import run_one
 
 
 def by_hand(own_KN: list[list[float]], weights: list[Weights]) -> list[float]:
@@ -172,3 +176,24 @@ def test_engines_carry_answers_along(
         for asked, future in futures:
             answers = future.result(10)
             check(asked, answers.probabilities_BN, answers.exits_B)
+
+
+@pytest.mark.parametrize("count", [1, 6])
+@pytest.mark.parametrize("classes", [3, 100])
+def test_a_graph_joins_answers_as_the_reference_does(classes: int, count: int) -> None:
+    """For one image and few classes by a product; else by sums."""
+    network = create_model("resnet8_w4_cifar", num_exits=2, num_classes=classes, input_size=(3, 8, 8)).eval()
+    network.config.mean, network.config.std = [0.5] * 3, [0.25] * 3
+    network.config.ensemble = [[], [[0.7, 0.5]], [[0.6, 0.4], [0.8, 0.3]]]
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 3, 8, 8), np.uint8)
+    for thresholds in ((1.0, 1.0), (1.0, 0.0), (0.0, 0.0)):
+        policy = ExitPolicy("max_softmax", thresholds)
+        segments = segments_of(policy, network.config.ensemble)
+        backend = create_backend("onnxruntime", network, segments, policy.score)
+        found = backend.run_through(pixels, policy.thresholds)
+        assert found is not None
+        images = (torch.from_numpy(pixels) / 255 - 0.5) / 0.25
+        for b, (probabilities_N, left) in enumerate(zip(*found, strict=True)):
+            wanted_N, at = run_one(network, policy, images[b])
+            assert left == at
+            np.testing.assert_allclose(probabilities_N, wanted_N, rtol=1e-4, atol=1e-6)
