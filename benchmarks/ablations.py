@@ -6,6 +6,7 @@ Writes `benchmarks/results/ablation-thresholds-*.csv` and `ablation-exits-*.csv`
 `docs/results/ablations.md`. What is chosen, is chosen on validation images; what is told, is of test images.
 """
 
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from typing import Any
 import results
 from ship import recorded
 
-from eenet import EENet, Records
+from eenet import EENet, Records, policy_for_budget
 from eenet.common import format_table
 from eenet.evaluation import measure
-from eenet.policies import ExitPolicy
+from eenet.policies import ExitPolicy, exits_for_budget
 
 FILE = Path(__file__).parents[1] / "docs/results/ablations.md"
 NETWORKS = (
@@ -28,7 +29,6 @@ NETWORKS = (
 )
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 BUDGETS = (0.4, 0.5, 0.6)
-HALVINGS = 30
 
 
 def thresholds(name: str, tested: Records) -> list[dict[str, Any]]:
@@ -39,36 +39,14 @@ def thresholds(name: str, tested: Records) -> list[dict[str, Any]]:
 
 def fewer_exits(name: str, held_out: Records, tested: Records) -> list[dict[str, Any]]:
     """For each budget and number of exits, the choice that is best on held-out images."""
-    rows, count = [], len(tested.head_macs)
-    for budget in BUDGETS:
-        found: dict[int, tuple[float, ExitPolicy]] = {}
-        for enabled in product((True, False), repeat=count):
-            policy = within(held_out, budget, enabled) if any(enabled) else None
-            if policy is None:
-                continue
-            accuracy = float(held_out.right(policy).mean())
-            if accuracy > found.get(sum(enabled), (-1.0, policy))[0]:
-                found[sum(enabled)] = accuracy, policy
-        for exits, (_, policy) in sorted(found.items()):
-            on = " ".join(str(k) for k, is_on in enumerate(policy.enabled) if is_on)
-            rows.append(told(name, tested, policy, budget=budget, exits=exits, on=on))
+    rows = []
+    for budget, count in product(BUDGETS, range(1, len(tested.head_macs) + 1)):
+        with suppress(ValueError):  # no such choice keeps the budget
+            chosen = exits_for_budget(held_out, count, budget)
+            policy = policy_for_budget(held_out, budget, exits=chosen)
+            on = " ".join(map(str, chosen))
+            rows.append(told(name, tested, policy, budget=budget, exits=count, on=on))
     return rows
-
-
-def within(held_out: Records, budget: float, enabled: tuple[bool, ...]) -> ExitPolicy | None:
-    """With one threshold for all exits that are on, as high as the budget allows; None if none is."""
-
-    def at(threshold: float) -> ExitPolicy:
-        return ExitPolicy("confidence", (threshold,) * len(enabled), enabled)
-
-    low, high = 0.0, 1.0
-    if measure(held_out, at(low)).relative_cost > budget:
-        return None
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        fits = measure(held_out, at(middle)).relative_cost <= budget
-        low, high = (middle, high) if fits else (low, middle)
-    return at(low)
 
 
 def told(name: str, tested: Records, policy: ExitPolicy, **more: Any) -> dict[str, Any]:

@@ -93,6 +93,29 @@ def test_of_many_inputs_a_sample_chooses_the_exits(
     assert accuracy >= thorough[0] - 0.01
 
 
+@pytest.mark.parametrize("on", [[0], [1, 2], [2, 0]])
+def test_only_exits_that_are_named_are_on(on: list[int]) -> None:
+    """Even idle ones; with the shared threshold that uses the budget up."""
+    records = make_records(40, seed=3)
+    enabled = tuple(k in on for k in range(3))
+    scores = recorded_scores(records, "confidence")[sorted(on)].flatten().tolist()
+    policies = [ExitPolicy("confidence", (t,) * 3, enabled) for t in [-100.0, *scores]]
+    outcomes = [quick(records, policy) for policy in policies]
+    cheapest = records.costs(enabled)[min(on)]
+    for budget in (cheapest + 0.01, 0.9, 1.3):
+        policy = policy_for_budget(records, budget, exits=on)
+        assert policy.enabled == enabled
+        assert quick(records, policy)[1] == max(cost for _, cost in outcomes if cost <= budget)
+    with pytest.raises(ValueError, match=f"leaving at the first exit already costs {cheapest:.3f}"):
+        policy_for_budget(records, cheapest - 0.01, exits=on)
+
+
+@pytest.mark.parametrize("on", [[], [3], [-1, 0]])
+def test_exits_that_are_not_there(on: list[int]) -> None:
+    with pytest.raises(ValueError, match="the network has the early exits 0 to 2"):
+        policy_for_budget(make_records(10), 0.9, exits=on)
+
+
 def test_impossible_budget_names_the_cheapest() -> None:
     with pytest.raises(ValueError, match=r"costs 0\.258"):
         policy_for_budget(make_records(), 0.1)

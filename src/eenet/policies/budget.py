@@ -1,7 +1,7 @@
 """Records → the most accurate policy found that keeps a budget."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import combinations, product
 
 import numpy as np
@@ -62,6 +62,7 @@ def policy_for_budget(
     *,
     scores: Sequence[str] = ("confidence",),
     any_exits: bool = False,
+    exits: Collection[int] | None = None,
 ) -> ExitPolicy:
     """The most accurate policy found on these inputs whose mean cost keeps the budget.
 
@@ -78,27 +79,39 @@ def policy_for_budget(
         scores: what to compare with thresholds, see `eenet.policies.scores`; the best one is taken.
         any_exits: also try to switch exits off where images would leave: with up to 6 exits every
             choice, else all but one at a time. For costs that heads have a large part in.
+        exits: these are on, even where hardly anyone leaves, and no others. See `exits_for_budget`.
 
     Raises:
-        ValueError: the budget is below the cheapest exit's cost, or there are no inputs.
+        ValueError: the budget is below the cheapest exit's cost, there are no inputs, or no such exits.
     """
     if not len(records):
         raise ValueError("there are no inputs to calibrate on")
-    cheapest = records.costs()[0]
+    count = len(records.head_macs)
+    if exits is not None and not (exits and set(exits) <= set(range(count))):
+        raise ValueError(f"exits are {sorted(exits)}; the network has the early exits 0 to {count - 1}")
+    on = tuple(exits is None or k in exits for k in range(count))
+    cheapest = records.costs(on)[min(exits or [0])]
     if not budget >= cheapest:
         raise ValueError(
             f"budget {budget} is impossible: leaving at the first exit already costs {cheapest:.3f}"
         )
-    policy = _best(records, budget, scores, any_exits=any_exits)
+    starts = _choices(count) if any_exits and exits is None else [on]
+    policy = _best(records, budget, scores, starts, drop=exits is None)
     for _ in range(ROUNDS):
         if (nearer := records.around(policy)) is None:
             break
-        policy = _best(nearer, budget, scores, any_exits=any_exits)
+        policy = _best(nearer, budget, scores, starts, drop=exits is None)
     return policy
 
 
-def _best(records: AnyRecords, budget: float, scores: Sequence[str], *, any_exits: bool) -> ExitPolicy:
-    starts = _choices(len(records.head_macs)) if any_exits else [(True,) * len(records.head_macs)]
+def _best(
+    records: AnyRecords,
+    budget: float,
+    scores: Sequence[str],
+    starts: Sequence[Sequence[bool]],
+    *,
+    drop: bool,
+) -> ExitPolicy:
 
     def worth(candidate: tuple[str, _Exits, list[float]]) -> tuple[float, float]:
         """Accuracy, of which an exit that is run in vain must earn some; then the one that computes more."""
@@ -109,7 +122,7 @@ def _best(records: AnyRecords, budget: float, scores: Sequence[str], *, any_exit
     best, rows = [], _sample(len(records))
     for score in scores:
         some = records if rows is None else records.subset(rows)
-        tried = [c for start in starts for c in _candidates(some, budget, score, start)]
+        tried = [c for start in starts for c in _candidates(some, budget, score, start, drop=drop)]
         if rows is not None:  # which exits are worth having, some of the inputs can tell
             chosen = max(tried, key=worth)[1].enabled
             tried = list(_candidates(records, budget, score, chosen, drop=False))
