@@ -102,7 +102,6 @@ class Cutter:
             for node in self._model.graph.node:
                 model.graph.node.extend(self._from_inputs(node, inputs))
         part = extract(model, inputs, outputs)
-        _squeeze_last(part.graph)
         for name in self._scales.keys() & set(inputs):
             self._pack(part.graph, name)
         return part
@@ -153,21 +152,3 @@ def _stride(model: Any) -> int:
     size = next(outputs).type.tensor_type.shape.dim[2].dim_param
     found = re.search(r"//\s*(\d+)", size)
     return int(found[1]) if found else 1
-
-
-def _squeeze_last(graph: Any) -> None:
-    """Sigmoids of squeezed values become squeezed sigmoids: runtimes make them one with what is before."""
-    outputs, takers = {info.name for info in graph.output}, dict[str, list[Any]]()
-    for node in graph.node:
-        for name in node.input:
-            takers.setdefault(name, []).append(node)
-    for squeeze in [node for node in graph.node if node.op_type == "Squeeze"]:
-        taking = takers.get(squeeze.output[0], [])
-        if squeeze.output[0] in outputs or [node.op_type for node in taking] != ["Sigmoid"]:
-            continue
-        (sigmoid,), last = taking, copy_of(squeeze)
-        wide = f"{sigmoid.output[0]}_unsqueezed"
-        last.input[0], last.output[:] = wide, sigmoid.output
-        sigmoid.input[:], sigmoid.output[:] = squeeze.input[:1], [wide]
-        squeeze.CopyFrom(sigmoid)
-        sigmoid.CopyFrom(last)

@@ -27,7 +27,6 @@ Level = tuple[list[Any], list[str]]
 """Nodes, and the names of the probabilities and exits they give."""
 Images = Literal["one", "several", "any"]
 ENDS = ["probabilities", "exit_index"]
-FEW_CLASSES = 64
 node = make_node
 
 
@@ -77,10 +76,7 @@ def nest(parts: Sequence[Any], segments: Sequence[Segment], images: Images = "an
     graph = model.graph
     del graph.node[:], graph.output[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(nodes)
-    taken = _taken(nodes)
-    held = {
-        tensor.name: tensor for part in parts for tensor in part.graph.initializer if tensor.name in taken
-    }
+    held = {tensor.name: tensor for part in parts for tensor in part.graph.initializer}
     if any(tensor.data_type in (UINT8, INT8) for tensor in held.values()):
         graph.initializer.extend(_placed(graph.node, held))
     else:
@@ -89,12 +85,6 @@ def nest(parts: Sequence[Any], segments: Sequence[Segment], images: Images = "an
     graph.input.extend(value_info(t, FLOAT, [1]) for t in thresholds)
     graph.output.extend(_values(ENDS, rank))
     return model
-
-
-def _taken(nodes: Sequence[Any]) -> set[str]:
-    """What nodes take, and those in their branches."""
-    within = (_taken(each.g.node) for one in nodes for each in one.attribute if each.HasField("g"))
-    return {name for one in nodes for name in one.input}.union(*within)
 
 
 def _placed(nodes: Sequence[Any], weights: Mapping[str, Any]) -> list[Any]:
@@ -150,24 +140,21 @@ class _Nest:
         """Segment k and those behind it, for one image; `joined` is what the exits before said."""
         nodes, outputs = self._segment(k, given)
         number, last = f"number_{k}", k == len(self.parts) - 1
+        nodes.append(_constant(number, [self.segments[k].exit]))
         probabilities = outputs[0] if last else outputs[-2]
-        joining, joined, answering, answer = self._joined(k, probabilities, joined, in_one=True)
-        numbering = _constant(number, [self.segments[k].exit])
+        joining, joined, answering, answer = _joined(self.segments[k], k, probabilities, joined)
         if last:
-            return [*nodes, *joining, *answering, numbering], [answer, number]
+            return [*nodes, *joining, *answering], [answer, number]
         *features, _, score = outputs
         behind, answers = self.alone(k + 1, features, joined)
         if answering:
             nodes += joining
         else:  # only those who stay need it
             behind = [*joining, *behind]
-            answering, answer = [node("Identity", [probabilities], [f"answer_{k}"])], f"answer_{k}"
-        nodes, score = _unsqueezed(nodes, score)
         nodes.append(node("LessOrEqual", [score, threshold_name(k)], [f"stays_{k}"]))
         found = [f"probabilities_from_{k}", f"number_from_{k}"]
         onward = _branch(behind, answers, self.rank)
-        leaving = _branch([*answering, numbering], [answer, number], self.rank)
-        nodes.append(node("If", [f"stays_{k}"], found, then_branch=onward, else_branch=leaving))
+        nodes.append(_if(f"stays_{k}", found, onward, [answer, number], self.rank, answering))
         return nodes, found
 
     def together(self, k: int, given: Sequence[str], joined: str | None = None) -> Level:
@@ -175,7 +162,7 @@ class _Nest:
         nodes, outputs = self._segment(k, given)
         number, last = f"number_{k}", k == len(self.parts) - 1
         probabilities = outputs[0] if last else outputs[-2]
-        joining, joined, answering, probabilities = self._joined(k, probabilities, joined)
+        joining, joined, answering, probabilities = _joined(self.segments[k], k, probabilities, joined)
         nodes += [*joining, *answering]
         value = from_array(np.array([self.segments[k].exit], np.int64))
         nodes += [
@@ -211,10 +198,7 @@ class _Nest:
             infos.append(value_info(name, kind.elem_type, shape))
         found = [f"probabilities_from_{k}", f"number_from_{k}"]
         onward = _branch(onward, merged, self.rank, *infos)
-        names = [f"{name}_here" for name in found]
-        here = zip([probabilities, number], names, strict=True)
-        leaving = _branch([node("Identity", [a], [b]) for a, b in here], names, self.rank)
-        nodes.append(node("If", [f"some_stay_{k}"], found, then_branch=onward, else_branch=leaving))
+        nodes.append(_if(f"some_stay_{k}", found, onward, [probabilities, number], self.rank))
         return nodes, found
 
     def _segment(self, k: int, given: Sequence[str]) -> tuple[list[Any], list[str]]:
@@ -231,48 +215,43 @@ class _Nest:
         self.made.update(name for new in nodes for name in new.output)
         return nodes, [str(names.get(output.name, output.name)) for output in graph.output]
 
-    def _joined(
-        self, k: int, probabilities: str, before: str | None, *, in_one: bool = False
-    ) -> tuple[list[Any], str | None, list[Any], str]:
-        """Nodes for `eenet.policies.join` and what they give, nodes for the exit's answer and its name.
 
-        `in_one`: the weighted sum as one operation where three take longer, for few images and classes.
-        """
-        weights = self.segments[k].weights
-        if weights is None:
-            return [], None, [], probabilities
-        log_own, joined, answer = (f"ensemble_{kind}_{k}" for kind in ("log", "joined", "answer"))
-        nodes = [
-            _constant(f"ensemble_floor_{k}", [FLOOR]),
-            node("Max", [probabilities, f"ensemble_floor_{k}"], [f"ensemble_floored_{k}"]),
-            node("Log", [f"ensemble_floored_{k}"], [log_own]),
-        ]
-        if before is None:
-            return nodes, log_own, [], probabilities
-        classes = self.parts[-1].graph.output[0].type.tensor_type.shape.dim[1].dim_value
-        if in_one and self.rank == 2 and 0 < classes <= FEW_CLASSES:
-            same, (own, earlier) = f"ensemble_same_{k}", weights
-            nodes += [
-                _constant(same, np.eye(classes)),
-                node("Gemm", [log_own, same, before], [joined], alpha=own, beta=earlier),
-            ]
-        else:
-            nodes += [
-                _constant(f"ensemble_weight_own_{k}", [weights.own]),
-                _constant(f"ensemble_weight_before_{k}", [weights.before]),
-                node("Mul", [log_own, f"ensemble_weight_own_{k}"], [f"ensemble_own_{k}"]),
-                node("Mul", [before, f"ensemble_weight_before_{k}"], [f"ensemble_before_{k}"]),
-                node("Add", [f"ensemble_own_{k}", f"ensemble_before_{k}"], [joined]),
-            ]
-        return nodes, joined, [node("Softmax", [joined], [answer], axis=1)], answer
+def _joined(
+    segment: Segment, k: int, probabilities: str, before: str | None
+) -> tuple[list[Any], str | None, list[Any], str]:
+    """Nodes for `eenet.policies.join` and what they give, nodes for the exit's answer and its name."""
+    if segment.weights is None:
+        return [], None, [], probabilities
+    log_own, joined, answer = (f"ensemble_{kind}_{k}" for kind in ("log", "joined", "answer"))
+    nodes = [
+        _constant(f"ensemble_floor_{k}", [FLOOR]),
+        node("Max", [probabilities, f"ensemble_floor_{k}"], [f"ensemble_floored_{k}"]),
+        node("Log", [f"ensemble_floored_{k}"], [log_own]),
+    ]
+    if before is None:
+        return nodes, log_own, [], probabilities
+    nodes += [
+        _constant(f"ensemble_weight_own_{k}", [segment.weights.own]),
+        _constant(f"ensemble_weight_before_{k}", [segment.weights.before]),
+        node("Mul", [log_own, f"ensemble_weight_own_{k}"], [f"ensemble_own_{k}"]),
+        node("Mul", [before, f"ensemble_weight_before_{k}"], [f"ensemble_before_{k}"]),
+        node("Add", [f"ensemble_own_{k}", f"ensemble_before_{k}"], [joined]),
+    ]
+    return nodes, joined, [node("Softmax", [joined], [answer], axis=1)], answer
 
 
-def _unsqueezed(nodes: Sequence[Any], score: str) -> tuple[list[Any], str]:
-    """One image's score as it is before an axis of one is taken away, which a comparison needs not."""
-    maker = next((each for each in nodes if score in each.output), None)
-    if maker is None or maker.op_type != "Squeeze":
-        return list(nodes), score
-    return [each for each in nodes if each is not maker], str(maker.input[0])
+def _if(
+    condition: str,
+    found: Sequence[str],
+    onward: Any,
+    here: Sequence[str],
+    rank: int,
+    before: Sequence[Any] = (),
+) -> Any:
+    """Go on, or keep what is there; what only those need who leave is done `before`."""
+    names = [f"{name}_here" for name in found]
+    copies = [*before, *(node("Identity", [a], [b]) for a, b in zip(here, names, strict=True))]
+    return node("If", [condition], found, then_branch=onward, else_branch=_branch(copies, names, rank))
 
 
 def _branch(nodes: Sequence[Any], found: Sequence[str], rank: int, *infos: Any) -> Any:
