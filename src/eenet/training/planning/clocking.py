@@ -27,7 +27,8 @@ CLOCK_FILE = "clock.json"
 MOST_CUTS = 12  # that are timed; evenly chosen of more
 MOST_EXITS = 4
 TIMED_HEADS = ("deep", "separable")
-"""Kinds of heads to choose from, if none is asked for: at equal cost they are about as good."""
+"""Kinds of heads to choose from, if none is asked for. On a frozen backbone they are about as good at equal
+cost, see the lab notes."""
 LEAVING = 0.5
 """Of the images, `f ** LEAVING` are taken to have left by a place behind a share f of the MACs; trained
 networks have from 0.2 (CIFAR-10, ResNet-56) to 1.3 (Tiny-ImageNet-50), see the lab notes."""
