@@ -6,7 +6,6 @@ Writes `benchmarks/results/ablation-thresholds-*.csv` and `ablation-exits-*.csv`
 `docs/results/ablations.md`. What is chosen, is chosen on validation images; what is told, is of test images.
 """
 
-from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -41,11 +40,13 @@ def fewer_exits(name: str, held_out: Records, tested: Records) -> list[dict[str,
     """For each budget and number of exits, the choice that is best on held-out images."""
     rows = []
     for budget, count in product(BUDGETS, range(1, len(tested.head_macs) + 1)):
-        with suppress(ValueError):  # no such choice keeps the budget
+        try:
             chosen = exits_for_budget(held_out, count, budget)
-            policy = policy_for_budget(held_out, budget, exits=chosen)
-            on = " ".join(map(str, chosen))
-            rows.append(told(name, tested, policy, budget=budget, exits=count, on=on))
+        except ValueError:  # no such choice keeps the budget
+            continue
+        policy = policy_for_budget(held_out, budget, exits=chosen)
+        on = " ".join(map(str, chosen))
+        rows.append(told(name, tested, policy, budget=budget, exits=count, on=on))
     return rows
 
 

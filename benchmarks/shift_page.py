@@ -9,11 +9,11 @@ from pathlib import Path
 from statistics import mean
 
 import results
-from shift import ALPHA, DELTA, RISK
+from shift import ALPHA, CLEAN_LENGTH, DELTA, LENGTH, RISK, STREAMS
 
-from eenet import EENet
 from eenet.common import format_table
-from eenet.networks import shipped_checkpoints
+from eenet.networks import open_network, shipped_checkpoints
+from eenet.policies.risk import inputs_needed
 
 FILE = Path(__file__).parents[1] / "docs/results/shift.md"
 SEVERITIES = ("1", "3", "5")
@@ -26,6 +26,10 @@ def main() -> None:
     FILE.write_text(
         PAGE.format(
             missing=", ".join(f"`{name}`" for name in shipped_checkpoints() if name not in shift) or "none",
+            needed=inputs_needed(RISK, DELTA),
+            clean=CLEAN_LENGTH,
+            length=LENGTH,
+            streams=STREAMS,
             risk=RISK,
             delta=DELTA,
             alpha=ALPHA,
@@ -54,7 +58,7 @@ def by_network(rows: list[Row]) -> dict[str, list[Row]]:
 
 def means(name: str, rows: list[Row]) -> str:
     """Means over the kinds of damage, by severity."""
-    budget = EENet.from_pretrained(name).config.provenance["train_config"]["budget"]
+    budget = open_network(name).config.provenance["train_config"]["budget"]
     cells = []
     for severity in ("0", *SEVERITIES):
         some = at(rows, severity)
@@ -158,7 +162,7 @@ network stands in [the guide](../how-to/shift.md).
 | images | 2,000 test images, or two thirds of smaller sets; fifteen kinds of damage, five severities |
 | learned | the checkpoint's own policy |
 | max softmax | thresholds set for the same budget on the same validation images, by that score |
-| guaranteed | `--risk {risk} --delta {delta}`, calibrated on the other test images; it needs 308 of them |
+| guaranteed | `--risk {risk} --delta {delta}`, calibrated on the other test images; {needed} or more |
 
 ## By severity
 
@@ -194,8 +198,8 @@ are right. Under damage it grows: damaged images are judged as if they were clea
 ## Drift alarm
 
 `alpha` is {alpha}, and the depths of validation images are the calibration. A false alarm is one on clean
-test images, drawn with replacement, 10,000 in a stream. A kind of damage counts as noticed if the alarm comes
-within 500 images in half of 20 streams.
+test images, drawn with replacement, {clean:,} in a stream. A kind of damage counts as noticed if the alarm
+comes within {length} images in half of {streams} streams.
 
 :::{{table}} False alarms among streams; kinds noticed, and after how many images (median)
 

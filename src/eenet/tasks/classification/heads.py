@@ -94,8 +94,8 @@ def deep(size: FeatureSize) -> Trunk:
 def separable(size: FeatureSize) -> Trunk:
     """As `deep`, with each convolution split: one of every channel by itself, and one of 1×1 pixels.
 
-    Howard et al. 2017 (MobileNets). An eighth of the MACs and weights of `deep`. For a single image
-    weights are what takes time: they are fetched from memory for it alone.
+    Howard et al. 2017 (MobileNets). A fifth to an eighth of the MACs and weights of `deep`. For a single
+    image weights are what takes time: they are fetched from memory for it alone.
     """
     return _pooled_first(
         size,

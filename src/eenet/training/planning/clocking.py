@@ -9,9 +9,8 @@ from itertools import accumulate, combinations
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from eenet.backbones import Cut, trace
+from eenet.backbones import trace
 from eenet.common import say, working, write_atomically
 from eenet.data import Images, sample
 from eenet.networks import EENet, convert
@@ -98,10 +97,27 @@ def by_the_clock(
     cuts = trace(backbone, images.image_size).cuts
     if len(cuts) > MOST_CUTS:
         cuts = [cuts[round(i * (len(cuts) - 1) / (MOST_CUTS - 1))] for i in range(MOST_CUTS)]
+    names, fractions = [cut.name for cut in cuts], [cut.fraction for cut in cuts]
     count = config.num_exits if "num_exits" in asked else None
     heads = TIMED_HEADS if config.head in TIMED_HEADS and "head" not in asked else [config.head]
+    mean, std = images.mean_std()
+
+    def clocked(head: str) -> Clocked:
+        network = convert(
+            copy.deepcopy(backbone),
+            images.image_size,
+            placement=names,
+            head=head,
+            task=config.task,
+            num_classes=len(images.class_names),
+            recognise=False,
+        )
+        network.config.mean, network.config.std = mean, std
+        times = measured_times(network.eval(), images, config)
+        return Clocked(head, names, times, *least_time(times.stage_ms, times.head_ms, fractions, count))
+
     with working("timing places for exits"), torch.random.fork_rng(devices=[]):
-        every = [_clocked(head, cuts, count, config, images, backbone) for head in heads]
+        every = [clocked(head) for head in heads]
     found = min(every, key=lambda each: each.expected)
     say(str(found))
     placement = [found.names[i] for i in found.chosen]
@@ -109,31 +125,6 @@ def by_the_clock(
     told |= {"times": found.times.to_dict(), "heads": {each.head: each.expected for each in every}}
     write_atomically(file, json.dumps(told, indent=2).encode())
     return replace(config, placement=placement, num_exits=len(placement), head=found.head)
-
-
-def _clocked(
-    head: str,
-    cuts: Sequence[Cut],
-    count: int | None,
-    config: TrainConfig,
-    images: Images,
-    backbone: nn.Module,
-) -> Clocked:
-    """With heads of a kind."""
-    names = [cut.name for cut in cuts]
-    network = convert(
-        copy.deepcopy(backbone),
-        images.image_size,
-        placement=names,
-        head=head,
-        task=config.task,
-        num_classes=len(images.class_names),
-        recognise=False,
-    )
-    network.config.mean, network.config.std = images.mean_std()
-    times = measured_times(network.eval(), images, config)
-    chosen, expected = least_time(times.stage_ms, times.head_ms, [cut.fraction for cut in cuts], count)
-    return Clocked(head, names, times, chosen, expected)
 
 
 def measured_times(network: EENet, images: Images, config: TrainConfig) -> StageTimes:
