@@ -1,16 +1,19 @@
 """What thresholds and the number of exits do, on the records of shipped networks; nothing is trained.
 
-    python benchmarks/ablations.py
+    python benchmarks/ablations.py [--page-only]
 
 Writes `benchmarks/results/ablation-thresholds-*.csv` and `ablation-exits-*.csv`, and from them
 `docs/results/ablations.md`. What is chosen, is chosen on validation images; what is told, is of test images.
+A section of the page is from the table of `dead_exits.py`, which does train.
 """
 
 from itertools import product
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import results
+import tyro
 from ship import recorded
 
 from eenet import EENet, Records, policy_for_budget
@@ -103,12 +106,68 @@ exits the choice, and one threshold for all, are from validation images.
 All exits were trained together. A network that is trained with fewer may differ. For networks that were, see
 [where the exits go](thresholds.md#where-the-exits-go).
 
-## Where to go next
+{dead}## Where to go next
 
 - How to set thresholds: [the guide](../how-to/thresholds.md).
 - How networks of different depth compare: [networks](networks.md).
 - Which ingredients help: [the race](race.md#which-ingredients-help).
 """
+
+DEAD = """## Dead exits, by depth, λ and seed
+
+ResNets with three exits on 8×8 digits, {epochs} epochs, {images} test images, on {machine}. Left: the paper's
+objective v2 with its heads, a network for each λ. Right: ours, one network for each depth and seed, whose
+budget is changed. An exit is dead if under 0.5 % of the images leave there, or if it knows next to nothing.
+
+:::{{table}} Dead exits of three, in brackets by seed
+
+{counts}
+
+:::
+
+:::{{table}} Accuracy in percent, in brackets the relative cost; means over {seeds} seeds
+
+{means}
+
+:::
+
+λ in the paper is the weight of cost. `python benchmarks/dead_exits.py`.
+
+"""
+
+
+def dead() -> str:
+    """The section from the table of `dead_exits.py`; nothing where there is none."""
+    rows = results.read_found("dead_exits-digits")
+    if not rows:
+        return ""
+    depths = dict.fromkeys(row["depth"] for row in rows)
+    settings = dict.fromkeys((row["trained"], row["budget"]) for row in rows)
+    counts, means = [], []
+    for depth in depths:
+        cells = [
+            [row for row in rows if (row["depth"], row["trained"], row["budget"]) == (depth, *setting)]
+            for setting in settings
+        ]
+        each = ([int(row["dead"]) for row in cell] for cell in cells)
+        name = f"ResNet-{depth}"
+        counts.append([name, *(f"{mean(found):.1f} ({' '.join(map(str, found))})" for found in each)])
+        means.append([name, *(cell_of_means(cell) for cell in cells)])
+    header = ["network", *(f"ours, {budget}" if budget else trained for trained, budget in settings)]
+    return DEAD.format(
+        epochs=rows[0]["epochs"],
+        images=sum(map(int, rows[0]["leave"].split())),
+        machine=results.hardware_of("dead_exits-digits"),
+        seeds=len({row["seed"] for row in rows}),
+        counts=format_table(header, counts),
+        means=format_table(header, means),
+    )
+
+
+def cell_of_means(rows: list[dict[str, str]]) -> str:
+    """Accuracy and cost over seeds."""
+    accuracy, cost = (mean(float(row[key]) for row in rows) for key in ("accuracy", "relative_cost"))
+    return f"{100 * accuracy:.1f} ({cost:.2f})"
 
 
 def page() -> str:
@@ -131,6 +190,7 @@ def page() -> str:
         thresholds=format_table(["network", *map(str, THRESHOLDS)], by_threshold),
         exits=format_table(header, exits),
         chosen=format_table(header, chosen),
+        dead=dead(),
     )
 
 
@@ -140,19 +200,24 @@ def cell(row: dict[str, str]) -> str:
     return told + " *" * bool(row["dead_exits"])
 
 
-def main() -> None:
-    """Measure, and write the page."""
-    by_threshold, by_exits = [], []
-    for name in NETWORKS:
-        network = EENet.from_pretrained(name)
-        held_out, tested = (recorded(network, split) for split in ("validation", "test"))
-        by_threshold += thresholds(name, tested)
-        by_exits += fewer_exits(name, held_out, tested)
-        print(by_exits[-1], flush=True)
-    results.write("ablation-thresholds", by_threshold)
-    results.write("ablation-exits", by_exits)
+def main(page_only: bool = False) -> None:
+    """Measure, and write the page.
+
+    Args:
+        page_only: from the tables that are there.
+    """
+    if not page_only:
+        by_threshold, by_exits = [], []
+        for name in NETWORKS:
+            network = EENet.from_pretrained(name)
+            held_out, tested = (recorded(network, split) for split in ("validation", "test"))
+            by_threshold += thresholds(name, tested)
+            by_exits += fewer_exits(name, held_out, tested)
+            print(by_exits[-1], flush=True)
+        results.write("ablation-thresholds", by_threshold)
+        results.write("ablation-exits", by_exits)
     FILE.write_text(page())
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

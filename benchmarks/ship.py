@@ -13,6 +13,7 @@ import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -25,13 +26,19 @@ from eenet.evaluation import measure
 from eenet.networks import CARD_FILE, SHIPPED, WEIGHTS_FILE, graph_of, write_config, write_graph
 from eenet.policies import RECORDS_FILE
 from eenet.training.objectives import trains_confidence
+from eenet.training.planning.clocking import QUICK
 
 TOLERANCE = 0.001
+ALONE = {"joined": False, "rule": QUICK}
 SHOWN_BUDGETS = ("0.150", "0.200", "0.250", "0.300", "0.400", "0.500", "0.600", "0.700", "0.800", "0.900")
 
 
 def main(
-    run: Positional[Path], plain: Path | None = None, name: str | None = None, fit_again: bool = False
+    run: Positional[Path],
+    plain: Path | None = None,
+    name: str | None = None,
+    fit_again: bool = False,
+    alone: bool = False,
 ) -> None:
     """Ship a run.
 
@@ -40,10 +47,11 @@ def main(
         plain: directory of the same with `--plain`; the card says if there is none.
         name: to be known by. Default: the run's directory's.
         fit_again: what is fitted on the validation split, as this version of eenet does it.
+        alone: likewise, and each exit answers alone, as `--for latency` has it where that is quicker.
     """
     network = EENet.from_pretrained(run)
-    if fit_again:
-        refit(network)
+    if fit_again or alone:
+        refit(network, **(ALONE if alone else {}))
     target = SHIPPED / (name or run.name)
     accuracy = plain_accuracy(plain, target / CARD_FILE)
     rounded = in_half(network)
@@ -69,12 +77,12 @@ def main(
     print(card)
 
 
-def refit(network: EENet) -> None:
-    """Ensemble, gates and all policies."""
+def refit(network: EENet, **how: Any) -> None:
+    """Ensemble, gates and all policies; `how` is for `eenet.policies.fit`."""
     config = network.config
     trained = config.provenance["train_config"]
     budget = None if trains_confidence(trained["objective"]) else trained["budget"]
-    network.adopt(policies.fit(recorded(network, "validation"), budget, gate=config.gate))
+    network.adopt(policies.fit(recorded(network, "validation"), budget, gate=config.gate, **how))
     config.provenance["fitted_again"] = datetime.now(UTC).date().isoformat()
 
 

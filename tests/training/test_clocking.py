@@ -1,6 +1,7 @@
 """Exits by the clock: the choice against brute force, a run for latency from end to end."""
 
 import json
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -8,7 +9,14 @@ import numpy as np
 import pytest
 
 import eenet
+from eenet import EENet, Records
+from eenet.data.image_sets import ImageSet
+from eenet.evaluation import measure
 from eenet.networks import read_config
+from eenet.policies import fit
+from eenet.runtime import StageTimes, timed
+from eenet.training import get_recipe
+from eenet.training.planning import clocking
 from eenet.training.planning.clocking import LEAVING, TIMED_HEADS, least_time
 
 
@@ -70,6 +78,38 @@ def test_training_for_latency(tmp_path: Path) -> None:
     (out / "clock.json").write_text(json.dumps({**clock, "placement": other}))
     with pytest.raises(ValueError, match="another configuration"):  # so the file is what is gone by
         eenet.train("digits-resnet8", out, budget="auto", resume=True, **settings)
+
+
+@pytest.mark.parametrize(
+    ("agreeing", "times", "alone"),
+    [(True, [2.0, 1.0], True), (True, [1.0, 2.0], False), (False, [2.0, 1.0], False)],
+)
+def test_exits_answer_alone_where_that_is_quicker_and_as_good(
+    network: EENet,
+    digits: ImageSet,
+    monkeypatch: pytest.MonkeyPatch,
+    agreeing: bool,
+    times: list[float],
+    alone: bool,
+) -> None:
+    """Exits that err together have nothing to add to each other; those that err apart have."""
+    rng = np.random.default_rng(0)
+    labels_B = rng.integers(0, 10, 2000)
+    errors_KBN = rng.normal(size=(4, 2000, 10))
+    if agreeing:
+        errors_KBN[:] = errors_KBN[0]
+    logits_KBN = (2 * np.eye(10)[labels_B] + errors_KBN).astype(np.float32)
+    records = Records(logits_KBN, np.zeros((3, 2000), np.float32), labels_B, [10] * 4, [1] * 3, 40)
+    config = replace(get_recipe("digits-resnet8"), aim="latency", budget=0.9, backend="torch")
+    measured = StageTimes(backend="torch", batch_size=1, stage_ms=[1.0] * 4, head_ms=[0.1] * 3, plain_ms=4.0)
+    monkeypatch.setattr(clocking, "_times", lambda *_: times)
+    found, told = clocking.in_time(network, fit(records, 0.9), digits, config, measured)
+    assert (found.ensemble is None) == alone
+    assert found.policy.score == ("margin" if alone else "confidence")
+    assert {policy.score for policy in found.budgets.values()} == {found.policy.score}
+    assert ("answers alone, in 0.50 of the time" in told) == alone
+    spent = measure(timed(found.records, measured.to_dict()), found.policy)
+    assert spent.relative_cost <= 0.9
 
 
 def test_heads_that_are_named_stay(tmp_path: Path) -> None:

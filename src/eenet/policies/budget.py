@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,12 +49,15 @@ def policy_by_rule(records: AnyRecords, budget: float, rule: str = "confidence")
     return policy_for_budget(records, budget, scores=(rule,))
 
 
-def policies_for_budgets(records: AnyRecords, *, any_exits: bool = False) -> dict[str, ExitPolicy]:
+def policies_for_budgets(
+    records: AnyRecords, *, scores: Sequence[str] = ("confidence",), any_exits: bool = False
+) -> dict[str, ExitPolicy]:
     """A policy for every 0.025 from the cheapest budget to 1, by budget; see `policy_for_budget`."""
     first = math.ceil(records.costs()[0] / BUDGET_STEP)
     steps = range(first, round(1 / BUDGET_STEP) + 1)
     budgets = [round(step * BUDGET_STEP, 3) for step in steps] if records.head_macs else []
-    return {f"{budget:.3f}": policy_for_budget(records, budget, any_exits=any_exits) for budget in budgets}
+    given: dict[str, Any] = {"scores": scores, "any_exits": any_exits}
+    return {f"{budget:.3f}": policy_for_budget(records, budget, **given) for budget in budgets}
 
 
 def policy_for_budget(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 from eenet.policies.budget import policies_for_budgets, policy_by_rule
 from eenet.policies.policy import ExitPolicy
 from eenet.policies.records import AnyRecords, Records
+from eenet.policies.scores import SCORES, looks_back
 
 FITTED = ("answer", "gain")
 """Kinds of gates that are fitted on held-out inputs; others were trained with the network."""
@@ -33,7 +34,12 @@ class Fitted:
 
 
 def fit(
-    records: AnyRecords, budget: float | None, *, gate: str = "answer", rule: str = "confidence"
+    records: AnyRecords,
+    budget: float | None,
+    *,
+    gate: str = "answer",
+    rule: str = "confidence",
+    joined: bool = True,
 ) -> Fitted:
     """Fit joined answers, then gates to these answers, then a policy for every budget.
 
@@ -42,7 +48,9 @@ def fit(
         budget: wanted mean relative cost. None: confidences were trained to be compared with 0.5, and
             exits answer alone, as in Demir & Akbas 2024.
         gate: the network's kind of gate; see `FITTED`.
-        rule: how thresholds are set for the budget, see `policy_by_rule`.
+        rule: how thresholds are set for the budget, see `policy_by_rule`. Those for other budgets are on the
+            same score, if it is a score of one exit by itself.
+        joined: let exits answer together. If not, each answers alone, which takes fewer operations.
 
     Raises:
         ValueError: there are no inputs to fit on, or the budget is below the cheapest exit.
@@ -56,12 +64,14 @@ def fit(
     if budget is None:
         policy = ExitPolicy("confidence", (0.5,) * len(records.head_macs))
     else:
-        records = records.joined()
+        records = records.joined() if joined else replace(cast(Any, records), ensemble=None)
         ensemble = cast(list[list[list[float]]] | None, records.ensemble)
         if gate in FITTED:
             gates, records = records.gated()
         policy = policy_by_rule(records, budget, rule)
-    return Fitted(policy, policies_for_budgets(records), ensemble, gates, records.task_settings, records)
+    scores = [rule] if rule in SCORES and not looks_back(rule) else ["confidence"]
+    budgets = policies_for_budgets(records, scores=scores)
+    return Fitted(policy, budgets, ensemble, gates, records.task_settings, records)
 
 
 def with_gates(records: Records) -> "tuple[list[nn.Module], Records]":

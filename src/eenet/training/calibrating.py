@@ -177,7 +177,12 @@ def calibrate(
         measured = stage_times(
             network, task.sample(images, 64), backend=backend or default_backend(), batch_size=batch_size
         )
-        policy = policy_for_budget(timed(fitted, measured.to_dict()), cast(float, budget), any_exits=True)
+        policy = policy_for_budget(
+            timed(fitted, measured.to_dict()),
+            cast(float, budget),
+            scores=[network.config.exit_policy().score],  # the learned confidence, or what is quicker here
+            any_exits=True,
+        )
         keep_times(network, measured)
         spent = timed(held_out, measured.to_dict())
         more["relative_time"] = measure(spent, policy).relative_cost

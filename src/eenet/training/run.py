@@ -215,7 +215,7 @@ def _conclude(
     network.adopt(fitted)
     if config.aim == "latency" and network.num_exits and not trains_confidence(config.objective):
         times = measured_times(network, held_out, config)
-        fitted, how_set = in_time(fitted, config, times)
+        fitted, how_set = in_time(network, fitted, held_out, config, times)
         network.adopt(fitted)
         keep_times(network, times)
         spent = measure(timed(fitted.records, times.to_dict()), fitted.policy).relative_cost
