@@ -54,6 +54,7 @@ from eenet.training import STATE_FILE
 DATA = "cifar10"
 REFERENCE = "cifar10-eenet56"  # pruned, and the unit of time is its plain backbone's
 SHIPPED = (REFERENCE, "cifar10-eenet20", "cifar10-eenet13")  # measured as well
+ELSEWHERE = ("mnist-eenet20", "tiny-imagenet-50-eenet18")  # on other data; their efficiency is told too
 SHARES = (0.5, 0.4, 0.2)  # of its MACs, that pruning leaves
 FINETUNE = {"epochs": 8, "learning_rate": 0.03}
 BUDGETS = ("0.250", "0.300", "0.350", "0.400", "0.450", "0.500", "0.600")  # of networks with exits
@@ -216,10 +217,11 @@ def efficiency(repeats: int = 7) -> None:
         repeats: runs, of which the median counts.
     """
     rows = []
-    for name in SHIPPED:
+    for name in (*SHIPPED, *ELSEWHERE):
         network = EENet.from_pretrained(name)
         held_out, tested = (recorded(network, split) for split in ("validation", "test"))
-        pixels_BCHW = sample(as_images(DATA, network.config, "test"), 1024)
+        data = network.config.provenance["train_config"]["data"]
+        pixels_BCHW = sample(as_images(data, network.config, "test"), 1024)
         own = network.config.exit_policy()
         for backend, batch_size in product(BACKENDS, BATCHES):
             on = {"backend": backend, "batch_size": batch_size}

@@ -114,7 +114,7 @@ def loss_of(records: Records, policy: ExitPolicy) -> Loss:
     """What a policy loses on recorded images, by those on which it and the full network differ."""
     count = len(records)
     rows_B, labels_B = np.arange(count), records.labels_B
-    answer_B = records.answers(policy.enabled)[decide(records, policy), rows_B].argmax(1)
+    answer_B = records.said(policy)
     full_BN = probabilities(records.answers()[-1].astype(np.float64))
     expected = 100 * float((full_BN.max(1) - full_BN[rows_B, answer_B]).mean())
     return replace(paired_loss(answer_B == labels_B, full_BN.argmax(1) == labels_B), expected=expected)

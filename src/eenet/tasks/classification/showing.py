@@ -5,10 +5,9 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from eenet.policies import ExitPolicy, Records, decide
+from eenet.policies import ExitPolicy, Records
 from eenet.tasks.classification.diagnostics import diagnose, reliability
 from eenet.tasks.classification.metrics import measure
 from eenet.tasks.pages import confusions, figure, worst_classes
@@ -34,7 +33,7 @@ def exits_shown(records: Records, policy: ExitPolicy) -> dict[str, Any]:
 def policy_shown(records: Records, policy: ExitPolicy) -> dict[str, Any]:
     """Of a policy, see `Task.policy_shown`."""
     measured, count, classes = measure(records, policy), len(records), records.num_classes
-    labels_B, answers_B = records.labels_B, _answers(records, policy)
+    labels_B, answers_B = records.labels_B, records.said(policy)
     counts_NN = np.zeros((classes, classes), int)
     np.add.at(counts_NN, (labels_B, answers_B), 1)
     of_N = np.maximum(counts_NN.sum(1), 1)
@@ -59,7 +58,7 @@ def labels_shown(
     records: Records, policy: ExitPolicy, images: Any, members: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Images with their answers, see `Task.figures`."""
-    names, answers_B, found = images.class_names, _answers(records, policy), []
+    names, answers_B, found = images.class_names, records.said(policy), []
     for i, pixels_CHW in zip(members, images.pixels(members) if len(members) else [], strict=True):
         said, true = names[int(answers_B[i])], names[int(images.labels_B[i])]
         array = np.asarray(pixels_CHW)
@@ -67,8 +66,3 @@ def labels_shown(
         wrong = said != true
         found.append(figure(picture, f"{said}, is {true}" if wrong else said, wrong=wrong))
     return found
-
-
-def _answers(records: Records, policy: ExitPolicy) -> NDArray[Any]:
-    exits_B = decide(records, policy)
-    return records.answers(policy.enabled)[exits_B, np.arange(len(records))].argmax(1)
