@@ -242,7 +242,7 @@ def efficiency(repeats: int = 7) -> None:
 def by_the_clock(held_out: Records, times: StageTimes, own: ExitPolicy) -> ExitPolicy:
     """The quickest policy that is as accurate on held-out images as a network's own."""
     least = measure(held_out, own).accuracy - EQUAL
-    budgets = policies_for_budgets(timed(held_out, times.to_dict()), scores=[own.score], any_exits=True)
+    budgets = policies_for_budgets(timed(held_out, times.to_dict()), score=own.score, any_exits=True)
     kept = [budget for budget in budgets if measure(held_out, budgets[budget]).accuracy >= least]
     return budgets[min(kept, key=float)] if kept else own
 

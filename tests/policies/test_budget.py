@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from record_cases import make_records, one_hot
 
 from eenet.policies.budget import policy_for_budget
+from eenet.policies.fitting import fit
 from eenet.policies.policy import ExitPolicy
 from eenet.policies.records import Records, decide, recorded_scores
 from eenet.tasks.classification.metrics import measure
@@ -31,6 +32,19 @@ def test_budget_is_kept_and_used(budget: float, seed: int, count: int, score: st
     measured = measure(records, policy_for_budget(records, budget, scores=[score]))
     assert measured.relative_cost <= budget + 1e-9
     assert measured.accuracy >= fullest.accuracy
+
+
+@pytest.mark.parametrize(("rule", "score"), [("margin", "margin"), ("patience", "confidence")])
+@pytest.mark.parametrize("joined", [True, False])
+def test_policies_for_other_budgets_are_on_the_rule_s_score(rule: str, score: str, joined: bool) -> None:
+    """Unless it looks back; each keeps its budget, for answers that are joined or not."""
+    found = fit(make_records(200, seed=0), 0.7, rule=rule, joined=joined)
+    assert found.policy.score == rule
+    assert (found.records.ensemble is None) == (found.ensemble is None) == (not joined)
+    assert len(found.budgets) > 20
+    for budget, policy in found.budgets.items():
+        assert policy.score == score
+        assert measure(found.records, policy).relative_cost <= float(budget) + 1e-9
 
 
 @pytest.mark.parametrize("budget", [0.4, 0.6, 0.8])

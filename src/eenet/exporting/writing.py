@@ -273,7 +273,7 @@ def _quantized(
         "fp32_accuracy": was.quality,
         "fp32_relative_cost": was.relative_cost,
     }
-    return graph, policy, policies_for_budgets(fitted), measured
+    return graph, policy, policies_for_budgets(fitted, score=policy.score), measured
 
 
 def _manifest(job: Job, budgets: dict[str, ExitPolicy], format: str, checkpoint: str) -> dict[str, Any]:

@@ -82,7 +82,8 @@ def policies_of(
     if leaving is not None:
         return [*found, leaving] if leaving.only_exit is None else found
     if count and network.config.timings:  # trained for the clock: budgets in time, not in MACs
-        budgets = policies_for_budgets(timed(records, network.config.timings[-1]), any_exits=True)
+        in_time, score = timed(records, network.config.timings[-1]), network.config.exit_policy().score
+        budgets = policies_for_budgets(in_time, score=score, any_exits=True)
     else:
         budgets = {key: ExitPolicy.from_dict(p, count) for key, p in network.config.budgets.items()}
     bold = boldest(records, budgets, plain_B, max_drop)

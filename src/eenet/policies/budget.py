@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import combinations, product
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,14 +49,20 @@ def policy_by_rule(records: AnyRecords, budget: float, rule: str = "confidence")
 
 
 def policies_for_budgets(
-    records: AnyRecords, *, scores: Sequence[str] = ("confidence",), any_exits: bool = False
+    records: AnyRecords, *, score: str = "confidence", any_exits: bool = False
 ) -> dict[str, ExitPolicy]:
-    """A policy for every 0.025 from the cheapest budget to 1, by budget; see `policy_for_budget`."""
+    """A policy for every 0.025 from the cheapest budget to 1, by budget; see `policy_for_budget`.
+
+    All are on this score; or on the learned confidence, if it looks back, since few budgets can be kept then.
+    """
     first = math.ceil(records.costs()[0] / BUDGET_STEP)
     steps = range(first, round(1 / BUDGET_STEP) + 1)
     budgets = [round(step * BUDGET_STEP, 3) for step in steps] if records.head_macs else []
-    given: dict[str, Any] = {"scores": scores, "any_exits": any_exits}
-    return {f"{budget:.3f}": policy_for_budget(records, budget, **given) for budget in budgets}
+    score = "confidence" if looks_back(score) else score
+    return {
+        f"{budget:.3f}": policy_for_budget(records, budget, scores=[score], any_exits=any_exits)
+        for budget in budgets
+    }
 
 
 def policy_for_budget(

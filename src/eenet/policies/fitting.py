@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 from eenet.policies.budget import policies_for_budgets, policy_by_rule
 from eenet.policies.policy import ExitPolicy
 from eenet.policies.records import AnyRecords, Records
-from eenet.policies.scores import SCORES, looks_back
+from eenet.policies.scores import SCORES
 
 FITTED = ("answer", "gain")
 """Kinds of gates that are fitted on held-out inputs; others were trained with the network."""
@@ -49,7 +49,7 @@ def fit(
             exits answer alone, as in Demir & Akbas 2024.
         gate: the network's kind of gate; see `FITTED`.
         rule: how thresholds are set for the budget, see `policy_by_rule`. Those for other budgets are on the
-            same score, if it is a score of one exit by itself.
+            same score, if it is one, see `policies_for_budgets`.
         joined: let exits answer together. If not, each answers alone, which takes fewer operations.
 
     Raises:
@@ -69,8 +69,7 @@ def fit(
         if gate in FITTED:
             gates, records = records.gated()
         policy = policy_by_rule(records, budget, rule)
-    scores = [rule] if rule in SCORES and not looks_back(rule) else ["confidence"]
-    budgets = policies_for_budgets(records, scores=scores)
+    budgets = policies_for_budgets(records, score=rule if rule in SCORES else "confidence")
     return Fitted(policy, budgets, ensemble, gates, records.task_settings, records)
 
 

@@ -20,6 +20,7 @@ from eenet.policies import (
     AnyRecords,
     ExitPolicy,
     Guarantee,
+    looks_back,
     policy_by_rule,
     policy_for_budget,
     policy_for_drop,
@@ -177,12 +178,10 @@ def calibrate(
         measured = stage_times(
             network, task.sample(images, 64), backend=backend or default_backend(), batch_size=batch_size
         )
-        policy = policy_for_budget(
-            timed(fitted, measured.to_dict()),
-            cast(float, budget),
-            scores=[network.config.exit_policy().score],  # the learned confidence, or what is quicker here
-            any_exits=True,
-        )
+        own = network.config.exit_policy().score  # where that is quicker, not the learned confidence
+        scores = ["confidence" if looks_back(own) else own]
+        in_time = timed(fitted, measured.to_dict())
+        policy = policy_for_budget(in_time, cast(float, budget), scores=scores, any_exits=True)
         keep_times(network, measured)
         spent = timed(held_out, measured.to_dict())
         more["relative_time"] = measure(spent, policy).relative_cost

@@ -228,13 +228,13 @@ def in_time(
 
 
 def _least_time(fitted: Fitted, config: TrainConfig, measured: StageTimes) -> tuple[Fitted, str]:
-    records, scores = timed(fitted.records, measured.to_dict()), [fitted.policy.score]
+    records, score = timed(fitted.records, measured.to_dict()), fitted.policy.score
     where = f"in time ({measured.backend}, batches of {measured.batch_size})"
     budget, least = wanted_budget(config, "latency"), records.costs()[0]
     if budget is not None and budget >= least:
-        policy = policy_for_budget(records, budget, scores=scores, any_exits=True)
+        policy = policy_for_budget(records, budget, scores=[score], any_exits=True)
         return replace(fitted, policy=policy), f"thresholds set for budget {budget}, {where}"
-    budgets = policies_for_budgets(records, scores=scores, any_exits=True)
+    budgets = policies_for_budgets(records, score=score, any_exits=True)
     policy, told = cheapest(records, budgets, config.max_drop)
     if budget is not None:
         told = f"budget {budget} can't be kept, since leaving at the first exit takes {least:.3f}; {told}"
