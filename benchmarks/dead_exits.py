@@ -43,8 +43,8 @@ def main(
     table = f"dead_exits-{recipe}"
     rows: list[dict[str, Any]] = [*results.read(table)]
     there = {key(row) for row in rows}
-    for depth in depths:
-        for seed in seeds:
+    for seed in seeds:
+        for depth in depths:
             changed = replace(get_recipe(recipe), model=f"resnet{depth}_cifar", seed=seed, epochs=epochs)
             for setting in [*(f"λ {weight}" for weight in weights), "ours"]:
                 about = {"depth": depth, "seed": seed, "epochs": epochs, "trained": setting}
