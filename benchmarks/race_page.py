@@ -288,8 +288,8 @@ it is too wide.
 :::
 
 The first three figures are of the network's own budget in MACs. Those of the `clock` are of thresholds for
-the least time there, as `--for latency` sets them. On validation images these keep as much up to 0.1 points, by
-the full network's probabilities. Exits that don't pay are off then, and exits answer together or each alone.
+the least time there, as `--for latency` sets them. On validation images these keep as much, up to 0.1 points,
+by the full network's probabilities. Exits that don't pay are off then, and exits answer together or alone.
 
 `efficiency` is ideal by measured time. In ideal time an image costs only its part of the plain network, and
 exits cost nothing.
