@@ -37,7 +37,7 @@ from eenet import EENet
 from eenet.data import Images, sample
 from eenet.evaluation import as_images, collect, measure
 from eenet.networks import checkpoint_directory, open_network, read_config
-from eenet.policies import ExitPolicy, Records, fit, policy_for_budget, probabilities
+from eenet.policies import ExitPolicy, Records, fit, policy_for_budget
 from eenet.runtime import (
     Contender,
     create_backend,
@@ -49,6 +49,7 @@ from eenet.runtime import (
     timed,
     times_in_turn,
 )
+from eenet.tasks import expected_accuracy
 from eenet.training import STATE_FILE
 from eenet.training.planning.clocking import QUICK
 
@@ -226,14 +227,14 @@ def efficiency(repeats: int = 5) -> None:
         alone = fit(held_out, max(held_out.costs()), rule=QUICK, joined=False).records
         data = network.config.provenance["train_config"]["data"]
         pixels_BCHW = sample(as_images(data, network.config, "test"), 1024)
-        own, full_BN = network.config.exit_policy(), probabilities(held_out.answers()[-1].astype(float))
+        own = network.config.exit_policy()
         for backend, batch_size in product(BACKENDS, BATCHES):
             on = {"backend": backend, "batch_size": batch_size}
             times = stage_times(network, pixels_BCHW, **on).to_dict()
-            least = kept(held_out, own, full_BN) - EQUAL
-            together = quickest(timed(held_out, times), own.score, least, full_BN) or own
+            least = expected_accuracy(held_out, own) - EQUAL
+            together = quickest(timed(held_out, times), own.score, least, held_out) or own
             ways = {"MACs": (network, tested, own), "clock": (network, tested, together)}
-            if quick := quickest(timed(alone, times), QUICK, least, full_BN):
+            if quick := quickest(timed(alone, times), QUICK, least, held_out):
                 ways["clock, alone"] = (apart, replace(tested, ensemble=None), quick)
             for how, (told, records, policy) in ways.items():
                 row = time_network(told, policy, pixels_BCHW, **on, repeats=repeats)
@@ -248,20 +249,18 @@ def efficiency(repeats: int = 5) -> None:
     print(results.write("race-efficiency", rows))
 
 
-def kept(records: Records, policy: ExitPolicy, full_BN: np.ndarray) -> float:
-    """The accuracy that a policy is expected to have, by the full network's probabilities."""
-    return float(full_BN[np.arange(len(records)), records.said(policy)].mean())
+def quickest(in_time: Records, score: str, least: float, full: Records) -> ExitPolicy | None:
+    """The policy of the least budget, to 0.01, of which so much is expected, as of all larger ones.
 
-
-def quickest(in_time: Records, score: str, least: float, full_BN: np.ndarray) -> ExitPolicy | None:
-    """The policy of the least budget, to 0.01, that keeps so much, which grows with it; none if none does."""
+    None if there is none. `full`: as of `expected_accuracy`.
+    """
 
     @cache
     def policy(step: int) -> ExitPolicy:
         return policy_for_budget(in_time, step / 100, scores=[score], any_exits=True)
 
     steps = range(int(100 * in_time.costs()[0]) + 1, int(100 * max(in_time.costs())) + 2)
-    found = bisect_left(steps, True, key=lambda step: kept(in_time, policy(step), full_BN) >= least)
+    found = bisect_left(steps, True, key=lambda step: expected_accuracy(in_time, policy(step), full) >= least)
     return policy(steps[found]) if found < len(steps) else None
 
 

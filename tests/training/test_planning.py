@@ -29,7 +29,7 @@ from eenet.networks.building import create_model
 from eenet.policies.budget import policies_for_budgets
 from eenet.policies.policy import ExitPolicy
 from eenet.policies.records import Records, decide
-from eenet.tasks.classification.metrics import loss_of, measure
+from eenet.tasks.classification.metrics import expected_accuracy, loss_of, measure
 from eenet.training.loop import balanced, class_weights
 from eenet.training.objectives import joint_cross_entropy
 from eenet.training.planning.budgeting import cheapest, fit_for
@@ -329,6 +329,11 @@ def test_what_a_policy_loses_is_known_to_a_certainty() -> None:
     found = measure(records, policy)
     loss = loss_of(records, policy)
     assert loss.expected == pytest.approx(expected_loss(records, policy), abs=1e-4)
+    alone, joined, mine = replace(records, ensemble=None), records.joined(), 0.0
+    full_BN = torch.from_numpy(joined.answers())[-1].double().softmax(1)
+    for i, k in enumerate(decide(alone, policy).tolist()):
+        mine += float(full_BN[i, alone.logits_KBN[k, i].argmax()]) / len(alone)
+    assert expected_accuracy(alone, policy, joined) == pytest.approx(mine, abs=1e-6)
     assert loss.points == pytest.approx(100 * (found.full_accuracy - found.accuracy))
     low, high = loss.interval
     assert low < loss.points < high

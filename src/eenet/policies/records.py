@@ -171,14 +171,6 @@ class Records(AnyRecords):
         """
         return self.correct(policy.enabled)[decide(self, policy), np.arange(len(self))]
 
-    def said(self, policy: ExitPolicy) -> NDArray[np.int64]:
-        """The class that each input is given where it leaves under `policy`: int64 [B].
-
-        Raises:
-            ValueError: as `decide`.
-        """
-        return self.answers(policy.enabled)[decide(self, policy), np.arange(len(self))].argmax(1)
-
     def _answers(self, enabled: Sequence[bool] | None) -> Iterator[NDArray[np.float32]]:
         """One exit after the other, since all at once may need much memory."""
         joined_BN = None

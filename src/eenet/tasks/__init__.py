@@ -13,7 +13,12 @@ if TYPE_CHECKING:
         reliability,
     )
     from eenet.tasks.classification.heads import HEADS, create_head
-    from eenet.tasks.classification.metrics import Evaluation, accuracy_cost_curve, paired_loss
+    from eenet.tasks.classification.metrics import (
+        Evaluation,
+        accuracy_cost_curve,
+        expected_accuracy,
+        paired_loss,
+    )
     from eenet.tasks.classification.prediction import Prediction
     from eenet.tasks.detection.boxes import BOX_CANDIDATES, SAME_OBJECT
     from eenet.tasks.detection.metrics import DetectionEvaluation

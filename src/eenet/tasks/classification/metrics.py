@@ -112,12 +112,30 @@ def measure(records: Records, policy: ExitPolicy) -> Evaluation:
 
 def loss_of(records: Records, policy: ExitPolicy) -> Loss:
     """What a policy loses on recorded images, by those on which it and the full network differ."""
-    count = len(records)
-    rows_B, labels_B = np.arange(count), records.labels_B
-    answer_B = records.said(policy)
-    full_BN = probabilities(records.answers()[-1].astype(np.float64))
-    expected = 100 * float((full_BN.max(1) - full_BN[rows_B, answer_B]).mean())
-    return replace(paired_loss(answer_B == labels_B, full_BN.argmax(1) == labels_B), expected=expected)
+    full_BN = _full(records)
+    expected = 100 * (float(full_BN.max(1).mean()) - expected_accuracy(records, policy))
+    full_B = full_BN.argmax(1) == records.labels_B
+    return replace(paired_loss(answered(records, policy) == records.labels_B, full_B), expected=expected)
+
+
+def answered(records: Records, policy: ExitPolicy) -> NDArray[np.int64]:
+    """The class that each input is given where it leaves: int64 [B]."""
+    return records.answers(policy.enabled)[decide(records, policy), np.arange(len(records))].argmax(1)
+
+
+def expected_accuracy(records: Records, policy: ExitPolicy, full: Records | None = None) -> float:
+    """The accuracy of a policy by the full network's probabilities, without labels.
+
+    Args:
+        records: of the network.
+        policy: when images leave.
+        full: records of the same images, whose full answer counts. Default: the same.
+    """
+    return float(_full(full or records)[np.arange(len(records)), answered(records, policy)].mean())
+
+
+def _full(records: Records) -> NDArray[np.float64]:
+    return probabilities(records.answers()[-1].astype(np.float64))
 
 
 def paired_loss(ours_B: NDArray[np.bool_], full_B: NDArray[np.bool_]) -> Loss:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from eenet.policies import ExitPolicy, Records
 from eenet.tasks.classification.diagnostics import diagnose, reliability
-from eenet.tasks.classification.metrics import measure
+from eenet.tasks.classification.metrics import answered, measure
 from eenet.tasks.pages import confusions, figure, worst_classes
 
 
@@ -33,7 +33,7 @@ def exits_shown(records: Records, policy: ExitPolicy) -> dict[str, Any]:
 def policy_shown(records: Records, policy: ExitPolicy) -> dict[str, Any]:
     """Of a policy, see `Task.policy_shown`."""
     measured, count, classes = measure(records, policy), len(records), records.num_classes
-    labels_B, answers_B = records.labels_B, records.said(policy)
+    labels_B, answers_B = records.labels_B, answered(records, policy)
     counts_NN = np.zeros((classes, classes), int)
     np.add.at(counts_NN, (labels_B, answers_B), 1)
     of_N = np.maximum(counts_NN.sum(1), 1)
@@ -58,7 +58,7 @@ def labels_shown(
     records: Records, policy: ExitPolicy, images: Any, members: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Images with their answers, see `Task.figures`."""
-    names, answers_B, found = images.class_names, records.said(policy), []
+    names, answers_B, found = images.class_names, answered(records, policy), []
     for i, pixels_CHW in zip(members, images.pixels(members) if len(members) else [], strict=True):
         said, true = names[int(answers_B[i])], names[int(images.labels_B[i])]
         array = np.asarray(pixels_CHW)

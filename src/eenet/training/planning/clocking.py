@@ -9,14 +9,13 @@ from functools import partial
 from itertools import accumulate, combinations
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from eenet.backbones import trace
 from eenet.common import say, working, write_atomically
 from eenet.data import Images, sample
 from eenet.networks import EENet, convert
-from eenet.policies import Fitted, fit, policies_for_budgets, policy_for_budget, probabilities
+from eenet.policies import Fitted, fit, policies_for_budgets, policy_for_budget
 from eenet.runtime import (
     Contender,
     StageTimes,
@@ -29,7 +28,7 @@ from eenet.runtime import (
     timed,
     times_in_turn,
 )
-from eenet.tasks import task_of
+from eenet.tasks import expected_accuracy, task_of
 from eenet.training.planning.budgeting import cheapest, wanted_budget
 from eenet.training.planning.making import pruned_backbone
 from eenet.training.planning.settings import TrainConfig
@@ -212,18 +211,18 @@ def in_time(
     highest = max(1.0, *fitted.records.costs())
     quick = fit(fitted.records, highest, gate=network.config.gate, rule=QUICK, joined=False)
     alone, told_alone = _least_time(quick, config, measured)
-    full_BN = probabilities(together.records.answers()[-1].astype(np.float64))
-    answers = (way.records.said(way.policy) for way in (together, alone))
-    kept, kept_alone = (full_BN[np.arange(len(full_BN)), answer_B].mean() for answer_B in answers)
+    kept, kept_alone = (
+        expected_accuracy(way.records, way.policy, fitted.records) for way in (together, alone)
+    )
     if kept - kept_alone > MOST_LOST:
         return together, told
     with working("timing exits that answer together, and alone"):
-        times = _times(network, [together, alone], images, config)
-    if times[1] >= times[0]:
+        ms, ms_alone = _times(network, [together, alone], images, config)
+    if ms_alone >= ms:
         return together, told
     return (
         alone,
-        f"{told_alone}; each exit answers alone, in {times[1] / times[0]:.2f} of the time of joined answers",
+        f"{told_alone}; each exit answers alone, in {ms_alone / ms:.2f} of the time of joined answers",
     )
 
 
