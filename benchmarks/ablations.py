@@ -125,7 +125,7 @@ budget is changed. An exit is dead if under 0.5 % of the images leave there, or 
 
 :::
 
-:::{{table}} Accuracy in percent, in brackets the relative cost; means over {seeds} seeds
+:::{{table}} Accuracy in percent, in brackets the relative cost; means over these seeds
 
 {means}
 
@@ -158,7 +158,6 @@ def dead() -> str:
         epochs=rows[0]["epochs"],
         images=sum(map(int, rows[0]["leave"].split())),
         machine=results.hardware_of("dead_exits-digits"),
-        seeds=len({row["seed"] for row in rows}),
         counts=format_table(header, counts),
         means=format_table(header, means),
     )
