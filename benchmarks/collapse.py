@@ -9,7 +9,7 @@ budget is turned. Prints a table and writes
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -59,23 +59,34 @@ def sweep(config: TrainConfig, objectives: tuple[str, ...], weights: tuple[float
     """The paper's way, with its head: a network for every λ, leaving where the confidence is above 0.5."""
     for objective in objectives:
         for weight in weights:
-            changed = replace(config, objective=objective, cost_weight=weight, head="pool")
-            with tempfile.TemporaryDirectory() as out:
-                measured = train(changed, Path(out) / "run")
-                assert isinstance(measured.evaluation, Evaluation)
-                yield described(objective, f"λ = {weight}", measured.evaluation)
+            yield described(objective, f"λ = {weight}", by_the_paper(config, objective, weight))
 
 
 def dial(config: TrainConfig) -> Iterator[dict]:
     """Ours: one network, many budgets."""
+    for budget, found in by_budget(config, BUDGETS):
+        yield described("ours", f"budget {budget}", found)
+
+
+def by_the_paper(config: TrainConfig, objective: str, weight: float) -> Evaluation:
+    """On test images, of a network trained with the paper's objective and head for one λ."""
+    changed = replace(config, objective=objective, cost_weight=weight, head="pool")
+    with tempfile.TemporaryDirectory() as out:
+        measured = train(changed, Path(out) / "run")
+    assert isinstance(measured.evaluation, Evaluation)
+    return measured.evaluation
+
+
+def by_budget(config: TrainConfig, budgets: Sequence[float]) -> Iterator[tuple[float, Evaluation]]:
+    """The same of one network trained as we do, for each budget."""
     with tempfile.TemporaryDirectory() as out:
         train(config, Path(out) / "run")
         held_out, tested = (
             Records.load(Path(out) / "run" / RECORDS_FILE.format(split=split))
             for split in ("validation", "test")
         )
-    for budget in BUDGETS:
-        yield described("ours", f"budget {budget}", measure(tested, policy_for_budget(held_out, budget)))
+    for budget in budgets:
+        yield budget, measure(tested, policy_for_budget(held_out, budget))
 
 
 def described(trained: str, setting: str, measured: Evaluation) -> dict:

@@ -8,18 +8,15 @@ whose budget is changed afterwards. What is in the table already is not trained 
 Writes `benchmarks/results/dead_exits-RECIPE-*.csv`; `ablations.py` makes a section of its page from it.
 """
 
-import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import results
 import tyro
+from collapse import by_budget, by_the_paper
 
-from eenet.evaluation import Evaluation, measure
-from eenet.policies import RECORDS_FILE, Records, policy_for_budget
-from eenet.training import TrainConfig, get_recipe, train
+from eenet.evaluation import Evaluation
+from eenet.training import get_recipe
 
 BUDGETS = (0.4, 0.5, 0.6, 0.7, 0.8)
 
@@ -46,37 +43,21 @@ def main(
     for seed in seeds:
         for depth in depths:
             changed = replace(get_recipe(recipe), model=f"resnet{depth}_cifar", seed=seed, epochs=epochs)
-            for setting in [*(f"λ {weight}" for weight in weights), "ours"]:
+            for weight in [*weights, None]:
+                setting = "ours" if weight is None else f"λ {weight}"
                 about = {"depth": depth, "seed": seed, "epochs": epochs, "trained": setting}
                 if key(about) in there:
                     continue
-                for found, how in outcomes(changed, setting):
-                    rows.append(about | how | told(found))
-                    print(rows[-1], flush=True)
+                if weight is None:
+                    rows += [about | {"budget": b} | told(found) for b, found in by_budget(changed, BUDGETS)]
+                else:
+                    rows.append(about | {"budget": ""} | told(by_the_paper(changed, "v2", weight)))
+                print(rows[-1], flush=True)
                 results.write(table, rows)
 
 
 def key(row: dict[str, Any]) -> tuple[str, ...]:
     return tuple(str(row[name]) for name in ("depth", "seed", "epochs", "trained"))
-
-
-def outcomes(config: TrainConfig, setting: str) -> Iterator[tuple[Evaluation, dict[str, Any]]]:
-    """On test images: one with the paper's threshold, or one for each budget."""
-    with tempfile.TemporaryDirectory() as out:
-        if setting != "ours":
-            weight = float(setting.removeprefix("λ "))
-            config = replace(config, objective="v2", cost_weight=weight, head="pool")
-            found = train(config, Path(out) / "run").evaluation
-            assert isinstance(found, Evaluation)
-            yield found, {"budget": ""}
-            return
-        train(config, Path(out) / "run")
-        held_out, tested = (
-            Records.load(Path(out) / "run" / RECORDS_FILE.format(split=split))
-            for split in ("validation", "test")
-        )
-        for budget in BUDGETS:
-            yield measure(tested, policy_for_budget(held_out, budget)), {"budget": budget}
 
 
 def told(found: Evaluation) -> dict[str, Any]:

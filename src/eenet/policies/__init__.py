@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         logarithm,
         logit,
         looks_back,
+        score_for_budgets,
         score_of,
         score_of_answers,
         sigmoid,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from eenet.common import Registry
 from eenet.policies.policy import ExitPolicy
 from eenet.policies.records import AnyRecords, first_above, recorded_scores
-from eenet.policies.scores import SCORES, looks_back
+from eenet.policies.scores import SCORES, looks_back, score_for_budgets
 
 PRICES = (1e-4, 1e2)  # of cost, in accuracy: from "cost doesn't matter" to "nothing else does"
 TIE = -1e-7  # a price that only decides between equal accuracies: the budget may be used
@@ -53,12 +53,12 @@ def policies_for_budgets(
 ) -> dict[str, ExitPolicy]:
     """A policy for every 0.025 from the cheapest budget to 1, by budget; see `policy_for_budget`.
 
-    All are on this score; or on the learned confidence, if it looks back, since few budgets can be kept then.
+    All are on this score, if it suits budgets: see `score_for_budgets`.
     """
     first = math.ceil(records.costs()[0] / BUDGET_STEP)
     steps = range(first, round(1 / BUDGET_STEP) + 1)
     budgets = [round(step * BUDGET_STEP, 3) for step in steps] if records.head_macs else []
-    score = "confidence" if looks_back(score) else score
+    score = score_for_budgets(score)
     return {
         f"{budget:.3f}": policy_for_budget(records, budget, scores=[score], any_exits=any_exits)
         for budget in budgets

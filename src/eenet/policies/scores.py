@@ -126,6 +126,11 @@ def looks_back(score: str) -> bool:
     return SCORES.mark(score, "looks_back")
 
 
+def score_for_budgets(score: str) -> str:
+    """The same; or the learned confidence, if it looks back, since few budgets can be kept then."""
+    return "confidence" if looks_back(score) else score
+
+
 def plain_scores() -> list[str]:
     """The scores that aren't meant for pixels or boxes only."""
     return [name for name in SCORES if not (SCORES.mark(name, "dense") or SCORES.mark(name, "boxes"))]

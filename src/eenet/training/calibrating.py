@@ -20,11 +20,11 @@ from eenet.policies import (
     AnyRecords,
     ExitPolicy,
     Guarantee,
-    looks_back,
     policy_by_rule,
     policy_for_budget,
     policy_for_drop,
     policy_for_risk,
+    score_for_budgets,
 )
 from eenet.runtime import StageTimes, default_backend, stage_times, timed
 from eenet.tasks import task_of
@@ -178,10 +178,9 @@ def calibrate(
         measured = stage_times(
             network, task.sample(images, 64), backend=backend or default_backend(), batch_size=batch_size
         )
-        own = network.config.exit_policy().score  # where that is quicker, not the learned confidence
-        scores = ["confidence" if looks_back(own) else own]
+        score = score_for_budgets(network.config.exit_policy().score)  # which may be quicker than gates
         in_time = timed(fitted, measured.to_dict())
-        policy = policy_for_budget(in_time, cast(float, budget), scores=scores, any_exits=True)
+        policy = policy_for_budget(in_time, cast(float, budget), scores=[score], any_exits=True)
         keep_times(network, measured)
         spent = timed(held_out, measured.to_dict())
         more["relative_time"] = measure(spent, policy).relative_cost

@@ -112,10 +112,9 @@ def measure(records: Records, policy: ExitPolicy) -> Evaluation:
 
 def loss_of(records: Records, policy: ExitPolicy) -> Loss:
     """What a policy loses on recorded images, by those on which it and the full network differ."""
-    full_BN = _full(records)
-    expected = 100 * (float(full_BN.max(1).mean()) - expected_accuracy(records, policy))
-    full_B = full_BN.argmax(1) == records.labels_B
-    return replace(paired_loss(answered(records, policy) == records.labels_B, full_B), expected=expected)
+    full_BN, answer_B, labels_B = _full(records), answered(records, policy), records.labels_B
+    expected = 100 * float(full_BN.max(1).mean() - _expected(full_BN, answer_B))
+    return replace(paired_loss(answer_B == labels_B, full_BN.argmax(1) == labels_B), expected=expected)
 
 
 def answered(records: Records, policy: ExitPolicy) -> NDArray[np.int64]:
@@ -131,11 +130,15 @@ def expected_accuracy(records: Records, policy: ExitPolicy, full: Records | None
         policy: when images leave.
         full: records of the same images, whose full answer counts. Default: the same.
     """
-    return float(_full(full or records)[np.arange(len(records)), answered(records, policy)].mean())
+    return _expected(_full(records if full is None else full), answered(records, policy))
 
 
 def _full(records: Records) -> NDArray[np.float64]:
     return probabilities(records.answers()[-1].astype(np.float64))
+
+
+def _expected(full_BN: NDArray[np.float64], answer_B: NDArray[np.int64]) -> float:
+    return float(full_BN[np.arange(len(answer_B)), answer_B].mean())
 
 
 def paired_loss(ours_B: NDArray[np.bool_], full_B: NDArray[np.bool_]) -> Loss:
