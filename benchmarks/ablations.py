@@ -4,7 +4,7 @@
 
 Writes `benchmarks/results/ablation-thresholds-*.csv` and `ablation-exits-*.csv`, and from them
 `docs/results/ablations.md`. What is chosen, is chosen on validation images; what is told, is of test images.
-A section of the page is from the table of `dead_exits.py`, which does train.
+Two sections of the page are from the tables of `placements.py` and `dead_exits.py`, which do train.
 """
 
 from itertools import product
@@ -31,6 +31,7 @@ NETWORKS = (
 )
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 BUDGETS = (0.4, 0.5, 0.6)
+PLACED = "svhn-10k"  # data of `placements.py`
 
 
 def thresholds(name: str, tested: Records) -> list[dict[str, Any]]:
@@ -106,11 +107,38 @@ exits the choice, and one threshold for all, are from validation images.
 All exits were trained together. A network that is trained with fewer may differ. For networks that were, see
 [where the exits go](thresholds.md#where-the-exits-go).
 
-{dead}## Where to go next
+{places}{dead}## Where to go next
 
 - How to set thresholds: [the guide](../how-to/thresholds.md).
 - How networks of different depth compare: [networks](networks.md).
 - Which ingredients help: [the race](race.md#which-ingredients-help).
+"""
+
+PLACES = """## Placements, over depths and other backbones
+
+The paper's four placements with three exits each, and the best exits that a search finds. {data}, on
+{machine}. Each network was trained once, for {epochs} epochs, with `separable` heads at all places that one
+of the four wants. Then all exits but those of the row are left out. Joined answers, gates and thresholds are
+fitted to these on validation images. Figures are of {images} test images: half a 95 % interval is about
+{half:.1f} points.
+
+:::{{table}} Accuracy in percent, in brackets the relative cost, three exits, by budget
+
+{by_placement}
+
+:::
+
+A dash: the first exit alone costs more than the budget.
+
+:::{{table}} The search with 1 to {most} exits: accuracy in percent, in brackets the relative cost
+
+{by_number}
+
+:::
+
+`python benchmarks/placements.py --data {data}`. The networks are trained for a short time, and all exits of a
+network were trained together.
+
 """
 
 DEAD = """## Dead exits, by depth, λ and seed
@@ -134,6 +162,37 @@ budget is changed. An exit is dead if under 0.5 % of the images leave there, or 
 λ in the paper is the weight of cost. `python benchmarks/dead_exits.py`.
 
 """
+
+
+def places() -> str:
+    """The section from the table of `placements.py`; nothing where there is none."""
+    rows = results.read_found(f"placements-{PLACED}")
+    if not rows:
+        return ""
+    found = {tuple(row[key] for key in ("backbone", "placement", "exits", "budget")): row for row in rows}
+    budgets, numbers = (sorted({row[key] for row in rows}) for key in ("budget", "exits"))
+    several = [(row["backbone"], row["placement"], "3") for row in rows if row["exits"] == "3"]
+    searched = dict.fromkeys((row["backbone"], budget) for row in rows for budget in budgets)
+    by_placement = [
+        [*key[:2], *(cell(found[*key, b]) if (*key, b) in found else "–" for b in budgets)]
+        for key in dict.fromkeys(several)
+    ]
+    by_number = [
+        [name, budget, *(cell(found[key]) if key in found else "–" for key in keys)]
+        for name, budget in searched
+        if (keys := [(name, "searched", count, budget) for count in numbers])
+    ]
+    right = float(rows[0]["full"])
+    return PLACES.format(
+        data=PLACED,
+        machine=results.hardware_of(f"placements-{PLACED}"),
+        epochs=rows[0]["epochs"],
+        images=f"{int(rows[0]['images']):,}",
+        half=196 * (right * (1 - right) / int(rows[0]["images"])) ** 0.5,
+        most=numbers[-1],
+        by_placement=format_table(["backbone", "placement", *budgets], by_placement),
+        by_number=format_table(["backbone", "budget", *numbers], by_number),
+    )
 
 
 def dead() -> str:
@@ -189,6 +248,7 @@ def page() -> str:
         thresholds=format_table(["network", *map(str, THRESHOLDS)], by_threshold),
         exits=format_table(header, exits),
         chosen=format_table(header, chosen),
+        places=places(),
         dead=dead(),
     )
 

@@ -85,6 +85,7 @@ def main(
     seeds: tuple[int, ...] = (0,),
     networks: tuple[str, ...] = tuple(TRAINED),
     out: Path = Path("runs/objectives"),
+    epochs: int | None = None,
 ) -> None:
     """Train what is missing, compare what is there.
 
@@ -93,15 +94,18 @@ def main(
         seeds: one network of each kind for each.
         networks: kinds to train.
         out: directory with a directory for each network.
+        epochs: of each. Default: the recipe's. Given, they are part of the table's name.
     """
+    config = get_recipe(recipe)
+    config = replace(config, epochs=epochs or config.epochs)
     for seed in seeds:
         for name in networks:
             path = out / f"{name}-seed{seed}"
             if not (path / "model.safetensors").exists():
                 print(f"training {path}", flush=True)
-                train(replace(get_recipe(recipe), seed=seed, **TRAINED[name]), path, resume=path.exists())
+                train(replace(config, seed=seed, **TRAINED[name]), path, resume=path.exists())
     rows = compare(out, seeds)
-    path = results.write(f"objectives-{recipe}", rows)
+    path = results.write(f"objectives-{recipe}{f'-{epochs}-epochs' if epochs else ''}", rows)
     print(f"\n{path}")
 
 

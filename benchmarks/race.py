@@ -1,13 +1,15 @@
 """The honest race: networks with early exits against static, pruned and efficient ones, and int8 of each.
 
-    python benchmarks/race.py train --only mobilenetv2_050 --out runs/race
+    python benchmarks/race.py train --only pruned-0.5-exits --out runs/race
     python benchmarks/race.py measure --out runs/race
+    python benchmarks/race.py measure --out runs/short --table race-short --shipped cifar10-eenet56
 
 On CIFAR-10, against a shipped network with exits. Its backbone is pruned and finetuned, static; and all of
-it, exits included. Other backbones are trained from scratch for as many epochs as both took together. Split,
-augmentation and optimiser are the same. `train` goes on where it was stopped.
+it, exits included. Efficient backbones are trained from random weights for a few epochs, all for as many, and
+have a table of their own. Split, augmentation and optimiser are the same. `train` goes on where it was
+stopped.
 
-`measure` adds what is in the directory to `benchmarks/results/race-cifar10-HARDWARE-torchVERSION.csv`:
+`measure` adds what is in the directory to `benchmarks/results/TABLE-HARDWARE-torchVERSION.csv`:
 accuracy on test images with half the width of its interval, MACs, and the milliseconds of all networks, in
 turns on the same batches. Beside each time stands its ratio to that of one network, the plain backbone of a
 shipped checkpoint: so rows that were measured apart can be compared. Thresholds are from validation images.
@@ -64,6 +66,18 @@ BATCHES = (1, 64)
 BACKENDS = ("onnxruntime", "openvino")
 EQUAL = 0.001  # of accuracy: 5 of 5,000 images, where an interval is 35 to each side
 HERE = "race:small"  # this module's own backbones, as `package.module:factory`
+SHORT = 10  # epochs of the networks that are trained from random weights
+EFFICIENT = {
+    "resnet13": {
+        "model": "resnet13_coarse_cifar",
+        "placement": ["layer1.0", "layer2.0", "layer2.1"],
+        "budget": 0.45,
+    },
+    **{
+        name: {"model": HERE, "model_args": {"name": name}}
+        for name in ("mobilenetv4_conv_small_050", "tinynet_e", "mobilenetv2_050", "mobilenetv3_small_100")
+    },
+}
 
 
 def small(name: str, num_classes: int = 10, in_chans: int = 3) -> nn.Module:
@@ -87,23 +101,14 @@ class Entry:
 
 def entries() -> Iterator[Entry]:
     """All of them, in the order of training."""
-    before, _ = read_config(checkpoint_directory(REFERENCE)).effort
-    own = {
-        **{f"resnet{depth}": {"model": f"resnet{depth}_cifar"} for depth in (20, 32, 56)},
-        "resnet20-wide": {"model": "resnet20_cifar", "model_args": {"width": 24}},
-        **{
-            name: {"model": HERE, "model_args": {"name": name}}
-            for name in ("mobilenetv2_050", "mobilenetv4_conv_small_050", "mobilenetv3_small_100")
-        },
-    }
     for share in SHARES:
         settings = {"prune": share, **FINETUNE}
         yield Entry(f"pruned-{share:g}", "cifar10-resnet56", {"model": REFERENCE, **settings})
         yield Entry(f"pruned-{share:g}-exits", "cifar10-resnet56", settings, exits=True)
-    for name, settings in own.items():
-        epochs = {"epochs": before + FINETUNE["epochs"]}
-        yield Entry(name, "cifar10-resnet20", {**settings, **epochs})
-        yield Entry(f"{name}-exits", "cifar10-resnet20", {**settings, **epochs}, exits=True)
+    for name, settings in EFFICIENT.items():
+        settings = {**settings, "epochs": SHORT, "head": "separable"}
+        yield Entry(f"{name}-exits", "cifar10-resnet20", settings, exits=True)
+        yield Entry(name, "cifar10-resnet20", settings)
 
 
 def train(out: Path, only: tuple[str, ...] = ()) -> None:
@@ -170,14 +175,18 @@ def runners(place: Path, images: Images, precision: str, exported: Path) -> Iter
         yield Runner(row, network, policy)
 
 
-def measure_all(out: Path, repeats: int = 5) -> None:
+def measure_all(
+    out: Path, repeats: int = 5, table: str = "race-cifar10", shipped: tuple[str, ...] = SHIPPED
+) -> None:
     """Accuracy, MACs and milliseconds of all that are trained, and of the shipped networks.
 
     Args:
         out: directory of all networks.
         repeats: runs of all in turn.
+        table: for the figures.
+        shipped: networks, the first of which gives the unit of time.
     """
-    places = [checkpoint_directory(name) for name in SHIPPED]
+    places = [checkpoint_directory(name) for name in shipped]
     places += sorted(path.parent for path in out.glob("*/report.html"))
     images = as_images(DATA, read_config(places[0]), "test")
     found = [
@@ -205,8 +214,8 @@ def measure_all(out: Path, repeats: int = 5) -> None:
             runner.row[f"{key}_ratio"] = round(runner.row[f"{key}_ms"] / unit, 4)
     rows = [runner.row for runner in found]
     measured = {row["network"] for row in rows}
-    kept = [row for row in results.read("race-cifar10") if row["network"] not in measured]
-    print(results.write("race-cifar10", kept + rows))
+    kept = [row for row in results.read(table) if row["network"] not in measured]
+    print(results.write(table, kept + rows))
 
 
 def efficiency(repeats: int = 5) -> None:

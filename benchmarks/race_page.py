@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import results
-from race import EQUAL
+from race import EQUAL, SHORT
 from race_photos import photos
 from race_picture import LOWEST, Line, draw
 
@@ -59,10 +59,10 @@ class Row:
         return f"{told}, budget {float(self.budget):g}" if self.exits else told
 
 
-def raced() -> list[Row]:
-    """The networks of `race.py`."""
+def raced(table: str = "race-cifar10") -> list[Row]:
+    """The networks of a table of `race.py`."""
     found = []
-    for row in results.read_found("race-cifar10"):
+    for row in results.read_found(table):
         right, error, macs = (float(row[key]) for key in ("accuracy", "half_width_95", "macs"))
         ratios = {key: float(row[f"{key}_ratio"]) for key in CLOCKS}
         found.append(Row(row["network"], row["precision"], row["budget"], right, error, macs, ratios))
@@ -146,10 +146,9 @@ def equally_good(rows: list[Row]) -> tuple[str, str]:
         start = [static.told, f"{static.accuracy:.2%}"]
         times.append([*start, *(f"{each[1]:.2f}" if each else "–" for each in found)])
         names.append([static.told, *(each[0].told if each else "–" for each in found)])
-    clocks = [f"{told}, {size}" for told, size in CLOCKS.values()]
     return (
-        format_table(["static network", "accuracy", *clocks], times),
-        format_table(["static network", *clocks], names),
+        format_table(["static network", "accuracy", *clocks()], times),
+        format_table(["static network", *clocks()], names),
     )
 
 
@@ -208,6 +207,24 @@ def of_training() -> str:
     if not rows:
         return ""
     return TRAINING.format(epochs=rows[0]["epochs"], table=ingredients(rows, "recipe"))
+
+
+def trained_briefly() -> str:
+    """The section about efficient backbones; nothing where none was measured."""
+    rows = [row for row in raced("race-short") if row.name != REFERENCE]
+    if not rows:
+        return ""
+    by_macs = sorted(rows, key=lambda row: (row.name, row.precision, row.macs))
+    return BRIEFLY.format(
+        epochs=SHORT,
+        machine=results.hardware_of("race-short"),
+        all=format_table(["network", "accuracy", "million MACs", *clocks()], [cells(row) for row in by_macs]),
+    )
+
+
+def clocks() -> list[str]:
+    """Columns of times."""
+    return [f"{told}, {size}" for told, size in CLOCKS.values()]
 
 
 def surely_lost(left_out: str) -> str:
@@ -307,7 +324,7 @@ learn from validation images when to stop; without them the largest probability 
 Without joined answers the interval lies below 0 in {joined} cells, without gates in {gates}. Thresholds are
 set anew for each. `python benchmarks/ingredients.py after`.
 
-{training}## What this can't tell
+{training}{briefly}## What this can't tell
 
 - Whether pruning is worse. Eight epochs of finetuning are few: the pruned network has not come back to where
   it was. Torch-Pruning's own table has a ResNet-56 of 93.64 % at 0.39 of the MACs, after far more epochs.
@@ -353,18 +370,30 @@ counted. `python benchmarks/ingredients.py training`.
 """
 
 
+BRIEFLY = """## Efficient backbones, after short trainings
+
+Each was trained for {epochs} epochs from random weights, with exits, by one recipe. Measured on {machine}.
+
+:::{{table}} Accuracy in percent, MACs of an image, and time as a part of the plain ResNet-56's
+
+{all}
+
+:::
+
+"""
+
+
 def main() -> None:
     """Write the page."""
     rows = raced()
     timed, rows = rows, [*rows, *trained_before(rows)]
     by_macs = sorted(rows, key=lambda row: (row.macs, row.precision))
-    clocks = [f"{told}, {size}" for told, size in CLOCKS.values()]
     equal, names = equally_good(timed)
     page = PAGE.format(
         reference=REFERENCE,
         epochs=EPOCHS,
         machine=results.hardware_of("race-cifar10"),
-        all=format_table(["network", "accuracy", "million MACs", *clocks], [cells(row) for row in by_macs]),
+        all=format_table(["network", "accuracy", "million MACs", *clocks()], [cells(row) for row in by_macs]),
         within=within(rows, BOUND),
         quickest=equal,
         names=names,
@@ -380,6 +409,7 @@ def main() -> None:
         gates=surely_lost("learned gates"),
         ingredients=ingredients(results.read_found("ingredients"), "network"),
         training=of_training(),
+        briefly=trained_briefly(),
         photos=photos(),
     )
     FILE.write_text(page)

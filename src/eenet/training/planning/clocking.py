@@ -207,16 +207,16 @@ def in_time(
         config: its `budget`, `max_drop`, `backend` and `at_once` count.
         measured: times of the network. A budget below that of its first exit is given up, in words.
     """
-    together, told = _least_time(fitted, config, measured)
-    highest = max(1.0, *fitted.records.costs())
-    quick = fit(fitted.records, highest, gate=network.config.gate, rule=QUICK, joined=False)
-    alone, told_alone = _least_time(quick, config, measured)
-    kept, kept_alone = (
-        expected_accuracy(way.records, way.policy, fitted.records) for way in (together, alone)
-    )
-    if kept - kept_alone > MOST_LOST:
-        return together, told
-    with working("timing exits that answer together, and alone"):
+    with working("trying exits that answer together, and alone"):
+        together, told = _least_time(fitted, config, measured)
+        highest = max(1.0, *fitted.records.costs())
+        quick = fit(fitted.records, highest, gate=network.config.gate, rule=QUICK, joined=False)
+        alone, told_alone = _least_time(quick, config, measured)
+        kept, kept_alone = (
+            expected_accuracy(way.records, way.policy, fitted.records) for way in (together, alone)
+        )
+        if kept - kept_alone > MOST_LOST:
+            return together, told
         ms, ms_alone = _times(network, [together, alone], images, config)
     if ms_alone >= ms:
         return together, told
