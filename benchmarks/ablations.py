@@ -4,7 +4,7 @@
 
 Writes `benchmarks/results/ablation-thresholds-*.csv` and `ablation-exits-*.csv`, and from them
 `docs/results/ablations.md`. What is chosen, is chosen on validation images; what is told, is of test images.
-Two sections of the page are from the tables of `placements.py` and `dead_exits.py`, which do train.
+Sections of the page are from the tables of `placements.py`, `paper.py` and `dead_exits.py`, which do train.
 """
 
 from itertools import product
@@ -107,7 +107,7 @@ exits the choice, and one threshold for all, are from validation images.
 All exits were trained together. A network that is trained with fewer may differ. For networks that were, see
 [where the exits go](thresholds.md#where-the-exits-go).
 
-{places}{dead}## Where to go next
+{places}{paper}{dead}## Where to go next
 
 - How to set thresholds: [the guide](../how-to/thresholds.md).
 - How networks of different depth compare: [networks](networks.md).
@@ -138,6 +138,22 @@ A dash: the first exit alone costs more than the budget.
 
 `python benchmarks/placements.py --data {data}`. The networks are trained for a short time, and all exits of a
 network were trained together.
+
+"""
+
+PAPER = """## The paper's objective on the paper's data sets
+
+Left the objective v2 of the paper with its heads and its threshold of 0.5, a network for each λ. Right ours,
+one network for each row, whose budget is changed. All trials are shown, on test images. Trainings are short, on
+{machine}. SVHN's part is 10,000 digits of its official test split, so it is no benchmark.
+
+:::{{table}} Accuracy in percent, in brackets the relative cost. A star for each dead exit
+
+{table}
+
+:::
+
+`python benchmarks/paper.py`.
 
 """
 
@@ -195,6 +211,38 @@ def places() -> str:
     )
 
 
+def paper() -> str:
+    """The section from the table of `paper.py`; nothing where there is none."""
+    rows = results.read_found("paper")
+    if not rows:
+        return ""
+    settings = dict.fromkeys((row["trained"], row["budget"]) for row in rows)
+    table = [
+        [
+            f"{name}, {epochs} epochs",
+            *(told_of(found[setting]) if setting in found else "–" for setting in settings),
+        ]
+        for name, epochs in dict.fromkeys((row["network"], row["epochs"]) for row in rows)
+        if (found := {(r["trained"], r["budget"]): r for r in rows if r["network"] == name})
+    ]
+    return PAPER.format(
+        machine=results.hardware_of("paper"),
+        table=format_table(["network", *map(named, settings)], table),
+    )
+
+
+def named(setting: tuple[str, str]) -> str:
+    """λ, or our budget."""
+    trained, budget = setting
+    return f"ours, {budget}" if budget else trained
+
+
+def told_of(row: dict[str, str]) -> str:
+    """Accuracy and cost, and how many exits are dead."""
+    told = f"{100 * float(row['accuracy']):.1f} ({float(row['relative_cost']):.2f})"
+    return told + " *" * int(row["dead"])
+
+
 def dead() -> str:
     """The section from the table of `dead_exits.py`; nothing where there is none."""
     rows = results.read_found("dead_exits-digits")
@@ -212,7 +260,7 @@ def dead() -> str:
         name = f"ResNet-{depth}"
         counts.append([name, *(f"{mean(found):.1f} ({' '.join(map(str, found))})" for found in each)])
         means.append([name, *(cell_of_means(cell) for cell in cells)])
-    header = ["network", *(f"ours, {budget}" if budget else trained for trained, budget in settings)]
+    header = ["network", *map(named, settings)]
     return DEAD.format(
         epochs=rows[0]["epochs"],
         images=sum(map(int, rows[0]["leave"].split())),
@@ -250,6 +298,7 @@ def page() -> str:
         chosen=format_table(header, chosen),
         places=places(),
         dead=dead(),
+        paper=paper(),
     )
 
 

@@ -51,7 +51,7 @@ def _networks(library: str, names: str, size: int = 64, **args: Any) -> list[Net
 
 
 NETWORKS = [
-    *_networks("timm", "resnet20_cifar resnet8_w4_cifar", 32),
+    *_networks("timm", "resnet20_cifar resnet13_coarse_cifar resnet8_w4_cifar", 32),
     # every CNN among timm's miniatures; its test_vit* are no CNNs
     *_networks("timm", "test_byobnet test_convnext test_convnext2 test_convnext3 test_efficientnet"),
     *_networks("timm", "test_efficientnet_evos test_efficientnet_gn test_efficientnet_ln test_mambaout"),

@@ -8,6 +8,7 @@ whose budget is changed afterwards. What is in the table already is not trained 
 Writes `benchmarks/results/dead_exits-RECIPE-*.csv`; `ablations.py` makes a section of its page from it.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ import tyro
 from collapse import by_budget, by_the_paper
 
 from eenet.evaluation import Evaluation
-from eenet.training import get_recipe
+from eenet.training import TrainConfig, get_recipe
 
 BUDGETS = (0.4, 0.5, 0.6, 0.7, 0.8)
 
@@ -37,27 +38,39 @@ def main(
         seeds: of the training.
         epochs: of each.
     """
-    table = f"dead_exits-{recipe}"
-    rows: list[dict[str, Any]] = [*results.read(table)]
-    there = {key(row) for row in rows}
+    table = Table(f"dead_exits-{recipe}")
     for seed in seeds:
         for depth in depths:
             changed = replace(get_recipe(recipe), model=f"resnet{depth}_cifar", seed=seed, epochs=epochs)
-            for weight in [*weights, None]:
-                setting = "ours" if weight is None else f"λ {weight}"
-                about = {"depth": depth, "seed": seed, "epochs": epochs, "trained": setting}
-                if key(about) in there:
-                    continue
-                if weight is None:
-                    rows += [about | {"budget": b} | told(found) for b, found in by_budget(changed, BUDGETS)]
-                else:
-                    rows.append(about | {"budget": ""} | told(by_the_paper(changed, "v2", weight)))
-                print(rows[-1], flush=True)
-                results.write(table, rows)
+            table.add({"depth": depth, "seed": seed, "epochs": epochs}, changed, weights)
 
 
-def key(row: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(str(row[name]) for name in ("depth", "seed", "epochs", "trained"))
+class Table:
+    """The paper's objective beside ours, in a table that grows row by row."""
+
+    def __init__(self, name: str) -> None:
+        """With what is there already."""
+        self.name, self.rows = name, list[dict[str, Any]](results.read(name))
+
+    def add(self, about: dict[str, Any], config: TrainConfig, weights: Sequence[float]) -> None:
+        """Train for each λ and as we do, what is missing.
+
+        Args:
+            about: what the rows are of.
+            config: of the training.
+            weights: λ.
+        """
+        for weight in [*weights, None]:
+            own = about | {"trained": "ours" if weight is None else f"λ {weight}"}
+            if any(all(row[key] == str(value) for key, value in own.items()) for row in self.rows):
+                continue
+            if weight is None:
+                added = [own | {"budget": b} | told(found) for b, found in by_budget(config, BUDGETS)]
+            else:
+                added = [own | {"budget": ""} | told(by_the_paper(config, "v2", weight))]
+            print(added[-1], flush=True)
+            self.rows += [{key: str(value) for key, value in row.items()} for row in added]
+            results.write(self.name, self.rows)
 
 
 def told(found: Evaluation) -> dict[str, Any]:
