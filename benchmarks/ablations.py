@@ -144,8 +144,8 @@ network were trained together.
 PAPER = """## The paper's objective on the paper's data sets
 
 Left the objective v2 of the paper with its heads and its threshold of 0.5, a network for each λ. Right ours,
-one network for each row, whose budget is changed. All trials are shown, on test images. Trainings are short, on
-{machine}. SVHN's part is 10,000 digits of its official test split, so it is no benchmark.
+one network for each row, whose budget is changed. All trials are shown, on test images. Trainings are short,
+on {machine}. SVHN's part is 10,000 digits of its official test split, so it is no benchmark.
 
 :::{{table}} Accuracy in percent, in brackets the relative cost. A star for each dead exit
 
