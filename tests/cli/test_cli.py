@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -48,6 +49,25 @@ def test_train_writes_everything(checkpoint: Path) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
     assert config["class_names"] == [str(i) for i in range(10)]
     assert config["provenance"]["train_config"]["epochs"] == 2
+
+
+MEMORABLE = [
+    "--placement layer1.0 layer2.0 --mean 0.3 --std 0.25 --model-args width=6 --set learning_rate=0.05",
+    "--placement 0.2 0.5 --head separable --balanced",
+]
+
+
+@pytest.mark.parametrize("asked", MEMORABLE)
+def test_the_command_on_a_card_gives_the_same_run(asked: str, tmp_path: Path) -> None:
+    """Lists were written as Python shows them."""
+    settings: list[dict] = []
+    words = f"train digits --model resnet8_w4_cifar --epochs 1 {asked}".split()
+    for name in "ab":
+        assert main([*words, "--out", str(tmp_path / name)]) == 0
+        provenance = json.loads((tmp_path / name / "config.json").read_text())["provenance"]
+        settings.append(provenance["train_config"])
+        words = shlex.split(provenance["command"])[1:]
+    assert settings[0] == settings[1]
 
 
 def test_report_is_self_contained(checkpoint: Path) -> None:

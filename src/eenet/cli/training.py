@@ -113,7 +113,7 @@ def _typed(verb: str, recipe: str | None, asked: Mapping[str, Any], flags: Colle
         if isinstance(value, dict):
             words += [f"--{name.replace('_', '-')}", *(f"{key}={_word(v)}" for key, v in value.items())]
             continue
-        values = value if isinstance(value, tuple) else () if value is True else (value,)
+        values = value if isinstance(value, (tuple, list)) else () if value is True else (value,)
         words += [f"--{name.replace('_', '-')}", *map(str, values)]
     return shlex.join(words)
 
