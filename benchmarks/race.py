@@ -218,7 +218,7 @@ def measure_all(
     print(results.write(table, kept + rows))
 
 
-def efficiency(repeats: int = 5) -> None:
+def efficiency(repeats: int = 5, only: tuple[str, ...] = (*SHIPPED, *ELSEWHERE)) -> None:
     """Ideal by measured time of the shipped networks, see `eenet.evaluation.bench`.
 
     With the thresholds for their own budget in MACs, and with those of the least time here that keep as much,
@@ -227,9 +227,10 @@ def efficiency(repeats: int = 5) -> None:
 
     Args:
         repeats: runs, of which the median counts.
+        only: networks. The rows of others stay.
     """
-    rows = []
-    for name in (*SHIPPED, *ELSEWHERE):
+    rows: list[dict[str, Any]] = [r for r in results.read("race-efficiency") if r["network"] not in only]
+    for name in only:
         network, apart = EENet.from_pretrained(name), EENet.from_pretrained(name)
         apart.config.ensemble = None
         held_out, tested = (recorded(network, split) for split in ("validation", "test"))
