@@ -241,11 +241,33 @@ eenet train cifar10-resnet13 --model ./second --epochs 18 --teacher cifar10-eene
     --set learning_rate=0.05 --out third
 ```
 
-No other network of this page had a teacher. So it is not compared with plain networks of the same recipe.
+Its plain twin has no such training. So it is not compared with plain networks of the same recipe.
+
+## The Tiny-ImageNet network, taught by itself
+
+`tiny-imagenet-50-eenet18` was trained in parts as well. Each part begins with the network that the one before
+has made, and imitates it (Furlanello et al. 2018, [Born-Again Neural Networks](https://arxiv.org/abs/1805.04770)).
+Its plain network of the table was trained once, for 60 epochs, without a teacher.
+
+```bash
+eenet train tiny-imagenet-50 --out first
+eenet train tiny-imagenet-50 --model ./first --teacher ./first --epochs 20 --set learning_rate=0.03 \
+    --placement layer1.0 layer1.1 layer2.0 layer3.0 --head separable --budget 0.55 --out second
+eenet train tiny-imagenet-50 --model ./second --teacher ./second --epochs 20 --set learning_rate=0.03 \
+    --placement layer1.0 layer2.0 layer3.0 --budget 0.55 --out third
+eenet train tiny-imagenet-50 --model ./third --teacher ./third --epochs 20 --set learning_rate=0.03 \
+    --placement layer1.0 layer2.0 layer3.0 --budget 0.55 --out tiny-imagenet-50-eenet18
+```
+
+## SVHN
+
+`svhn-10k` is 10,000 digits of SVHN's official test split, cut into parts. So it is no benchmark, and not
+comparable with published figures. No network trained on it is in the package: its licence is for research.
 
 ## Not run yet
 
-- ResNet-110 on CIFAR-10; smaller plain networks of 60 epochs; SVHN; Tiny-ImageNet with all classes; ImageNet.
+- ResNet-110 on CIFAR-10; smaller plain networks of 60 epochs; SVHN whole; Tiny-ImageNet with all classes;
+  ImageNet.
 - More seeds where one is given.
 - Erased parts of images. On CIFAR-10 the ResNet-56 of 60 epochs and its plain twin were trained with them;
   the ResNet-13 in its first and last part. What is due to that isn't known.
