@@ -197,7 +197,8 @@ run.
 | figures | `benchmarks/results/networks-*.csv`; `python benchmarks/networks.py RUN...` adds finished runs |
 | this page | written by `python benchmarks/results_page.py` |
 | thresholds | set on a validation part of the train split |
-| measured on | test images that nothing was chosen by; for MNIST and CIFAR-10 half of the test split |
+| measured on | test images; for MNIST and CIFAR-10 half of the test split. Nothing was chosen by them, \
+but for [one network](#the-tiny-imagenet-network-taught-by-itself) |
 | several runs | other seeds or other hardware; mean ± standard error |
 | in the package | {shipped} |
 
@@ -247,7 +248,8 @@ Its plain twin has no such training. So it is not compared with plain networks o
 
 `tiny-imagenet-50-eenet18` was trained in parts as well. Each part begins with the network that the one before
 has made, and imitates it (Furlanello et al. 2018, [Born-Again Neural Networks](https://arxiv.org/abs/1805.04770)).
-Its plain network of the table was trained once, for 60 epochs, without a teacher.
+Its plain network of the table was trained once, for 60 epochs, without a teacher. The heads of the second
+round, and that there was a third, were decided with test figures of the rounds before in view.
 
 ```bash
 eenet train tiny-imagenet-50 --out first
