@@ -78,7 +78,7 @@ def by_the_paper(config: TrainConfig, objective: str, weight: float) -> Evaluati
 
 
 def by_budget(config: TrainConfig, budgets: Sequence[float]) -> Iterator[tuple[float, Evaluation]]:
-    """The same of one network trained as we do, for each budget."""
+    """The same of one network trained as we do, for each budget that its first exit keeps."""
     with tempfile.TemporaryDirectory() as out:
         train(config, Path(out) / "run")
         held_out, tested = (
@@ -86,7 +86,8 @@ def by_budget(config: TrainConfig, budgets: Sequence[float]) -> Iterator[tuple[f
             for split in ("validation", "test")
         )
     for budget in budgets:
-        yield budget, measure(tested, policy_for_budget(held_out, budget))
+        if budget >= held_out.costs()[0]:
+            yield budget, measure(tested, policy_for_budget(held_out, budget))
 
 
 def described(trained: str, setting: str, measured: Evaluation) -> dict:
