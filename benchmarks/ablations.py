@@ -216,7 +216,7 @@ def paper() -> str:
     rows = results.read_found("paper")
     if not rows:
         return ""
-    settings = dict.fromkeys((row["trained"], row["budget"]) for row in rows)
+    settings = sorted({(row["trained"], row["budget"]) for row in rows}, key=lambda each: each[::-1])
     table = [
         [
             f"{name}, {epochs} epochs",
