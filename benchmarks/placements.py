@@ -78,7 +78,7 @@ def main(
         path = out / name.replace(" ", "-")
         if (path / "report.html").exists():
             rows = [row for row in rows if row["backbone"] != name]
-            rows += [{"backbone": name, "epochs": epochs, **row} for row in told(path)]
+            rows += [{"backbone": name, **row} for row in told(path)]
     print(results.write(table, rows))
 
 
@@ -116,6 +116,7 @@ def told(path: Path) -> list[dict[str, Any]]:
             found = measure(test, policy)
             rows.append(
                 {
+                    "epochs": trained.epochs,
                     "placement": name,
                     "exits": count,
                     "budget": budget,
