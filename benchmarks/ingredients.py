@@ -5,9 +5,9 @@
 What comes after training, for the shipped CIFAR-10 networks: that exits answer together, and the gates that
 learn from validation images when to stop. Training stays as it is, thresholds are set anew for each.
 
-    python benchmarks/ingredients.py training --out runs/ingredients
+    python benchmarks/ingredients.py training --data svhn-10k --augmentation shift --out runs/ingredients
 
-What belongs to training, for short trainings of one recipe. Goes on where it was stopped.
+What belongs to training, by one recipe. Goes on where it was stopped.
 
 Both write to `benchmarks/results`.
 """
@@ -28,6 +28,7 @@ from eenet.training import TrainConfig, get_recipe, train
 
 NETWORKS = ("cifar10-eenet13", "cifar10-eenet20", "cifar10-eenet56")
 BUDGETS = (0.4, 0.5, 0.6)
+TRAINED_BUDGETS = (0.35, 0.4, 0.5)
 LEFT_OUT = {  # whether answers are joined, and what decides
     "": (True, "confidence"),
     "joined answers": (False, "confidence"),
@@ -35,12 +36,11 @@ LEFT_OUT = {  # whether answers are joined, and what decides
     "both": (False, "max_softmax"),
     "both, entropy instead": (False, "entropy"),
 }
-BACKBONE = "backbone"
+ALL, BACKBONE = "all", "backbone"  # trainings that others start from
 TRAINED: dict[str, dict[str, Any]] = {  # by what a training goes without, on top of the recipe
     "": {},
     "convolutions of heads": {"head": "pool"},
-    "erased parts of images": {"augmentation": "shift-flip"},
-    "nothing, but a teacher": {"teacher": "cifar10-eenet56"},
+    "nothing, but a teacher": {"teacher": ALL},
     BACKBONE: {"num_exits": 0},
     "joint training": {"model": BACKBONE, "freeze_backbone": True},
 }
@@ -77,39 +77,52 @@ def after() -> None:
     print(results.write("ingredients", rows))
 
 
-def training(out: Path, recipe: str = "cifar10-resnet13", epochs: int = 10) -> None:
+def training(
+    out: Path,
+    recipe: str = "cifar10-resnet13",
+    epochs: int = 30,
+    data: str | None = None,
+    augmentation: str | None = None,
+) -> None:
     """Leave out what belongs to training.
 
     Without joint training the backbone is trained alone for all epochs, and then the exits on it, for half as
-    many more.
+    many more. The teacher is the network that has all.
 
     Args:
         out: directory with a directory for each training.
-        recipe: backbone, data and schedule, the same for all.
+        recipe: backbone and schedule, the same for all.
         epochs: of each.
+        data: images. Default: the recipe's.
+        augmentation: of the images. Default: the recipe's.
     """
-    places = {name: out / (name or "all").replace(" ", "-") for name in TRAINED}
+    config = get_recipe(recipe)
+    images = {"data": data or config.data, "augmentation": augmentation or config.augmentation}
+    config = replace(config, epochs=epochs, **images)
+    places = {name: out / (name or ALL).replace(" ", "-") for name in TRAINED}
     for name, place in places.items():
         if not (place / "report.html").exists():
             print(f"training {place}", flush=True)
-            train(setting(recipe, name, epochs, places[BACKBONE]), place, resume=place.exists())
+            train(without(name, config, out), place, resume=place.exists())
     rows = []
-    for budget in BUDGETS:
+    for budget in TRAINED_BUDGETS:
         done = {
             name: outcome(*fitted(place, joined=True), "confidence", budget)
             for name, place in places.items()
             if name != BACKBONE
         }
-        rows += [{"recipe": recipe, "epochs": epochs, **row} for row in compared(done, budget)]
-    print(results.write("ingredients-of-training", rows))
+        about = {"recipe": recipe, **images, "epochs": epochs}
+        rows += [about | row for row in compared(done, budget)]
+    print(results.write(f"ingredients-of-training-{config.data}", rows))
 
 
-def setting(recipe: str, name: str, epochs: int, backbone: Path) -> TrainConfig:
-    """A recipe for so many epochs, without an ingredient."""
-    changed = TRAINED[name]
-    if changed.get("model") == BACKBONE:
-        changed, epochs = {**changed, "model": str(backbone)}, epochs // 2
-    return replace(get_recipe(recipe), epochs=epochs, **changed)
+def without(name: str, config: TrainConfig, out: Path) -> TrainConfig:
+    """The configuration without an ingredient."""
+    changed, epochs = TRAINED[name], config.epochs
+    starts = {key: str(out / value) for key, value in changed.items() if value in (ALL, BACKBONE)}
+    if "model" in starts:
+        epochs = max(1, epochs // 2)
+    return replace(config, **{**changed, **starts, "epochs": epochs})
 
 
 if __name__ == "__main__":

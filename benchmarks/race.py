@@ -3,16 +3,18 @@
     python benchmarks/race.py train --only pruned-0.5-exits --out runs/race
     python benchmarks/race.py measure --out runs/race
     python benchmarks/race.py measure --out runs/short --table race-short --shipped cifar10-eenet56
+    python benchmarks/race.py measure --out runs/race --data imagenette-160 --table race-photos --shipped
 
 On CIFAR-10, against a shipped network with exits. Its backbone is pruned and finetuned, static; and all of
 it, exits included. Efficient backbones are trained from random weights for a few epochs, all for as many, and
-have a table of their own. Split, augmentation and optimiser are the same. `train` goes on where it was
-stopped.
+have a table of their own. Split, augmentation and optimiser are the same. On photos a ResNet-18 is trained
+twice, with exits and without. `train` goes on where it was stopped.
 
 `measure` adds what is in the directory to `benchmarks/results/TABLE-HARDWARE-torchVERSION.csv`:
 accuracy on test images with half the width of its interval, MACs, and the milliseconds of all networks, in
 turns on the same batches. Beside each time stands its ratio to that of one network, the plain backbone of a
-shipped checkpoint: so rows that were measured apart can be compared. Thresholds are from validation images.
+shipped checkpoint: so rows that were measured apart can be compared, if the processor has the same
+instructions. Rows with others are dropped. Thresholds are from validation images.
 
     python benchmarks/race.py efficiency
 
@@ -38,7 +40,7 @@ import eenet
 from eenet import EENet
 from eenet.data import Images, sample
 from eenet.evaluation import as_images, collect, measure
-from eenet.networks import checkpoint_directory, open_network, read_config
+from eenet.networks import Config, checkpoint_directory, open_network, read_config
 from eenet.policies import ExitPolicy, Records, fit, policy_for_budget
 from eenet.runtime import (
     Contender,
@@ -60,12 +62,23 @@ REFERENCE = "cifar10-eenet56"  # pruned, and the unit of time is its plain backb
 SHIPPED = (REFERENCE, "cifar10-eenet20", "cifar10-eenet13")  # measured as well
 ELSEWHERE = ("mnist-eenet20", "tiny-imagenet-50-eenet18")  # on other data; their efficiency is told too
 SHARES = (0.5, 0.4, 0.2)  # of its MACs, that pruning leaves
+WIDE = "cifar10-eenet13"  # pruned as well, to the first of these
 FINETUNE = {"epochs": 8, "learning_rate": 0.03}
 BUDGETS = ("0.250", "0.300", "0.350", "0.400", "0.450", "0.500", "0.600")  # of networks with exits
 BATCHES = (1, 64)
 BACKENDS = ("onnxruntime", "openvino")
 EQUAL = 0.001  # of accuracy: 5 of 5,000 images, where an interval is 35 to each side
 HERE = "race:small"  # this module's own backbones, as `package.module:factory`
+PHOTOS = {
+    "data": "imagenette-160",
+    "model": "resnet18",
+    "image_size": 96,
+    "augmentation": "crop-flip",
+    "batch_size": 64,
+    "learning_rate": 0.05,
+    "epochs": 25,
+    "budget": 0.5,
+}
 SHORT = 10  # epochs of the networks that are trained from random weights
 EFFICIENT = {
     "resnet13": {
@@ -102,13 +115,21 @@ class Entry:
 def entries() -> Iterator[Entry]:
     """All of them, in the order of training."""
     for share in SHARES:
-        settings = {"prune": share, **FINETUNE}
-        yield Entry(f"pruned-{share:g}", "cifar10-resnet56", {"model": REFERENCE, **settings})
-        yield Entry(f"pruned-{share:g}-exits", "cifar10-resnet56", settings, exits=True)
+        yield from pruned(f"pruned-{share:g}", "cifar10-resnet56", share, REFERENCE)
+    yield from pruned("resnet13-pruned", "cifar10-resnet13", SHARES[0], WIDE)
     for name, settings in EFFICIENT.items():
         settings = {**settings, "epochs": SHORT, "head": "separable"}
         yield Entry(f"{name}-exits", "cifar10-resnet20", settings, exits=True)
         yield Entry(name, "cifar10-resnet20", settings)
+    yield Entry("resnet18", "tiny-imagenet-resnet18", PHOTOS)
+    yield Entry("resnet18-exits", "tiny-imagenet-resnet18", PHOTOS, exits=True)
+
+
+def pruned(name: str, recipe: str, share: float, trained: str) -> Iterator[Entry]:
+    """A trained network's backbone, and it with its exits, pruned to a share of its MACs and finetuned."""
+    settings = {"prune": share, **FINETUNE}
+    yield Entry(name, recipe, {"model": trained, **settings})
+    yield Entry(f"{name}-exits", recipe, {"network": trained, **settings}, exits=True)
 
 
 def train(out: Path, only: tuple[str, ...] = ()) -> None:
@@ -124,8 +145,8 @@ def train(out: Path, only: tuple[str, ...] = ()) -> None:
             continue
         settings = {"data": DATA, **entry.settings}
         print(entry.name, settings, flush=True)
-        if entry.exits and "prune" in settings:  # its exits are pruned with it
-            settings["network"] = EENet.from_pretrained(REFERENCE)
+        if "network" in settings:  # its exits are pruned with it
+            settings["network"] = EENet.from_pretrained(settings["network"])
         resume = (place / STATE_FILE).exists()
         eenet.train(entry.recipe, place, plain=not entry.exits, resume=resume, **settings)
 
@@ -164,6 +185,7 @@ def runners(place: Path, images: Images, precision: str, exported: Path) -> Iter
         cost = measure(tested, policy).relative_cost
         row = {
             "network": place.name,
+            "instructions": results.instructions(),
             "precision": precision,
             "budget": budget,
             "epochs": config.effort[0],
@@ -175,8 +197,17 @@ def runners(place: Path, images: Images, precision: str, exported: Path) -> Iter
         yield Runner(row, network, policy)
 
 
+def trained_on(config: Config) -> str:
+    """The name of a network's data set."""
+    return config.provenance["train_config"]["data"]
+
+
 def measure_all(
-    out: Path, repeats: int = 5, table: str = "race-cifar10", shipped: tuple[str, ...] = SHIPPED
+    out: Path,
+    repeats: int = 5,
+    table: str = "race-cifar10",
+    shipped: tuple[str, ...] = SHIPPED,
+    data: str = DATA,
 ) -> None:
     """Accuracy, MACs and milliseconds of all that are trained, and of the shipped networks.
 
@@ -184,11 +215,13 @@ def measure_all(
         out: directory of all networks.
         repeats: runs of all in turn.
         table: for the figures.
-        shipped: networks, the first of which gives the unit of time.
+        shipped: networks, the first of which gives the unit of time; if none, the first trained one does.
+        data: images, for the networks that were trained on them.
     """
     places = [checkpoint_directory(name) for name in shipped]
-    places += sorted(path.parent for path in out.glob("*/report.html"))
-    images = as_images(DATA, read_config(places[0]), "test")
+    trained = sorted(path.parent for path in out.glob("*/report.html"))
+    places += [path for path in trained if trained_on(read_config(path)) == data]
+    images = as_images(data, read_config(places[0]), "test")
     found = [
         runner
         for place in places
@@ -214,7 +247,7 @@ def measure_all(
             runner.row[f"{key}_ratio"] = round(runner.row[f"{key}_ms"] / unit, 4)
     rows = [runner.row for runner in found]
     measured = {row["network"] for row in rows}
-    kept = [row for row in results.read(table) if row["network"] not in measured]
+    kept = [row for row in results.read_comparable(table) if row["network"] not in measured]
     print(results.write(table, kept + rows))
 
 
@@ -229,14 +262,14 @@ def efficiency(repeats: int = 5, only: tuple[str, ...] = (*SHIPPED, *ELSEWHERE))
         repeats: runs, of which the median counts.
         only: networks. The rows of others stay.
     """
-    rows: list[dict[str, Any]] = [r for r in results.read("race-efficiency") if r["network"] not in only]
+    kept = results.read_comparable("race-efficiency")
+    rows: list[dict[str, Any]] = [row for row in kept if row["network"] not in only]
     for name in only:
         network, apart = EENet.from_pretrained(name), EENet.from_pretrained(name)
         apart.config.ensemble = None
         held_out, tested = (recorded(network, split) for split in ("validation", "test"))
         alone = fit(held_out, max(held_out.costs()), rule=QUICK, joined=False).records
-        data = network.config.provenance["train_config"]["data"]
-        pixels_BCHW = sample(as_images(data, network.config, "test"), 1024)
+        pixels_BCHW = sample(as_images(trained_on(network.config), network.config, "test"), 1024)
         own = network.config.exit_policy()
         for backend, batch_size in product(BACKENDS, BATCHES):
             on = {"backend": backend, "batch_size": batch_size}
@@ -250,6 +283,7 @@ def efficiency(repeats: int = 5, only: tuple[str, ...] = (*SHIPPED, *ELSEWHERE))
                 row = time_network(told, policy, pixels_BCHW, **on, repeats=repeats)
                 about = {
                     "network": name,
+                    "instructions": results.instructions(),
                     "set_by": how,
                     "accuracy": round(measure(records, policy).accuracy, 5),
                     "exits_on": " ".join(str(k) for k, is_on in enumerate(policy.enabled) if is_on),

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import results
-from race import EQUAL, SHORT
+from race import EQUAL, PHOTOS, SHORT
 from race_photos import photos
 from race_picture import LOWEST, Line, draw
+from race_words import BRIEFLY, ON_PHOTOS, PAGE, TRAINING
 
 from eenet.common import format_table
 from eenet.optimizing.halving import Point, pareto
@@ -24,6 +25,7 @@ EPOCHS = "60"
 REFERENCE = "cifar10-eenet56"  # whose plain backbone is the unit of time
 CLOCKS = {f"{backend}_{size}": (told, size) for backend, told in
           (("onnxruntime", "ONNX Runtime"), ("openvino", "OpenVINO")) for size in (1, 64)}  # fmt: skip
+FASTEST = ["clock", "network", "times as fast", "accuracy"]
 BOUND = 63e6  # MACs, half a ResNet-56
 
 
@@ -203,31 +205,30 @@ def ingredients(rows: list[dict[str, str]], network: str) -> str:
 
 def of_training() -> str:
     """The section about ingredients of training; nothing where none was measured."""
-    rows = results.read_found("ingredients-of-training")
+    rows = results.read_found("ingredients-of-training-svhn-10k")
     if not rows:
         return ""
-    return TRAINING.format(epochs=rows[0]["epochs"], table=ingredients(rows, "recipe"))
+    return TRAINING.format(**rows[0], table=ingredients(rows, "recipe"))
 
 
-def trained_briefly() -> str:
-    """The section about efficient backbones; nothing where none was measured."""
-    rows = [row for row in raced("race-short") if row.name != REFERENCE]
+def apart(table: str, section: str, **told: object) -> str:
+    """A section about a table of networks of its own; nothing where none was measured."""
+    rows = [row for row in raced(table) if row.name != REFERENCE]
     if not rows:
         return ""
     by_macs = sorted(rows, key=lambda row: (row.name, row.precision, row.macs))
-    return BRIEFLY.format(
-        epochs=SHORT,
-        machine=results.hardware_of("race-short"),
-        all=format_table(["network", "accuracy", "million MACs", *clocks()], [cells(row) for row in by_macs]),
-    )
+    return section.format(machine=machine(table), all=listed(by_macs), **told)
 
 
-def on_newer() -> str:
-    """The same of `REFERENCE` alone, on the machine of `trained_briefly`; nothing if it wasn't measured."""
-    rows = [row for row in raced("race-short") if row.name == REFERENCE]
-    if not rows:
-        return ""
-    return NEWER.format(table=format_table(FASTEST, list(compound(rows))))
+def listed(rows: list[Row]) -> str:
+    """A table of networks, as ordered."""
+    return format_table(["network", "accuracy", "million MACs", *clocks()], [cells(row) for row in rows])
+
+
+def machine(table: str) -> str:
+    """What a table was measured on, with the processor's instructions."""
+    told = sorted({row["instructions"] for row in results.read_found(table)})
+    return f"{results.hardware_of(table)} with {' and '.join(told)}"
 
 
 def clocks() -> list[str]:
@@ -241,172 +242,6 @@ def surely_lost(left_out: str) -> str:
     return f"{sum(high < 0 for high in highs)} of {len(highs)}"
 
 
-PAGE = """# Against smaller, pruned and int8 networks
-
-Why not simply a smaller network? This page measures that. It is made by `python benchmarks/race_page.py` from
-CSVs in `benchmarks/results`.
-
-| what | value |
-| --- | --- |
-| data | CIFAR-10, 5,000 test images; thresholds are set on validation images |
-| `{reference}` | a ResNet-56 with four exits, trained for {epochs} epochs |
-| `cifar10-eenet20` | a ResNet-20 with three exits, likewise |
-| `cifar10-eenet13` | a wide and short network with three exits, trained for 78 epochs [in three parts]\
-(networks.md#the-resnet-13-in-three-parts), 18 of them with `cifar10-eenet56` as teacher |
-| `pruned-0.4` | the ResNet-56, pruned to that share of its MACs and finetuned for 8 epochs, without exits |
-| never with exits | the backbone alone, trained for {epochs} epochs, from [networks](networks.md) |
-| no budget | the same network, where no image leaves early: a static network |
-| cut behind exit 0 | the same network up to there, where all images leave: a smaller static network |
-| int8 | quantised after training |
-| times | {machine}; all in turns on the same batches; as a part of the plain ResNet-56's in float32 |
-| commands | `python benchmarks/race.py train --out runs/race`, then `measure` |
-| seeds | one. ± is half of a 95 % interval over the test images |
-
-```{{figure}} ../images/race-cifar10.svg
-:alt: Accuracy against measured time on CIFAR-10, of networks that leave early and of static ones.
-
-Accuracy against time. Up and to the left is better. Below 88 % nothing is drawn.
-```
-
-## Within half of a ResNet-56
-
-:::{{table}} The most accurate in float32, at most 63 million MACs
-
-{within}
-
-:::
-
-## Equal accuracy on the clock
-
-:::{{table}} How many times as fast as a static network the fastest is that is as accurate and leaves early
-
-{quickest}
-
-:::
-
-As accurate is who gets at most 5 of the 5,000 images less. The static networks are those that no other static
-one beats, from 88 % on. A dash: by that clock another one does. Below 1 the static network is faster.
-
-:::{{table}} Which network that is
-
-{names}
-
-:::
-
-## Everything together
-
-:::{{table}} The fastest that loses at most 0.5 points against the plain ResNet-56 in float32
-
-{compound}
-
-:::
-
-The interval of a difference takes the two networks for independent. They are measured on the same images, so
-it is too wide.
-
-{newer}
-## How much of the promise is kept
-
-:::{{table}} Times as fast as the network itself without leaving early, in brackets what MACs promise
-
-{efficiency}
-
-:::
-
-The first three figures are of the network's own budget in MACs. Those of the `clock` are of thresholds for
-the least time there, as `--for latency` sets them. On validation images these keep as much, up to 0.1 points,
-by the full network's probabilities. Exits that don't pay are off then, and exits answer together or alone.
-
-`efficiency` is ideal by measured time. In ideal time an image costs only its part of the plain network, and
-exits cost nothing. `tiny-imagenet-50-eenet18` was measured on a processor with AVX-512, the others with AVX2.
-
-## Which ingredients help
-
-:::{{table}} Points of accuracy against the network with all of them; in brackets the 95 % interval
-
-{ingredients}
-
-:::
-
-Training stays as it is. Left out is what comes after it. Joined answers: exits answer together. Gates: they
-learn from validation images when to stop; without them the largest probability decides, or the entropy.
-Without joined answers the interval lies below 0 in {joined} cells, without gates in {gates}. Thresholds are
-set anew for each. `python benchmarks/ingredients.py after`.
-
-{training}{briefly}## What this can't tell
-
-- Whether pruning is worse. Eight epochs of finetuning are few: the pruned network has not come back to where
-  it was. Torch-Pruning's own table has a ResNet-56 of 93.64 % at 0.39 of the MACs, after far more epochs.
-  Ours with exits has 93.3 % at 0.41. Against that network nothing is won in MACs.
-- Whether MobileNet or EfficientNet are worse after long trainings. A public MobileNetV2 × 0.5 has 92.88 % at
-  28 million MACs, after 200 epochs. EfficientNet was not trained.
-- What exits on a pruned network add. Its training was not finished.
-- What a network as deep as a cut one is worth when it is trained alone. The cut ones were trained together
-  with all that lies behind them.
-- What a teacher gives. `cifar10-eenet13` had one for 18 epochs, no other network had. Cut behind an exit it
-  is among the static networks too, so both sides gain by it.
-- Anything about other seeds.
-
-{photos}
-
-## All networks
-
-:::{{table}} Accuracy in percent, MACs of an image, and time by batch size
-
-{all}
-
-:::
-
-## Where to go next
-
-- The same race for your network on your machine: [`eenet optimize`](../how-to/optimize.md).
-- [On the clock](runtime.md): where time goes that MACs don't show.
-- [Other results](index.md).
-"""
-TRAINING = """## Which ingredients of training help
-
-:::{{table}} Points of accuracy against the recipe as it is; in brackets the 95 % interval
-
-{table}
-
-:::
-
-Each was trained for {epochs} epochs, from random weights, with one seed. These are short trainings: what
-helps late doesn't show. Without joint training the backbone is trained alone for as long. The exits on it are
-trained for half as many epochs more, and it stays as it is. Budgets are parts of the backbone's MACs, exits
-counted. `python benchmarks/ingredients.py training`.
-
-"""
-
-
-FASTEST = ["clock", "network", "times as fast", "accuracy"]
-NEWER = """The times above are from a processor with AVX2. Integers are faster with AVX-512 VNNI. There only
-`cifar10-eenet56` was measured of the shipped networks:
-
-:::{{table}} The same on an AMD EPYC with AVX-512
-
-{table}
-
-:::
-
-"""
-BRIEFLY = """## Efficient backbones, after short trainings
-
-Each was trained for {epochs} epochs from random weights, with exits, by one recipe. Measured on {machine}
-with AVX-512.
-
-:::{{table}} Accuracy in percent, MACs of an image, and time as a part of the plain ResNet-56's
-
-{all}
-
-:::
-
-After so few epochs the MobileNet is far behind at equal MACs and at equal time. This tells what a short
-training gives, not what a long one would: a public MobileNetV2 × 0.5 has 92.88 % after 200 epochs.
-
-"""
-
-
 def main() -> None:
     """Write the page."""
     rows = raced()
@@ -416,13 +251,13 @@ def main() -> None:
     page = PAGE.format(
         reference=REFERENCE,
         epochs=EPOCHS,
-        machine=results.hardware_of("race-cifar10"),
-        all=format_table(["network", "accuracy", "million MACs", *clocks()], [cells(row) for row in by_macs]),
+        machine=machine("race-cifar10"),
+        all=listed(by_macs),
         within=within(rows, BOUND),
         quickest=equal,
         names=names,
         compound=format_table(FASTEST, list(compound(rows))),
-        newer=on_newer(),
+        kept_on=machine("race-efficiency"),
         efficiency=format_table(
             [
                 *("network", "where", "accuracy", "times as fast", "efficiency"),
@@ -434,7 +269,8 @@ def main() -> None:
         gates=surely_lost("learned gates"),
         ingredients=ingredients(results.read_found("ingredients"), "network"),
         training=of_training(),
-        briefly=trained_briefly(),
+        briefly=apart("race-short", BRIEFLY, epochs=SHORT),
+        on_photos=apart("race-photos", ON_PHOTOS, size=PHOTOS["image_size"], epochs=PHOTOS["epochs"]),
         photos=photos(),
     )
     FILE.write_text(page)

@@ -46,6 +46,16 @@ def read_found(name: str) -> list[dict[str, str]]:
     return read(name, hardware_of(name))
 
 
+def instructions() -> str:
+    """The processor's vector instructions. Processors of one name differ in them, and by them in speed."""
+    return torch.backends.cpu.get_cpu_capability()
+
+
+def read_comparable(name: str) -> list[dict[str, str]]:
+    """The rows of a table of times that were measured here, with the same instructions."""
+    return [row for row in read(name) if row.get("instructions") == instructions()]
+
+
 def write(name: str, rows: list[dict[str, Any]], on: str | None = None) -> Path:
     """Write rows, whose keys may differ, to `path_of(name)`."""
     path = path_of(name, on)

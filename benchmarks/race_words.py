@@ -1,0 +1,174 @@
+"""What `docs/results/race.md` says around its tables, which `race_page.py` fills in."""
+
+PAGE = """# Against smaller, pruned and int8 networks
+
+Why not simply a smaller network? This page measures that. It is made by `python benchmarks/race_page.py` from
+CSVs in `benchmarks/results`.
+
+| what | value |
+| --- | --- |
+| data | CIFAR-10, 5,000 test images; thresholds are set on validation images |
+| `{reference}` | a ResNet-56 with four exits, trained for {epochs} epochs |
+| `cifar10-eenet20` | a ResNet-20 with three exits, likewise |
+| `cifar10-eenet13` | a wide and short network with three exits, trained for 114 epochs [in four parts]\
+(networks.md#the-resnet-13-in-four-parts), 54 of them with `cifar10-eenet56` as teacher |
+| `resnet13-pruned` | `cifar10-eenet13` without exits, pruned to half of its MACs and finetuned for 8 epochs |
+| `resnet13-pruned-exits` | the same with its exits, which are pruned with it |
+| never with exits | the backbone alone, trained for {epochs} epochs, from [networks](networks.md) |
+| no budget | the same network, where no image leaves early: a static network |
+| cut behind exit 0 | the same network up to there, where all images leave: a smaller static network |
+| int8 | quantised after training |
+| times | {machine}; all in turns on the same batches; as a part of the plain ResNet-56's in float32 |
+| commands | `python benchmarks/race.py train --out runs/race`, then `measure` |
+| seeds | one. ± is half of a 95 % interval over the test images |
+
+```{{figure}} ../images/race-cifar10.svg
+:alt: Accuracy against measured time on CIFAR-10, of networks that leave early and of static ones.
+
+Accuracy against time. Up and to the left is better. Below 88 % nothing is drawn.
+```
+
+## Within half of a ResNet-56
+
+:::{{table}} The most accurate in float32, at most 63 million MACs
+
+{within}
+
+:::
+
+## Equal accuracy on the clock
+
+:::{{table}} How many times as fast as a static network the fastest is that is as accurate and leaves early
+
+{quickest}
+
+:::
+
+As accurate is who gets at most 5 of the 5,000 images less. The static networks are those that no other static
+one beats, from 88 % on. A dash: by that clock another one does. Below 1 the static network is faster.
+
+:::{{table}} Which network that is
+
+{names}
+
+:::
+
+## Everything together
+
+:::{{table}} The fastest that loses at most 0.5 points against the plain ResNet-56 in float32
+
+{compound}
+
+:::
+
+The interval of a difference takes the two networks for independent. They are measured on the same images, so
+it is too wide.
+
+## How much of the promise is kept
+
+:::{{table}} Times as fast as the network itself without leaving early, in brackets what MACs promise
+
+{efficiency}
+
+:::
+
+The first three figures are of the network's own budget in MACs. Those of the `clock` are of thresholds for
+the least time there, as `--for latency` sets them. On validation images these keep as much, up to 0.1 points,
+by the full network's probabilities. Exits that don't pay are off then, and exits answer together or alone.
+
+`efficiency` is ideal by measured time. In ideal time an image costs only its part of the plain network, and
+exits cost nothing. Measured on {kept_on}.
+
+## Which ingredients help
+
+:::{{table}} Points of accuracy against the network with all of them; in brackets the 95 % interval
+
+{ingredients}
+
+:::
+
+Training stays as it is. Left out is what comes after it. Joined answers: exits answer together. Gates: they
+learn from validation images when to stop; without them the largest probability decides, or the entropy.
+Without joined answers the interval lies below 0 in {joined} cells, without gates in {gates}. Thresholds are
+set anew for each. `python benchmarks/ingredients.py after`.
+
+{training}{briefly}{on_photos}## What this can't tell
+
+- Whether pruning is worse. Eight epochs of finetuning are few: the pruned networks have not come back to
+  where they were. A ResNet-56 that was pruned to 0.4 of its MACs had 89.20 % after as many
+  ([lab notes](../development/lab-notes.md)). Torch-Pruning's own table has one of 93.64 % at 0.39 of the
+  MACs, after far more epochs. Ours with exits has 93.3 % at 0.41. Against that one nothing is won in MACs.
+- Whether MobileNet or EfficientNet are worse after long trainings. A public MobileNetV2 × 0.5 has 92.88 % at
+  28 million MACs, after 200 epochs. EfficientNet was not trained.
+- What a network as deep as a cut one is worth when it is trained alone. The cut ones were trained together
+  with all that lies behind them.
+- What a better teacher gives. `cifar10-eenet13` had one for 54 epochs, no other network had. Cut behind an
+  exit it is among the static networks too, so both sides gain by it.
+- Anything about other seeds.
+
+{photos}
+
+## All networks
+
+:::{{table}} Accuracy in percent, MACs of an image, and time by batch size
+
+{all}
+
+:::
+
+## Where to go next
+
+- The same race for your network on your machine: [`eenet optimize`](../how-to/optimize.md).
+- [On the clock](runtime.md): where time goes that MACs don't show.
+- [Other results](index.md).
+"""
+TRAINING = """## Which ingredients of training help
+
+:::{{table}} Points of accuracy against the recipe as it is; in brackets the 95 % interval
+
+{table}
+
+:::
+
+Each was trained on `{data}` for {epochs} epochs, from random weights, with one seed. There are {images} test
+images. The teacher is the network that has all. Without joint training the backbone is trained alone for as
+long. The exits on it are trained for half as many epochs more, and it stays as it is. Budgets are parts of
+the backbone's MACs, exits counted.
+
+`python benchmarks/ingredients.py training --data {data} --augmentation {augmentation} --epochs {epochs}`
+
+On this wide and short network the convolutions of the heads are what counts. Joint training and a teacher of
+the same kind make no difference beyond noise.
+
+"""
+
+BRIEFLY = """## Efficient backbones, after short trainings
+
+Each was trained for {epochs} epochs from random weights, with exits, by one recipe. Measured on {machine}.
+
+:::{{table}} Accuracy in percent, MACs of an image, and time as a part of the plain ResNet-56's
+
+{all}
+
+:::
+
+After so few epochs the MobileNet is far behind at equal MACs and at equal time. This tells what a short
+training gives, not what a long one would: a public MobileNetV2 × 0.5 has 92.88 % after 200 epochs.
+
+"""
+ON_PHOTOS = """## Photos, static and with exits
+
+A ResNet-18 on Imagenette, 3,150 training photos of {size} pixels, {epochs} epochs from random weights: once
+with exits and once without, by one recipe. 1,250 test photos. Measured on {machine}.
+
+:::{{table}} Accuracy in percent, MACs of a photo, and time as a part of the plain ResNet-18's in float32
+
+{all}
+
+:::
+
+The plain network is the least accurate. There are few photos, and the losses of early exits help then. The
+strongest static rival is the network with exits, cut behind its second one. Leaving early is faster than that
+at equal accuracy, and hardly so in int8.
+
+"""
