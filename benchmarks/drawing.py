@@ -14,14 +14,14 @@ STYLE = """
 text{font-family:system-ui,sans-serif;fill:#1d2733}.soft{fill:#5d6975}.light{fill:#fff}
 .line,.axis{stroke:#5d6975;fill:none}.grid{stroke:#d8dee5}.panel{fill:#e8eef4}.back{fill:#fff}
 .c0{fill:#2c6596}.c1{fill:#2e8163}.c2{fill:#a8761a}.c3{fill:#b8452f}.c4{fill:#6c7885}.c5{fill:#7b4fa3}
-.c6{fill:#b0447e}.c7{fill:#1b8296}.s6{stroke:#b0447e}.s7{stroke:#1b8296}
+.c6{fill:#b0447e}.c7{fill:#1b8296}.s6{stroke:#b0447e}.s7{stroke:#1b8296}.c8{fill:#33312e}.s8{stroke:#33312e}
 .s0{stroke:#2c6596}.s1{stroke:#2e8163}.s2{stroke:#a8761a}.s3{stroke:#b8452f}.s4{stroke:#6c7885}.s5{stroke:#7b4fa3}
 .wire{fill:none;stroke-width:2.5}
 @media (prefers-color-scheme: dark){
 text{fill:#e6ebf0}.soft{fill:#a5b0bb}.light{fill:#fff}
 .line,.axis{stroke:#a5b0bb}.grid{stroke:#333d47}.panel{fill:#2a343e}.back{fill:#14181e}
 .c0{fill:#4f8fc4}.c1{fill:#3f9f7c}.c2{fill:#c48f32}.c3{fill:#d5644e}.c4{fill:#8894a0}.c5{fill:#a57bd0}
-.c6{fill:#d671a8}.c7{fill:#3fa9bd}.s6{stroke:#e088b9}.s7{stroke:#5cc3d6}
+.c6{fill:#d671a8}.c7{fill:#3fa9bd}.s6{stroke:#e088b9}.s7{stroke:#5cc3d6}.c8{fill:#e9e4da}.s8{stroke:#e9e4da}
 .s0{stroke:#6aa7da}.s1{stroke:#52b792}.s2{stroke:#d5a34a}.s3{stroke:#e27d68}.s4{stroke:#a5b0bb}.s5{stroke:#b793dd}}
 """.replace("\n", "")
 TIP = (

@@ -19,7 +19,7 @@ from eenet.networks import shipped_checkpoints
 
 ROOT = Path(__file__).parents[1]
 MANY = 2  # plain networks of a data set make a curve if there are more
-COLOURS = (4, 5, 2, 1, 0, 3, 7, 6)  # plain networks first
+COLOURS = (4, 5, 2, 1, 0, 3, 7, 6, 8)  # plain networks first
 Row = dict[str, Any]
 
 
