@@ -137,7 +137,8 @@ A dash: the first exit alone costs more than the budget.
 :::
 
 `python benchmarks/placements.py --data {data}`. The networks are trained for a short time, and all exits of a
-network were trained together.
+network were trained together. The MobileNet has learned little by then. So its rows say nothing about one
+that is trained well.
 
 """
 
