@@ -61,8 +61,8 @@ one beats, from 88 % on. A dash: by that clock another one does. Below 1 the sta
 
 :::
 
-The interval of a difference takes the two networks for independent. They are measured on the same images, so
-it is too wide.
+Which of them is fastest within half a point was read off the test images. The interval of a difference takes
+the two networks for independent. They are measured on the same images, so it is too wide.
 
 ## How much of the promise is kept
 
