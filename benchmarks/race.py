@@ -33,14 +33,14 @@ import numpy as np
 import results
 import timm
 import tyro
-from ship import recorded
+from ship import recorded, trained_on
 from torch import nn
 
 import eenet
 from eenet import EENet
 from eenet.data import Images, sample
 from eenet.evaluation import as_images, collect, measure
-from eenet.networks import Config, checkpoint_directory, open_network, read_config
+from eenet.networks import checkpoint_directory, open_network, read_config
 from eenet.policies import ExitPolicy, Records, fit, policy_for_budget
 from eenet.runtime import (
     Contender,
@@ -197,11 +197,6 @@ def runners(place: Path, images: Images, precision: str, exported: Path) -> Iter
         yield Runner(row, network, policy)
 
 
-def trained_on(config: Config) -> str:
-    """The name of a network's data set."""
-    return config.provenance["train_config"]["data"]
-
-
 def measure_all(
     out: Path,
     repeats: int = 5,
@@ -221,6 +216,8 @@ def measure_all(
     places = [checkpoint_directory(name) for name in shipped]
     trained = sorted(path.parent for path in out.glob("*/report.html"))
     places += [path for path in trained if trained_on(read_config(path)) == data]
+    if not places:
+        raise SystemExit(f"{out} holds no finished training on {data}; see `race.py train`")
     images = as_images(data, read_config(places[0]), "test")
     found = [
         runner

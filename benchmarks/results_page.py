@@ -255,11 +255,11 @@ round, and that there was a third, were decided with test figures of the rounds 
 
 ```bash
 eenet train tiny-imagenet-50 --out first
-eenet train tiny-imagenet-50 --model ./first --teacher ./first --epochs 20 --set learning_rate=0.03 \
+eenet train tiny-imagenet-50 --model ./first --teacher ./first --epochs 20 --set learning_rate=0.03 \\
     --placement layer1.0 layer1.1 layer2.0 layer3.0 --head separable --budget 0.55 --out second
-eenet train tiny-imagenet-50 --model ./second --teacher ./second --epochs 20 --set learning_rate=0.03 \
+eenet train tiny-imagenet-50 --model ./second --teacher ./second --epochs 20 --set learning_rate=0.03 \\
     --placement layer1.0 layer2.0 layer3.0 --budget 0.55 --out third
-eenet train tiny-imagenet-50 --model ./third --teacher ./third --epochs 20 --set learning_rate=0.03 \
+eenet train tiny-imagenet-50 --model ./third --teacher ./third --epochs 20 --set learning_rate=0.03 \\
     --placement layer1.0 layer2.0 layer3.0 --budget 0.55 --out tiny-imagenet-50-eenet18
 ```
 

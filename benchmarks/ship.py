@@ -23,7 +23,7 @@ from tyro.conf import Positional
 from eenet import EENet, Records, collect, data, policies
 from eenet.common import format_table, write_atomically
 from eenet.evaluation import measure
-from eenet.networks import CARD_FILE, SHIPPED, WEIGHTS_FILE, graph_of, write_config, write_graph
+from eenet.networks import CARD_FILE, SHIPPED, WEIGHTS_FILE, Config, graph_of, write_config, write_graph
 from eenet.policies import RECORDS_FILE
 from eenet.training.objectives import trains_confidence
 from eenet.training.planning.clocking import QUICK
@@ -98,10 +98,14 @@ def in_half(network: EENet) -> EENet:
     return rounded
 
 
+def trained_on(config: Config) -> str:
+    """The name of a network's data set."""
+    return config.provenance["train_config"]["data"]
+
+
 def recorded(network: EENet, split: str) -> Records:
     """One pass over a split of the data set that a network was trained on."""
-    images = data.load(network.config.provenance["train_config"]["data"], split)
-    return collect(network, images)
+    return collect(network, data.load(trained_on(network.config), split))
 
 
 def model_card(network: EENet, tested: Records, plain: str, precision: str) -> str:
