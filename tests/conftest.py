@@ -46,12 +46,15 @@ SLOW = (
     "training/test_run.py",
 )
 """In one process they run last, so that a mistake shows early, and not at all in `make quick`."""
-RAY = (
-    "scale/",
-    "test_examples.py::test_other_servers[ray",
-    "test_docs.py::test_a_tutorial_runs_as_it_is[tutorials/many",
-)
-"""They start Ray, which one process at a time should."""
+TOGETHER = {
+    "Ray": (  # they start Ray, which one process at a time should
+        "scale/",
+        "test_examples.py::test_other_servers[ray",
+        "test_docs.py::test_a_tutorial_runs_as_it_is[tutorials/many",
+    ),
+    "photos": ("test_docs.py::test_a_tutorial_runs_as_it_is[tutorials/own-",),  # the first makes the folder
+}
+"""By the starts of their names, tests that are for one process, in their order."""
 APART = ("test_docs.py", "test_examples.py")
 """Other tests of one file are for one process, where fixtures are made once."""
 
@@ -70,7 +73,8 @@ class Shared(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         name = nodeid.removeprefix("tests/")
         file = name.partition("::")[0]
-        return "Ray" if name.startswith(RAY) else name if file in APART else file
+        found = (scope for scope, starts in TOGETHER.items() if name.startswith(starts))
+        return next(found, name if file in APART else file)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Shared:
