@@ -21,6 +21,7 @@ from eenet.compress import sparsity_of
 from eenet.data import Augmentation, derived_seed, normalize
 from eenet.networks import EENet
 from eenet.tasks import task_of
+from eenet.training.depthwise import float32_where_faster
 from eenet.training.objectives import OBJECTIVES, even_gradients, get_objective
 from eenet.training.planning.settings import TrainConfig
 
@@ -125,7 +126,10 @@ class Trainer:
             pixels_BCHW, truth = self.task.varied(type(whole)(*share), self.augmentation, device)
             images = normalize(pixels_BCHW, self.mean, self.std)
             with nullcontext() if i + 1 == count else self.accelerator.no_sync(self.model):
-                with torch.autocast(device.type, torch.bfloat16, enabled=self.use_bf16):
+                with (
+                    torch.autocast(device.type, torch.bfloat16, enabled=self.use_bf16),
+                    float32_where_faster(device.type, self.use_bf16),
+                ):
                     outputs = self.model(images.contiguous(memory_format=self.layout))
                     taught = {"teacher_BN": self.teacher(pixels_BCHW)} if self.teacher is not None else {}
                 targets = self.task.targets(truth, outputs.logits_KBN[-1])
