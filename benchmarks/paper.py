@@ -12,6 +12,7 @@ Writes `benchmarks/results/paper-*.csv`; `ablations.py` makes a section of its p
 from dataclasses import replace
 from typing import Any
 
+import results
 import tyro
 from dead_exits import Table
 
@@ -30,13 +31,13 @@ def main(only: tuple[str, ...] = ()) -> None:
     """Train what is missing.
 
     Args:
-        only: rows, by the beginnings of their names. Default: all.
+        only: names of rows. Default: all.
     """
     table = Table("paper")
-    for name, (recipe, changed) in ROWS.items():
-        if not only or name.startswith(only):
-            config = replace(get_recipe(recipe), **changed)
-            table.add({"network": name, "epochs": config.epochs}, config, WEIGHTS)
+    for name in results.chosen(ROWS, only):
+        recipe, changed = ROWS[name]
+        config = replace(get_recipe(recipe), **changed)
+        table.add({"network": name, "epochs": config.epochs}, config, WEIGHTS)
 
 
 if __name__ == "__main__":

@@ -62,11 +62,16 @@ def main(
         epochs: of each.
         augmentation: of the images.
     """
-    for name, backbone in BACKBONES.items():
+    for name in results.chosen(BACKBONES, only):
         path = out / name.replace(" ", "-")
-        if not (path / "report.html").exists() and (not only or name in only):
+        if not (path / "report.html").exists():
             config = TrainConfig(
-                data, **backbone, head="separable", epochs=epochs, augmentation=augmentation, batch_size=64
+                data,
+                **BACKBONES[name],
+                head="separable",
+                epochs=epochs,
+                augmentation=augmentation,
+                batch_size=64,
             )
             places = {place for chosen in wanted(config).values() for place in chosen}
             print(f"training {path}: {len(places)} exits", flush=True)

@@ -139,9 +139,10 @@ def train(out: Path, only: tuple[str, ...] = ()) -> None:
         out: directory for all networks.
         only: names of networks. Default: all.
     """
-    for entry in entries():
+    named = {entry.name: entry for entry in entries()}
+    for entry in (named[name] for name in results.chosen(named, only)):
         place = out / entry.name
-        if (place / "report.html").exists() or (only and entry.name not in only):
+        if (place / "report.html").exists():
             continue
         settings = {"data": DATA, **entry.settings}
         print(entry.name, settings, flush=True)

@@ -1,6 +1,7 @@
 """Where benchmarks leave their figures: a CSV named by what was measured, hardware and version of torch."""
 
 import csv
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,11 @@ def write(name: str, rows: list[dict[str, Any]], on: str | None = None) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+def chosen(names: Iterable[str], only: Collection[str]) -> list[str]:
+    """Of the names of what can be trained those that are asked for; by default all."""
+    names = list(names)
+    if unknown := set(only).difference(names):
+        raise SystemExit(f"unknown: {', '.join(map(repr, sorted(unknown)))}; choose from {', '.join(map(repr, names))}")
+    return [name for name in names if not only or name in only]
