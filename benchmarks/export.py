@@ -21,6 +21,7 @@ import numpy as np
 import results
 import torch
 import tyro
+from ship import trained_on
 from tyro.conf import Positional
 
 from eenet import EENet, ExitPolicy, create_model, data, export
@@ -101,7 +102,7 @@ def _untrained(name: str, size: int, num_exits: int) -> EENet:
 def stops(checkpoint: str) -> Iterator[dict[str, Any]]:
     """Batch 1, images that leave at exit 0: a single file, its first stage, all stages, timed in turn."""
     network = EENet.from_pretrained(checkpoint)
-    images = data.load(network.config.provenance["train_config"]["data"], "test")
+    images = data.load(trained_on(network.config), "test")
     pixels = np.asarray(images.pixels(list(range(400))))
     with tempfile.TemporaryDirectory() as directory:
         for kind in ("onnx", "openvino"):
@@ -134,7 +135,7 @@ def stops(checkpoint: str) -> Iterator[dict[str, Any]]:
 def precisions(checkpoint: str) -> Iterator[dict[str, Any]]:
     """The stages in float32, float16 and int8, timed in turn."""
     network = EENet.from_pretrained(checkpoint)
-    images = data.load(network.config.provenance["train_config"]["data"], "test")
+    images = data.load(trained_on(network.config), "test")
     pixels = np.asarray(images.pixels(list(range(640))))
     with tempfile.TemporaryDirectory() as directory:
         for kind in ("onnx", "openvino"):

@@ -71,6 +71,6 @@ def write(name: str, rows: list[dict[str, Any]], on: str | None = None) -> Path:
 def chosen(names: Iterable[str], only: Collection[str]) -> list[str]:
     """Of the names of what can be trained those that are asked for; by default all."""
     names = list(names)
-    if unknown := set(only).difference(names):
-        raise SystemExit(f"unknown: {', '.join(map(repr, sorted(unknown)))}; choose from {', '.join(map(repr, names))}")
+    if unknown := sorted(set(only).difference(names)):
+        raise SystemExit(f"unknown: {unknown}; choose from {names}")
     return [name for name in names if not only or name in only]

@@ -15,6 +15,7 @@ from statistics import median
 
 import numpy as np
 import results
+from ship import trained_on
 
 import eenet
 from eenet.data import load_masks, scaled_to
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument("--backend", default="onnxruntime")
     given = parser.parse_args()
     network = open_network(given.checkpoint)
-    data = given.data or network.config.provenance["train_config"]["data"]
+    data = given.data or trained_on(network.config)
     images = load_masks(data, "test")  # as they are, not at the network's size
     own = network.config.exit_policy()
     early = {f", budget {b:g}" if b else ", early": network.config.exit_policy(b) for b in given.budget}
