@@ -117,8 +117,7 @@ All exits were trained together. A network that is trained with fewer may differ
 PLACES = """## Placements, over depths and other backbones
 
 The paper's four placements with three exits each, and the best exits that a search finds. {data}, on
-{machine}. Each network was trained once, for {epochs} epochs, with `separable` heads at all places that one
-of the four wants. Then all exits but those of the row are left out. Joined answers, gates and thresholds are
+{machine}. Each network was trained once, with `separable` heads at all places that one of the four wants. Then all exits but those of the row are left out. Joined answers, gates and thresholds are
 fitted to these on validation images. Figures are of {images} test images: half a 95 % interval is about
 {half:.1f} points.
 
@@ -188,10 +187,15 @@ def places() -> str:
         return ""
     found = {tuple(row[key] for key in ("backbone", "placement", "exits", "budget")): row for row in rows}
     budgets, numbers = (sorted({row[key] for row in rows}) for key in ("budget", "exits"))
+    epochs = {row["backbone"]: row["epochs"] for row in rows}
     several = [(row["backbone"], row["placement"], "3") for row in rows if row["exits"] == "3"]
     searched = dict.fromkeys((row["backbone"], budget) for row in rows for budget in budgets)
     by_placement = [
-        [*key[:2], *(cell(found[*key, b]) if (*key, b) in found else "–" for b in budgets)]
+        [
+            f"{key[0]}, {epochs[key[0]]} epochs",
+            key[1],
+            *(cell(found[*key, b]) if (*key, b) in found else "–" for b in budgets),
+        ]
         for key in dict.fromkeys(several)
     ]
     by_number = [
@@ -203,7 +207,6 @@ def places() -> str:
     return PLACES.format(
         data=PLACED,
         machine=results.hardware_of(f"placements-{PLACED}"),
-        epochs=rows[0]["epochs"],
         images=f"{int(rows[0]['images']):,}",
         half=196 * (right * (1 - right) / int(rows[0]["images"])) ** 0.5,
         most=numbers[-1],

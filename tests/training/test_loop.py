@@ -18,6 +18,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
+import eenet
 from eenet import data
 from eenet.common import console
 from eenet.data.image_sets import ImageSet
@@ -308,6 +309,22 @@ def test_a_teacher_answers_the_same_by_its_graph() -> None:
         assert torch.equal(teacher(pixels_BCHW), alone(pixels_BCHW))
     black_BCHW = torch.zeros_like(pixels_BCHW)
     assert teacher(black_BCHW).isfinite().all()
+
+
+def test_an_exported_network_teaches_by_its_graph(tmp_path: Path) -> None:
+    """In int8 it has no modules, so the graph is asked under autocast too."""
+    eenet.export("digits-eenet8", tmp_path / "int8", precision="int8")
+    teacher = teacher_of(replace(CONFIG, teacher=str(tmp_path / "int8")), TRAIN)
+    alone = Teacher(EENet.from_pretrained("digits-eenet8").eval())
+    assert teacher is not None
+    pixels_BCHW = torch.from_numpy(TRAIN.pixels_BCHW[:200])
+    asked, wanted = (each(pixels_BCHW).softmax(1) for each in (teacher, alone))
+    assert (asked - wanted).abs().mean() < 0.01
+    assert not torch.equal(asked, wanted)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(teacher(pixels_BCHW).softmax(1), asked)
+    run(tmp_path, replace(CONFIG, teacher=str(tmp_path / "int8"), epochs=1))
+    assert (tmp_path / METRICS_FILE).exists()
 
 
 def test_a_teacher_for_other_images_is_refused(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class TrainSettings(Settings):
     task: str | None = None
     """What the exits answer: classification (the default), segmentation (masks) or detection (boxes)."""
     teacher: str | None = None
-    """Checkpoint of a trained network whose answers all exits imitate."""
+    """Checkpoint or export of a trained network whose answers all exits imitate."""
     prune: float | None = None
     """Prune trained weights to this share of the MACs, such as 0.5, before training on."""
     max_drop: float | None = None

@@ -76,7 +76,7 @@ class TrainConfig:
     """Share of the early exits' loss in `joint` that imitates the final exit; with a teacher, of all exits'
     loss that imitates it, 0.7 by default."""
     teacher: str | None = None
-    """Checkpoint of a trained network for the same images whose answers all exits imitate, in `joint`."""
+    """Checkpoint or export of a trained network for the same images, which all exits imitate, in `joint`."""
     label_smoothing: float = 0.0
     """Part of the truth in `joint` that is spread over all classes."""
     class_weights: Literal["auto"] | None = None

@@ -16,16 +16,16 @@ from eenet.training.planning.settings import TrainConfig
 class Teacher(nn.Module):
     """A trained network as it answers without leaving early. It stays as it is."""
 
-    def __init__(self, network: EENet, fast: Backend | None = None) -> None:
+    def __init__(self, network: EENet | None, fast: Backend | None = None) -> None:
         """Make it of a network.
 
         Args:
-            network: in eval mode.
+            network: in eval mode; None if there is only `fast`, which then answers always, on a CPU.
             fast: the same network without leaving early, asked instead on a CPU in float32.
         """
         super().__init__()
-        self.stages = network.stages.requires_grad_(False)
-        self.mean, self.std = network.config.mean or [], network.config.std or []
+        self.stages = network.stages.requires_grad_(False) if network else None
+        self.mean, self.std = (network.config.mean or [], network.config.std or []) if network else ([], [])
         self._fast = fast
 
     def train(self, mode: bool = True) -> "Teacher":  # noqa: ARG002
@@ -36,28 +36,29 @@ class Teacher(nn.Module):
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         """uint8 pixels → logits [B, N] of the final exit, up to a constant for each image."""
         device = pixels_BCHW.device.type
-        if self._fast is not None and device == "cpu" and not torch.is_autocast_enabled(device):
-            answers = self._fast.run(0, np.ascontiguousarray(pixels_BCHW.numpy())).probabilities_BN
-            return torch.from_numpy(answers).clamp_min(FLOOR).log()
+        in_float32 = device == "cpu" and not torch.is_autocast_enabled(device)
+        if self._fast is not None and (in_float32 or self.stages is None):
+            answers = self._fast.run(0, np.ascontiguousarray(pixels_BCHW.cpu().numpy())).probabilities_BN
+            return torch.from_numpy(answers).to(pixels_BCHW.device).clamp_min(FLOOR).log()
         features: Any = normalize(pixels_BCHW, self.mean, self.std)
-        for stage in self.stages:
+        for stage in self.stages or []:
             features = stage(features)
         return features
 
 
 def teacher_of(config: TrainConfig, images: Images) -> Teacher | None:
-    """The teacher that a configuration names, if any.
+    """The teacher that a configuration names, if any: a checkpoint, or an exported network by its graph.
 
     Args:
         config: its `teacher` counts.
         images: that it is to teach on.
 
     Raises:
-        FileNotFoundError, ValueError: no such checkpoint, or it is for other images or classes.
+        FileNotFoundError, ValueError: no such network, or it is for other images or classes.
     """
     if config.teacher is None:
         return None
-    network = EENet.from_pretrained(config.teacher)
+    network = open_network(config.teacher)
     known, size = network.config.class_names, network.config.input_size
     if size != images.image_size:
         raise ValueError(
@@ -66,14 +67,15 @@ def teacher_of(config: TrainConfig, images: Images) -> Teacher | None:
         )
     if network.config.num_classes != len(images.class_names) or (known and known != images.class_names):
         raise ValueError(f"teacher {config.teacher} knows other classes than the data set; give one of these")
-    return Teacher(network.eval(), _fast(config.teacher))
+    if not isinstance(network, StoredNetwork):
+        return Teacher(network.eval())
+    modules = network.to_torch().eval() if network.has_modules else None
+    fast = modules is None or default_backend() == "onnxruntime"
+    return Teacher(modules, _without_leaving(network) if fast else None)
 
 
-def _fast(checkpoint: str) -> Backend | None:
-    """A checkpoint's graph on the fastest backend, without leaving early; None where there is none."""
-    stored, backend = open_network(checkpoint), default_backend()
-    if backend == "torch" or not isinstance(stored, StoredNetwork):
-        return None
-    count = stored.num_exits
+def _without_leaving(network: StoredNetwork) -> Backend:
+    """A network's graph up to its final exit."""
+    count = network.num_exits
     segments = segments_of(ExitPolicy.all_at(count, count), None)
-    return create_backend(backend, stored, segments, "confidence", threads=torch.get_num_threads())
+    return create_backend("onnxruntime", network, segments, "confidence", threads=torch.get_num_threads())
