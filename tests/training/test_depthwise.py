@@ -25,6 +25,8 @@ def gradients(layer: nn.Module, images: Tensor, *, bf16: bool, context: bool) ->
         (nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8, bias=False), True),
         (nn.Conv2d(8, 16, 3, stride=(1, 2), padding="valid", groups=8, bias=False), True),
         (nn.Conv2d(8, 8, 5, padding="same", groups=8, bias=False), True),
+        (nn.Conv2d(8, 8, 3, dilation=2, groups=8, bias=False), True),
+        (nn.Conv2d(8, 16, 3, padding=1, groups=8, bias=False), True),
         (nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), False),
         (nn.Conv2d(8, 8, 3, stride=2, groups=2, bias=False), False),
         (nn.Conv2d(8, 8, 5, stride=2, bias=False), False),
@@ -47,6 +49,6 @@ def test_only_what_is_slow_in_bf16_runs_in_float32(layer: nn.Conv2d, in_float32:
 def test_without_autocast_nothing_is_cast() -> None:
     images, weight = torch.randn(2, 8, 9, 9), torch.randn(8, 1, 3, 3)
     with float32_where_faster("cpu", True):
-        answers = F.conv2d(input=images, weight=weight, stride=2, groups=8)
+        answers = F.conv2d(input=images, weight=weight, stride=[2, 2], groups=8)
     assert answers.dtype == torch.float32
     assert torch.equal(answers, F.conv2d(images, weight, stride=2, groups=8))
