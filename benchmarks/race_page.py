@@ -100,6 +100,8 @@ def drawn(rows: list[Row]) -> Iterator[Line]:
     """The networks that were timed, for the picture."""
     for name, precision in dict.fromkeys((row.name, row.precision) for row in rows):
         own = [row for row in rows if (row.name, row.precision) == (name, precision)]
+        if max(row.accuracy for row in own) < LOWEST:
+            continue
         early, static = (
             {key: [(row.ratios[key], row.accuracy) for row in own if row.exits is leaves] for key in DRAWN}
             for leaves in (True, False)
