@@ -12,7 +12,7 @@ WIDE = 5  # kernels of so many pixels or more
 
 
 def float32_where_faster(device: str, bf16: bool) -> AbstractContextManager[Any]:
-    """A context for a forward pass under autocast; outside a CPU's bf16 it changes nothing.
+    """A context for a forward pass under autocast that has a backward pass; it changes a CPU's bf16 only.
 
     oneDNN has a fast backward pass in bf16 for plain depthwise convolutions only: small kernels, no strides,
     no dilation, as many channels out as in. The others take 1.3 to 20 times as long as in float32 (torch

@@ -126,11 +126,9 @@ class Trainer:
             pixels_BCHW, truth = self.task.varied(type(whole)(*share), self.augmentation, device)
             images = normalize(pixels_BCHW, self.mean, self.std)
             with nullcontext() if i + 1 == count else self.accelerator.no_sync(self.model):
-                with (
-                    torch.autocast(device.type, torch.bfloat16, enabled=self.use_bf16),
-                    float32_where_faster(device.type, self.use_bf16),
-                ):
-                    outputs = self.model(images.contiguous(memory_format=self.layout))
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.use_bf16):
+                    with float32_where_faster(device.type, self.use_bf16):
+                        outputs = self.model(images.contiguous(memory_format=self.layout))
                     taught = {"teacher_BN": self.teacher(pixels_BCHW)} if self.teacher is not None else {}
                 targets = self.task.targets(truth, outputs.logits_KBN[-1])
                 loss = self.objective(outputs, targets, self.costs_K, **taught) / count
