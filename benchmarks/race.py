@@ -6,7 +6,7 @@
     python benchmarks/race.py measure --out runs/race --data imagenette-160 --table race-photos --shipped
 
 On CIFAR-10, against a shipped network with exits. Its backbone is pruned and finetuned, static; and all of
-it, exits included. Efficient backbones are trained from random weights for a few epochs, all for as many, and
+it, exits included. Other backbones are trained from random weights for a few epochs, all for as many, and
 have a table of their own. Split, augmentation and optimiser are the same. On photos a ResNet-18 is trained
 twice, with exits and without. `train` goes on where it was stopped.
 
@@ -80,12 +80,13 @@ PHOTOS = {
     "budget": 0.5,
 }
 SHORT = 10  # epochs of the networks that are trained from random weights
-EFFICIENT = {
+FROM_RANDOM = {
     "resnet13": {
         "model": "resnet13_coarse_cifar",
         "placement": ["layer1.0", "layer2.0", "layer2.1"],
         "budget": 0.45,
     },
+    "resnet32": {"model": "resnet32_cifar"},
     **{
         name: {"model": HERE, "model_args": {"name": name}}
         for name in ("mobilenetv4_conv_small_050", "tinynet_e", "mobilenetv2_050", "mobilenetv3_small_100")
@@ -117,7 +118,7 @@ def entries() -> Iterator[Entry]:
     for share in SHARES:
         yield from pruned(f"pruned-{share:g}", "cifar10-resnet56", share, REFERENCE)
     yield from pruned("resnet13-pruned", "cifar10-resnet13", SHARES[0], WIDE)
-    for name, settings in EFFICIENT.items():
+    for name, settings in FROM_RANDOM.items():
         settings = {**settings, "epochs": SHORT, "head": "separable"}
         yield Entry(f"{name}-exits", "cifar10-resnet20", settings, exits=True)
         yield Entry(name, "cifar10-resnet20", settings)
