@@ -27,6 +27,7 @@ CLOCKS = {f"{backend}_{size}": (told, size) for backend, told in
           (("onnxruntime", "ONNX Runtime"), ("openvino", "OpenVINO")) for size in (1, 64)}  # fmt: skip
 FASTEST = ["clock", "network", "times as fast", "accuracy"]
 BOUND = 63e6  # MACs, half a ResNet-56
+LEVELS = (0.80, 0.82, 0.84, 0.86, 0.87)  # accuracies, after short trainings
 
 
 @dataclass(frozen=True)
@@ -213,13 +214,28 @@ def of_training() -> str:
     return TRAINING.format(**rows[0], table=ingredients(rows, "recipe"))
 
 
-def apart(table: str, section: str, **told: object) -> str:
-    """A section about a table of networks of its own; nothing where none was measured."""
+def apart(table: str, section: str, budgets: tuple[str, ...] = (), **told: object) -> str:
+    """A section about a table of networks of its own; nothing where none was measured.
+
+    `budgets`: of the rows that are listed, beside those that don't leave early. Default: all, cuts too.
+    """
     rows = [row for row in raced(table) if row.name != REFERENCE]
     if not rows:
         return ""
-    by_macs = sorted(rows, key=lambda row: (row.name, row.precision, row.macs))
-    return section.format(machine=machine(table), all=listed(by_macs), **told)
+    shown = [row for row in rows if not budgets or row.budget in ("", *budgets)]
+    by_macs = sorted(shown, key=lambda row: (row.name, row.precision, row.macs))
+    best = max(row.accuracy for row in rows)
+    levels = [least for least in LEVELS if least <= best]
+    quick = format_table(["at least", *clocks()], list(fastest(rows, levels)))
+    return section.format(machine=machine(table), all=listed(by_macs), fastest=quick, **told)
+
+
+def fastest(rows: list[Row], levels: list[float]) -> Iterator[list[str]]:
+    """By each clock the fastest that is so accurate, static or not, with its time."""
+    for least in levels:
+        fits = [row for row in rows if row.accuracy >= least]
+        best = [(key, min(fits, key=lambda row: row.ratios[key])) for key in CLOCKS]
+        yield [f"{least:.0%}", *(f"{row.told}: {row.ratios[key]:.2f}" for key, row in best)]
 
 
 def listed(rows: list[Row]) -> str:
@@ -271,7 +287,7 @@ def main() -> None:
         gates=surely_lost("learned gates"),
         ingredients=ingredients(results.read_found("ingredients"), "network"),
         training=of_training(),
-        briefly=apart("race-short", BRIEFLY, epochs=SHORT),
+        briefly=apart("race-short", BRIEFLY, ("0.400", "0.500", "0.600"), epochs=SHORT),
         on_photos=apart("race-photos", ON_PHOTOS, size=PHOTOS["image_size"], epochs=PHOTOS["epochs"]),
         photos=photos(),
     )

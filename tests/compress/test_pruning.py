@@ -89,6 +89,20 @@ def test_a_pruned_backbone_costs_what_was_asked_for_and_its_checkpoint_loads_by_
     assert same_answers(with_exits, EENet.from_pretrained(tmp_path / "checkpoint", backbone=known))
 
 
+@pytest.mark.parametrize(("keep", "multiple"), [(0.5, 16), (0.4, 8), (0.1, 4)])
+def test_channels_are_the_largest_multiples_with_which_the_share_is_near(keep: float, multiple: int) -> None:
+    torch.manual_seed(0)
+    backbone = create_backbone("resnet20_cifar", {"num_classes": 10})
+    network = eenet.convert(backbone, SIZE, num_exits=1, placement=[0.5])
+    found, pruning = pruned(network, keep)
+    assert pruning.round_to == multiple
+    assert pruning.share == pytest.approx(keep, rel=0.1)
+    widths = [layer.out_channels for layer in found.modules() if isinstance(layer, nn.Conv2d)]
+    assert all(width % multiple == 0 for width in widths)
+    with pytest.raises((AssertionError, ValueError)):  # coarser: too far away, or refused
+        assert pruned(network, keep, round_to=2 * multiple)[1].share == pytest.approx(keep, rel=0.1)
+
+
 @pytest.mark.parametrize("how", ["uniform", "global"])
 @pytest.mark.parametrize(
     ("name", "head"),
