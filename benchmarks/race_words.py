@@ -101,7 +101,7 @@ set anew for each. `python benchmarks/ingredients.py after`.
   notes](../development/lab-notes.md)). Torch-Pruning's own table has one of 93.64 % at 0.39 of the MACs,
   after far more epochs. Ours with exits has 93.3 % at 0.41. Against that one nothing is won in MACs.
 - How good pruned networks are with channels in multiples of 16, as `eenet.prune` has them now. These here
-  have multiples of 2 or 8. A ResNet-56 of half its MACs then takes half of the time ([lab
+  have multiples of 2 or 8. A ResNet-56 of half its MACs then takes 0.5 to 0.8 of the time ([lab
   notes](../development/lab-notes.md)).
 - Whether MobileNet or EfficientNet are worse after long trainings. A public MobileNetV2 × 0.5 has 92.88 % at
   28 million MACs, after 200 epochs. TinyNet-E is the only EfficientNet here.
