@@ -214,12 +214,17 @@ def of_training() -> str:
     return TRAINING.format(**rows[0], table=ingredients(rows, "recipe"))
 
 
+def beside_the_reference(table: str) -> list[Row]:
+    """A table's networks but for the one that gives the unit of time."""
+    return [row for row in raced(table) if row.name != REFERENCE]
+
+
 def apart(table: str, section: str, budgets: tuple[str, ...] = (), **told: object) -> str:
     """A section about a table of networks of its own; nothing where none was measured.
 
     `budgets`: of the rows that are listed, beside those that don't leave early. Default: all, cuts too.
     """
-    rows = [row for row in raced(table) if row.name != REFERENCE]
+    rows = beside_the_reference(table)
     if not rows:
         return ""
     shown = [row for row in rows if not budgets or row.budget in ("", *budgets)]
@@ -231,7 +236,7 @@ def fastest(rows: list[Row]) -> str:
     """By each clock the fastest that is so accurate, static or not, with its time."""
     table = []
     for least in LEVELS:
-        if fits := [row for row in rows if row.accuracy >= least and row.name != REFERENCE]:
+        if fits := [row for row in rows if row.accuracy >= least]:
             best = [(key, min(fits, key=lambda row: row.ratios[key])) for key in CLOCKS]
             table.append([f"{least:.0%}", *(f"{row.told}: {row.ratios[key]:.2f}" for key, row in best)])
     return format_table(["at least", *clocks()], table)
@@ -291,7 +296,7 @@ def main() -> None:
             BRIEFLY,
             ("0.400", "0.500", "0.600"),
             epochs=SHORT,
-            fastest=fastest(raced("race-short")),
+            fastest=fastest(beside_the_reference("race-short")),
         ),
         on_photos=apart("race-photos", ON_PHOTOS, size=PHOTOS["image_size"], epochs=PHOTOS["epochs"]),
         photos=photos(),
