@@ -327,6 +327,33 @@ def test_an_exported_network_teaches_by_its_graph(tmp_path: Path) -> None:
     assert (tmp_path / METRICS_FILE).exists()
 
 
+def test_several_teachers_are_one(tmp_path: Path) -> None:
+    """Its answer is the normalised geometric mean of theirs; each may be of another kind."""
+    eenet.export("digits-eenet8", tmp_path / "int8", precision="int8")
+    small = EENet.from_pretrained("digits-eenet8")
+    with torch.no_grad():
+        for parameter in small.parameters():
+            parameter.mul_(0.9)
+    small.save_pretrained(tmp_path / "small")
+    names = [str(tmp_path / "int8"), str(tmp_path / "small")]
+    pixels_BCHW = torch.from_numpy(TRAIN.pixels_BCHW[:50])
+    one_BN, other_BN = (
+        teacher_of(replace(CONFIG, teacher=name), TRAIN)(pixels_BCHW).double().softmax(1)  # type: ignore[misc]
+        for name in names
+    )
+    assert (one_BN - other_BN).abs().mean() > 0.01
+    both = teacher_of(replace(CONFIG, teacher=names), TRAIN)
+    assert both is not None
+    wanted_BN = (one_BN * other_BN).sqrt()
+    wanted_BN /= wanted_BN.sum(1, keepdim=True)
+    torch.testing.assert_close(both(pixels_BCHW).double().softmax(1), wanted_BN, atol=1e-6, rtol=1e-4)
+    run(tmp_path, replace(CONFIG, teacher=names, epochs=1))
+    with pytest.raises(ValueError, match=r"teacher mnist-eenet8 takes images of size"):
+        teacher_of(replace(CONFIG, teacher=["digits-eenet8", "mnist-eenet8"]), TRAIN)
+    with pytest.raises(ValueError, match="teacher is empty"):
+        replace(CONFIG, teacher=[])
+
+
 def test_a_teacher_for_other_images_is_refused(tmp_path: Path) -> None:
     network = build(CONFIG, TRAIN)
     with pytest.raises(ValueError, match=r"teacher mnist-eenet8 takes images of size \(1, 28, 28\)"):

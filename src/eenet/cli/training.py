@@ -30,8 +30,8 @@ class TrainSettings(Settings):
 
     task: str | None = None
     """What the exits answer: classification (the default), segmentation (masks) or detection (boxes)."""
-    teacher: str | None = None
-    """Checkpoint or export of a trained network whose answers all exits imitate."""
+    teacher: Annotated[tuple[str, ...] | None, arg(metavar="NAME ...", help_behavior_hint="")] = None
+    """Checkpoint or export of a trained network whose answers all exits imitate; of several, their mean."""
     prune: float | None = None
     """Prune trained weights to this share of the MACs, such as 0.5, before training on."""
     max_drop: float | None = None
@@ -89,6 +89,8 @@ def _settings(
     asked = {name: list(v) if isinstance(v, tuple) else v for name, v in given(settings).items()}
     if placement := asked.get("placement"):
         asked["placement"] = _placement(placement)
+    if len(asked.get("teacher") or ()) == 1:
+        asked["teacher"] = asked["teacher"][0]
     if model_args:
         asked["model_args"] = parsed([word for words in model_args for word in words], "--model-args")
     asked |= typed(parsed([word for words in more for word in words]))

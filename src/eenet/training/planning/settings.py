@@ -75,8 +75,9 @@ class TrainConfig:
     distillation: float = 0.0
     """Share of the early exits' loss in `joint` that imitates the final exit; with a teacher, of all exits'
     loss that imitates it, 0.7 by default."""
-    teacher: str | None = None
-    """Checkpoint or export of a trained network for the same images, which all exits imitate, in `joint`."""
+    teacher: str | list[str] | None = None
+    """Checkpoint or export of a trained network for the same images, which all exits imitate, in `joint`. Of
+    several, the normalised geometric mean of their answers."""
     label_smoothing: float = 0.0
     """Part of the truth in `joint` that is spread over all classes."""
     class_weights: Literal["auto"] | None = None
@@ -202,6 +203,8 @@ class TrainConfig:
         if self.freeze_backbone and not self.num_exits:
             raise ValueError("freeze_backbone without early exits leaves nothing to train")
         if self.teacher is not None:
+            if not self.teacher:
+                raise ValueError("teacher is empty; give a checkpoint or an export, or several in a list")
             if self.objective != "joint" or not task.keeps_classifier:
                 what = f"objective {self.objective}" if task.keeps_classifier else self.task
                 raise ValueError(
@@ -334,7 +337,8 @@ def _fits(value: Any, kind: Any) -> bool:
     if get_origin(kind) in (Union, UnionType):
         return any(_fits(value, each) for each in get_args(kind))
     if get_origin(kind) is list:
-        return isinstance(value, list) and all(type(each) in (int, float) for each in value)
+        each_is = (int, float) if get_args(kind) == (float,) else get_args(kind)
+        return isinstance(value, list) and all(type(each) in each_is for each in value)
     return type(value) is (get_origin(kind) or kind)
 
 
@@ -344,4 +348,6 @@ def _shown(kind: Any) -> str:
         return " or ".join(map(str, get_args(kind)))
     if get_origin(kind) in (Union, UnionType):
         return " or ".join("none" if each is type(None) else _shown(each) for each in get_args(kind))
-    return told.get(get_origin(kind) or kind, "a list of numbers")
+    if get_origin(kind) is list:
+        return "a list of names" if get_args(kind) == (str,) else "a list of numbers"
+    return told[get_origin(kind) or kind]

@@ -1,5 +1,6 @@
-"""The trained network whose answers a run imitates."""
+"""The trained networks whose answers a run imitates."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,23 @@ class Teacher(nn.Module):
         return features
 
 
-def teacher_of(config: TrainConfig, images: Images) -> Teacher | None:
+class Teachers(nn.Module):
+    """Several teachers as one: the normalised geometric mean of their answers.
+
+    Together networks are better than the best of them; so one that imitates all gains more. Hinton et al.
+    2015, arXiv 1503.02531.
+    """
+
+    def __init__(self, each: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.each = nn.ModuleList(each)
+
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        """uint8 pixels → logits [B, N], up to a constant for each image."""
+        return torch.stack([one(pixels_BCHW).float().log_softmax(1) for one in self.each]).mean(0)
+
+
+def teacher_of(config: TrainConfig, images: Images) -> Teacher | Teachers | None:
     """The teacher that a configuration names, if any: a checkpoint, or an exported network by its graph.
 
     Args:
@@ -58,15 +75,21 @@ def teacher_of(config: TrainConfig, images: Images) -> Teacher | None:
     """
     if config.teacher is None:
         return None
-    network = open_network(config.teacher)
+    if isinstance(config.teacher, str):
+        return _opened(config.teacher, images)
+    return Teachers([_opened(each, images) for each in config.teacher])
+
+
+def _opened(name: str, images: Images) -> Teacher:
+    network = open_network(name)
     known, size = network.config.class_names, network.config.input_size
     if size != images.image_size:
         raise ValueError(
-            f"teacher {config.teacher} takes images of size {tuple(size)} (C, H, W), the data set has "
+            f"teacher {name} takes images of size {tuple(size)} (C, H, W), the data set has "
             f"{tuple(images.image_size)}"
         )
     if network.config.num_classes != len(images.class_names) or (known and known != images.class_names):
-        raise ValueError(f"teacher {config.teacher} knows other classes than the data set; give one of these")
+        raise ValueError(f"teacher {name} knows other classes than the data set; give one of these")
     if not isinstance(network, StoredNetwork):
         return Teacher(network.eval())
     modules = network.to_torch().eval() if network.has_modules else None
