@@ -10,8 +10,8 @@ CSVs in `benchmarks/results`.
 | data | CIFAR-10, 5,000 test images; thresholds are set on validation images |
 | `{reference}` | a ResNet-56 with four exits, trained for {epochs} epochs |
 | `cifar10-eenet20` | a ResNet-20 with three exits, likewise |
-| `cifar10-eenet13` | a wide and short network with three exits, trained for 140 epochs [in five parts]\
-(networks.md#the-resnet-13-in-five-parts), 80 of them with `cifar10-eenet56` as teacher |
+| `cifar10-eenet13` | a wide and short network with three exits, trained for 166 epochs [in six parts]\
+(networks.md#the-resnet-13-in-six-parts), 106 of them with a teacher |
 | `resnet13-pruned` | `cifar10-eenet13` without exits, pruned to half of its MACs and finetuned for 8 epochs |
 | `resnet13-pruned-exits` | the same with its exits, which are pruned with it |
 | `pruned-0.5-exits`, 0.4, 0.2 | `cifar10-eenet56` with its exits, pruned to that share of its MACs and \

@@ -138,7 +138,7 @@ RECIPES: dict[str, Recipe] = {
             augmentation="shift-flip-erase",
         ),
         "CIFAR-10, a wide and short network for small budgets; about 100 minutes on two cores. "
-        "Four more trainings from its own weights, three of them with a teacher: cifar10-eenet13",
+        "Five more trainings from its own weights, four of them with teachers: cifar10-eenet13",
     ),
     **{
         f"cifar10-resnet{depth}": Recipe(
