@@ -26,7 +26,12 @@ REFERENCE = "cifar10-eenet56"  # whose plain backbone is the unit of time
 CLOCKS = {f"{backend}_{size}": (told, size) for backend, told in
           (("onnxruntime", "ONNX Runtime"), ("openvino", "OpenVINO")) for size in (1, 64)}  # fmt: skip
 FASTEST = ["clock", "network", "times as fast", "accuracy"]
-BOUND = 63e6  # MACs, half a ResNet-56
+MULTIPLES = [
+    f"pruned-0.5-exits{by}{budget}"
+    for by in ("", "-by-2")
+    for budget in ("", ", budget 0.3", ", budget 0.4", ", budget 0.5", ", budget 0.6")
+]  # the same network, with channels in multiples of 16 and 2
+BOUNDS = (15, 20, 25, 35, 50, 63)  # million MACs; the last is half a ResNet-56
 LEVELS = (0.80, 0.82, 0.84, 0.86, 0.87)  # accuracies, after short trainings
 
 
@@ -110,13 +115,18 @@ def drawn(rows: list[Row]) -> Iterator[Line]:
         yield Line(name, precision, early, static)
 
 
-def within(rows: list[Row], bound: float) -> str:
+def within(rows: list[Row]) -> str:
     """The best static network and the best with exits, by MACs alone."""
     table = []
-    for told, exits in (("static", False), ("with exits", True)):
-        fits = [row for row in rows if row.exits == exits and row.macs <= bound and row.precision == "fp32"]
-        table.append([told, *cells(max(fits, key=lambda row: row.accuracy))[:3]])
-    return format_table(["kind", "best network", "accuracy, %", "million MACs"], table)
+    for bound in BOUNDS:
+        fits = [row for row in rows if row.macs <= 1e6 * bound and row.precision == "fp32"]
+        static, early = (
+            max((row for row in fits if row.exits == exits), key=lambda row: row.accuracy)
+            for exits in (False, True)
+        )
+        told = [f"{row.told}: {100 * row.accuracy:.2f}" for row in (static, early)]
+        table.append([str(bound), *told, over(early, static)])
+    return format_table(["at most", "static", "with exits", "gain"], table)
 
 
 def front(rows: list[Row], key: str) -> list[Row]:
@@ -275,9 +285,10 @@ def main() -> None:
         epochs=EPOCHS,
         machine=machine("race-cifar10"),
         all=listed(by_macs),
-        within=within(rows, BOUND),
+        within=within(rows),
         quickest=equal,
         names=names,
+        multiples=listed([row for row in by_macs if row.told in MULTIPLES]),
         compound=format_table(FASTEST, list(compound(rows))),
         kept_on=machine("race-efficiency"),
         efficiency=format_table(
