@@ -12,7 +12,7 @@ CSVs in `benchmarks/results`.
 | `cifar10-eenet20` | a ResNet-20 with three exits, likewise |
 | `cifar10-eenet13` | a wide and short network with three exits, trained for 166 epochs [in six parts]\
 (networks.md#the-resnet-13-in-six-parts), 106 of them with a teacher |
-| `resnet13-pruned` | `cifar10-eenet13`, as it was after 140 epochs, without exits, pruned to half of its MACs \
+| `resnet13-pruned` | `cifar10-eenet13` after 140 epochs, without exits, pruned to half of its MACs \
 and finetuned for 8 epochs |
 | `resnet13-pruned-exits` | the same with its exits, which are pruned with it |
 | `pruned-0.5-exits`, 0.4, 0.2 | `cifar10-eenet56` with its exits, pruned to that share of its MACs and \
