@@ -53,7 +53,7 @@ def test_train_writes_everything(checkpoint: Path) -> None:
 
 MEMORABLE = [
     "--placement layer1.0 layer2.0 --mean 0.3 --std 0.25 --model-args width=6 --set learning_rate=0.05",
-    "--placement 0.2 0.5 --head separable --balanced",
+    "--placement 0.2 0.5 --head separable --balanced --teacher digits-eenet8 digits-eenet8",
 ]
 
 

@@ -202,6 +202,7 @@ def test_settings_in_words_and_in_a_file(tmp_path: Path) -> None:
         (["pretrained=3"], "pretrained is 3; expected true or false"),
         (["learning_rate=fast"], "expected a number"),
         (["mean=0.5"], "mean is 0.5; expected a list of numbers or none"),
+        (["teacher=[1]"], "teacher is [1]; expected text or a list of names or none"),
     ],
 )
 def test_settings_that_cannot_be(words: list[str], message: str) -> None:
