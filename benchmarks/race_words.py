@@ -17,7 +17,7 @@ and finetuned for 8 epochs |
 | `resnet13-pruned-exits` | the same with its exits, which are pruned with it |
 | `pruned-0.5-exits`, 0.4, 0.2 | `cifar10-eenet56` with its exits, pruned to that share of its MACs and \
 finetuned for 8 epochs. Channels are multiples of 16, 8 and 8 |
-| `pruned-0.5-exits-by-2` | the same to 0.5, with channels in multiples of 2, as `eenet.prune` chose them before |
+| `pruned-0.5-exits-by-2` | the same to 0.5, with channels in multiples of 2, as `eenet.prune` chose before |
 | never with exits | the backbone alone, trained for {epochs} epochs, from [networks](networks.md) |
 | no budget | the same network, where no image leaves early: a static network |
 | cut behind exit 0 | the same network up to there, where all images leave: a smaller static network |
