@@ -76,8 +76,8 @@ class TrainConfig:
     """Share of the early exits' loss in `joint` that imitates the final exit; with a teacher, of all exits'
     loss that imitates it, 0.7 by default."""
     teacher: str | list[str] | None = None
-    """Checkpoint or export of a trained network for the same images, which all exits imitate, in `joint`. Of
-    several, the normalised geometric mean of their answers."""
+    """Checkpoint or export of a trained network for these images, which all exits imitate, in `joint`; of
+    several, the geometric mean of their answers."""
     label_smoothing: float = 0.0
     """Part of the truth in `joint` that is spread over all classes."""
     class_weights: Literal["auto"] | None = None
@@ -207,9 +207,7 @@ class TrainConfig:
                 raise ValueError("teacher is empty; give a checkpoint or an export, or several in a list")
             if self.objective != "joint" or not task.keeps_classifier:
                 what = f"objective {self.objective}" if task.keeps_classifier else self.task
-                raise ValueError(
-                    f"teacher can't be used with {what}; objective joint for classes can imitate"
-                )
+                raise ValueError(f"teacher can't be used with {what}; use objective joint, for classes")
             if not self.distillation:
                 object.__setattr__(self, "distillation", TAUGHT)
         if self.objective != "joint":  # which is known without importing torch
@@ -348,6 +346,5 @@ def _shown(kind: Any) -> str:
         return " or ".join(map(str, get_args(kind)))
     if get_origin(kind) in (Union, UnionType):
         return " or ".join("none" if each is type(None) else _shown(each) for each in get_args(kind))
-    if get_origin(kind) is list:
-        return "a list of names" if get_args(kind) == (str,) else "a list of numbers"
-    return told[get_origin(kind) or kind]
+    told |= {list[float]: "a list of numbers", list[str]: "a list of names"}
+    return told[kind if kind in told else get_origin(kind)]

@@ -50,8 +50,7 @@ class Teacher(nn.Module):
 class Teachers(nn.Module):
     """Several teachers as one: the normalised geometric mean of their answers.
 
-    Together networks are better than the best of them; so one that imitates all gains more. Hinton et al.
-    2015, arXiv 1503.02531.
+    It is mostly more accurate than the best of them. Hinton et al. 2015, arXiv 1503.02531.
     """
 
     def __init__(self, each: Sequence[nn.Module]) -> None:
