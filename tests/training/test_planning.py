@@ -35,8 +35,9 @@ from eenet.training.objectives import joint_cross_entropy
 from eenet.training.planning.budgeting import cheapest, fit_for
 from eenet.training.planning.choosing import choose
 from eenet.training.planning.making import build
-from eenet.training.planning.settings import TrainConfig, parsed, read_run, typed, write_run
+from eenet.training.planning.settings import TrainConfig
 from eenet.training.planning.starting import start_of
+from eenet.training.planning.wording import parsed, read_run, typed, write_run
 from eenet.training.trainer import LAYER_GROUPS, layer_groups
 
 NAME = "resnet8_w4_cifar"

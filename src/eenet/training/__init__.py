@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from eenet.training.objectives import OBJECTIVES
     from eenet.training.planning.choosing import default_directory
     from eenet.training.planning.seeds import SeedsResult, train_seeds
-    from eenet.training.planning.settings import RUN_FILE, TrainConfig, parsed, read_run, typed
+    from eenet.training.planning.settings import TrainConfig
     from eenet.training.planning.starting import start_of
+    from eenet.training.planning.wording import RUN_FILE, parsed, read_run, typed
     from eenet.training.recipes import RECIPES, Names, get_recipe, list_names, retrofit
     from eenet.training.run import TrainResult, train
     from eenet.training.state import STATE_FILE

@@ -26,8 +26,9 @@ from eenet.training.planning.budgeting import fit_for, wanted_budget
 from eenet.training.planning.choosing import chosen_run, complete, default_directory
 from eenet.training.planning.clocking import by_the_clock, in_time, measured_times
 from eenet.training.planning.making import build, for_images, pruned_for
-from eenet.training.planning.settings import TrainConfig, changed, write_run
+from eenet.training.planning.settings import TrainConfig, changed
 from eenet.training.planning.starting import is_checkpoint, load_images, start_of, told_at_start
+from eenet.training.planning.wording import write_run
 from eenet.training.recipes import configured, how_to_repeat
 from eenet.training.state import check_room, prepare
 from eenet.training.trainer import process_state
