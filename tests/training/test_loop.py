@@ -26,7 +26,7 @@ from eenet.networks.building import convert
 from eenet.networks.network import EENet
 from eenet.training.loop import fit
 from eenet.training.objectives import OBJECTIVES
-from eenet.training.planning.teaching import Teacher, teacher_of
+from eenet.training.objectives.teaching import Teacher, teacher_of
 from eenet.training.recipes import TrainConfig
 from eenet.training.run import build
 from eenet.training.state import METRICS_FILE, STATE_FILE, TrainingState

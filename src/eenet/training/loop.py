@@ -18,9 +18,9 @@ from eenet.networks import EENet
 from eenet.policies import AnyRecords, ExitPolicy, policies_for_budgets, policy_for_budget
 from eenet.tasks import task_of
 from eenet.training.objectives import trains_confidence
+from eenet.training.objectives.teaching import teacher_of
 from eenet.training.planning.budgeting import cheapest, wanted_budget
 from eenet.training.planning.settings import TrainConfig
-from eenet.training.planning.teaching import teacher_of
 from eenet.training.state import STATE_FILE, TrainingState, stop_signals
 from eenet.training.trainer import Trainer
 
