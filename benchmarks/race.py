@@ -1,14 +1,16 @@
 """The honest race: networks with early exits against static, pruned and efficient ones, and int8 of each.
 
     python benchmarks/race.py train --only pruned-0.5-exits --out runs/race
+    python benchmarks/race.py train --only pruned-0.5-exits --teachers cifar10-eenet56 --out runs/race
     python benchmarks/race.py measure --out runs/race
     python benchmarks/race.py measure --out runs/short --table race-short --shipped cifar10-eenet56
     python benchmarks/race.py measure --out runs/race --data imagenette-160 --table race-photos --shipped
 
 On CIFAR-10, against a shipped network with exits. Its backbone is pruned and finetuned, static; and all of
-it, exits included. Other backbones are trained from random weights for a few epochs, all for as many, and
-have a table of their own. Split, augmentation and optimiser are the same. On photos a ResNet-18 is trained
-twice, with exits and without. `train` goes on where it was stopped.
+it, exits included. Cascades join shipped networks, and need no training. Other backbones are trained from
+random weights for a few epochs, all for as many, and have a table of their own. Split, augmentation and
+optimiser are the same. With `--teachers` a network imitates these, and is named `-taught`. On photos a
+ResNet-18 is trained twice, with exits and without. `train` goes on where it was stopped.
 
 `measure` adds what is in the directory to `benchmarks/results/TABLE-HARDWARE-torchVERSION.csv`:
 accuracy on test images with half the width of its interval, MACs, and the milliseconds of all networks, in
@@ -63,8 +65,11 @@ SHIPPED = (REFERENCE, "cifar10-eenet20", "cifar10-eenet13")  # measured as well
 ELSEWHERE = ("mnist-eenet20", "tiny-imagenet-50-eenet18")  # on other data; their efficiency is told too
 SHARES = (0.5, 0.4, 0.2)  # of its MACs, that pruning leaves
 WIDE = "cifar10-eenet13"  # pruned as well, to the first of these
+CASCADES = {"cascade-13-20": (WIDE, "cifar10-eenet20"), "cascade-13-56": (WIDE, REFERENCE)}
 FINETUNE = {"epochs": 8, "learning_rate": 0.03}
+TAUGHT = "-taught"  # ends the name of a network that imitated teachers
 BUDGETS = ("0.250", "0.300", "0.350", "0.400", "0.450", "0.500", "0.600")  # of networks with exits
+FEWER, MORE = ("0.150", "0.200"), ("0.800", "1.000")  # of cascades too: theirs are of their last network
 BATCHES = (1, 64)
 BACKENDS = ("onnxruntime", "openvino")
 EQUAL = 0.001  # of accuracy: 5 of 5,000 images, where an interval is 35 to each side
@@ -111,6 +116,8 @@ class Entry:
     recipe: str
     settings: dict[str, Any]
     exits: bool = False
+    joins: tuple[str, ...] = ()
+    """Networks of a cascade; then nothing is trained."""
 
 
 def entries() -> Iterator[Entry]:
@@ -122,6 +129,8 @@ def entries() -> Iterator[Entry]:
         settings = {**settings, "epochs": SHORT, "head": "separable"}
         yield Entry(f"{name}-exits", "cifar10-resnet20", settings, exits=True)
         yield Entry(name, "cifar10-resnet20", settings)
+    for name, joined in CASCADES.items():
+        yield Entry(name, "", {}, exits=True, joins=joined)
     yield Entry("resnet18", "tiny-imagenet-resnet18", PHOTOS)
     yield Entry("resnet18-exits", "tiny-imagenet-resnet18", PHOTOS, exits=True)
 
@@ -133,24 +142,37 @@ def pruned(name: str, recipe: str, share: float, trained: str) -> Iterator[Entry
     yield Entry(f"{name}-exits", recipe, {"network": trained, **settings}, exits=True)
 
 
-def train(out: Path, only: tuple[str, ...] = ()) -> None:
+def train(out: Path, only: tuple[str, ...] = (), teachers: tuple[str, ...] = ()) -> None:
     """Train what is not there yet, one after the other.
 
     Args:
         out: directory for all networks.
         only: names of networks. Default: all.
+        teachers: networks that all of them imitate, in int8, which is faster.
     """
     named = {entry.name: entry for entry in entries()}
+    taught = {"teacher": [str(in_int8(checkpoint_directory(name), out)) for name in teachers]}
     for entry in (named[name] for name in results.chosen(named, only)):
-        place = out / entry.name
+        place = out / (entry.name + TAUGHT if teachers else entry.name)
         if (place / "report.html").exists():
             continue
-        settings = {"data": DATA, **entry.settings}
+        settings = {"data": DATA, **entry.settings, **(taught if teachers else {})}
         print(entry.name, settings, flush=True)
+        if entry.joins:
+            eenet.cascade(entry.joins, place, data=DATA)
+            continue
         if "network" in settings:  # its exits are pruned with it
             settings["network"] = EENet.from_pretrained(settings["network"])
         resume = (place / STATE_FILE).exists()
         eenet.train(entry.recipe, place, plain=not entry.exits, resume=resume, **settings)
+
+
+def in_int8(place: Path, out: Path) -> Path:
+    """Where a network lies quantised, which it is the first time."""
+    exported = out / "int8" / place.name
+    if not (exported / "eenet.json").exists():
+        eenet.export(place, exported, precision="int8")
+    return exported
 
 
 @dataclass(frozen=True)
@@ -162,25 +184,22 @@ class Runner:
     policy: ExitPolicy
 
 
-def runners(place: Path, images: Images, precision: str, exported: Path) -> Iterator[Runner]:
+def runners(place: Path, images: Images, precision: str, out: Path) -> Iterator[Runner]:
     """The network without leaving early; with exits also at each budget, and cut behind each exit.
 
     A cut network is a static one: all images leave there, and nothing of it lies behind or beside.
     """
-    source = place
-    if precision == "int8":
-        source = exported / place.name
-        if not (source / "eenet.json").exists():
-            eenet.export(place, source, precision="int8")
-    network, config = open_network(source), read_config(place)
+    network = open_network(in_int8(place, out) if precision == "int8" else place)
+    config = read_config(place)
     tested = collect(network, images)
     assert isinstance(tested, Records)
     count = len(config.exits)
-    policies = {"": ExitPolicy.all_at(count, count)}
-    policies |= {
-        key: ExitPolicy.from_dict(config.budgets[key], count) for key in BUDGETS if key in config.budgets
-    }
-    policies |= {f"exit {k}": ExitPolicy.all_at(k, count) for k in range(count)}
+    joined = bool(config.parts)
+    budgets = [key for key in (*FEWER * joined, *BUDGETS, *MORE * joined) if key in config.budgets]
+    policies = {key: ExitPolicy.from_dict(config.budgets[key], count) for key in budgets}
+    if not joined:  # else these are the networks that it is made of
+        policies = {"": ExitPolicy.all_at(count, count), **policies}
+        policies |= {f"exit {k}": ExitPolicy.all_at(k, count) for k in range(count)}
     for budget, policy in policies.items():
         right_B = tested.right(policy)
         error = 1.96 * right_B.std() / np.sqrt(len(right_B))
@@ -225,7 +244,7 @@ def measure_all(
         runner
         for place in places
         for precision in ("fp32", "int8")
-        for runner in runners(place, images, precision, out / "int8")
+        for runner in runners(place, images, precision, out)
     ]
     pixels_BCHW = sample(images, 1000)
     for backend, batch_size in product(BACKENDS, BATCHES):

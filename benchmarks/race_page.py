@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import results
-from race import EQUAL, PHOTOS, SHORT
+from race import CASCADES, EQUAL, PHOTOS, SHORT, TAUGHT
 from race_photos import photos
 from race_picture import LOWEST, Line, draw
 from race_words import BRIEFLY, ON_PHOTOS, PAGE, TRAINING
@@ -31,6 +31,7 @@ MULTIPLES = [
     for by in ("", "-by-2")
     for budget in ("", ", budget 0.3", ", budget 0.4", ", budget 0.5", ", budget 0.6")
 ]  # the same network, with channels in multiples of 16 and 2
+SIDE_BY_SIDE = {"": "never early", "0.300": "budget 0.3", "0.400": "budget 0.4", "0.500": "budget 0.5"}
 BOUNDS = (15, 20, 25, 35, 50, 63)  # million MACs; the last is half a ResNet-56
 LEVELS = (0.80, 0.82, 0.84, 0.86, 0.87)  # accuracies, after short trainings
 
@@ -204,6 +205,18 @@ def speed(row: dict[str, str]) -> list[str]:
     return [f"{100 * float(row['accuracy']):.2f}", f"{fast:.2f} ({promised:.2f})", f"{kept:.2f}"]
 
 
+def taught(rows: list[Row]) -> Iterator[list[str]]:
+    """Accuracy of the networks that were trained without teachers and with them, in float32."""
+    found = {(row.name, row.budget): 100 * row.accuracy for row in rows if row.precision == "fp32"}
+    for name in dict.fromkeys(name for name, _ in found):
+        pairs = [(found.get((name, key)), found.get((name + TAUGHT, key))) for key in SIDE_BY_SIDE]
+        if pairs[0][1] is not None:
+            cells = (
+                f"{alone:.2f} → {with_them:.2f}" if alone and with_them else "–" for alone, with_them in pairs
+            )
+            yield [name, *cells]
+
+
 def ingredients(rows: list[dict[str, str]], network: str) -> str:
     """What is lost without one, from `ingredients.py`; `network` is the column that says of which."""
     budgets = dict.fromkeys(row["budget"] for row in rows)
@@ -289,6 +302,8 @@ def main() -> None:
         quickest=equal,
         names=names,
         multiples=listed([row for row in by_macs if row.told in MULTIPLES]),
+        cascades=listed([row for row in by_macs if row.name in CASCADES]),
+        most=BOUNDS[-1],
         compound=format_table(FASTEST, list(compound(rows))),
         kept_on=machine("race-efficiency"),
         efficiency=format_table(
@@ -298,6 +313,11 @@ def main() -> None:
             ],
             list(efficiency()),
         ),
+        taught=format_table(
+            ["network", *SIDE_BY_SIDE.values()],
+            [*taught(rows), *taught(beside_the_reference("race-short"))],
+        ),
+        short=SHORT,
         joined=surely_lost("joined answers"),
         gates=surely_lost("learned gates"),
         ingredients=ingredients(results.read_found("ingredients"), "network"),

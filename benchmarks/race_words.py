@@ -18,6 +18,10 @@ and finetuned for 8 epochs |
 | `pruned-0.5-exits`, 0.4, 0.2 | `cifar10-eenet56` with its exits, pruned to that share of its MACs and \
 finetuned for 8 epochs. Channels are multiples of 16, 8 and 8 |
 | `pruned-0.5-exits-by-2` | the same to 0.5, with channels in multiples of 2, as `eenet.prune` chose before |
+| a name with `-taught` | the same training, and two teachers that all exits imitate: `cifar10-eenet56` \
+and `cifar10-eenet13`, in int8. Pruned ResNet-13: from the network of 166 epochs |
+| `cascade-13-20`, `cascade-13-56` | `cifar10-eenet13`, behind it `cifar10-eenet20` or `cifar10-eenet56`; \
+[joined](../how-to/cascade.md) without any training. Budgets are parts of the last network's MACs |
 | never with exits | the backbone alone, trained for {epochs} epochs, from [networks](networks.md) |
 | no budget | the same network, where no image leaves early: a static network |
 | cut behind exit 0 | the same network up to there, where all images leave: a smaller static network |
@@ -59,6 +63,30 @@ one beats, from 88 % on. A dash: by that clock another one does. Below 1 the sta
 {names}
 
 :::
+
+## Two networks, one behind the other
+
+:::{{table}} Images that `cifar10-eenet13` isn't sure about go on to a second network
+
+{cascades}
+
+:::
+
+Nothing was trained for these. Answers are joined over the exits of both networks. The static rivals are the
+networks that they are made of; the mean of two small ones within {most} million MACs isn't listed, and was no
+better ([lab notes](../development/lab-notes.md)).
+
+## What teachers give
+
+:::{{table}} Accuracy in percent without teachers → with them, in float32
+
+{taught}
+
+:::
+
+Both were trained for as many epochs, by one recipe. Budgets are parts of the backbone's MACs, exits counted.
+A name without `-exits` is a backbone that was trained alone. The last ones were trained from random weights
+for {short} epochs, the others are pruned.
 
 ## Pruned channels in multiples of 16 or of 2
 

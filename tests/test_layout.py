@@ -120,7 +120,7 @@ def test_the_public_page_is_complete() -> None:
     for name in eenet.__all__:
         assert getattr(eenet, name).__doc__
     verbs = ["train", "evaluate", "predict", "calibrate", "bench", "export", "report", "sweep"]
-    verbs += ["optimize", "serve", "info", "batch"]
+    verbs += ["optimize", "cascade", "serve", "info", "batch"]
     assert set(verbs) <= set(eenet.__all__)
     assert eenet.__doc__
     assert all(verb in eenet.__doc__ for verb in verbs)

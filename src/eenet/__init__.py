@@ -16,7 +16,7 @@ With a network and photos of your own:
 
 Every verb of the command line is a function here, with the same name and the same inputs. Where a verb takes
 a checkpoint, the function also takes a network in memory: `train` (`train_seeds`), `evaluate` (`eenet eval`),
-`predict`, `batch`, `calibrate`, `bench`, `export`, `report`, `sweep`, `optimize`, `serve`, `info`,
+`predict`, `batch`, `calibrate`, `bench`, `cascade`, `export`, `report`, `sweep`, `optimize`, `serve`, `info`,
 `list_names` (`eenet list`). What they return prints as a table, and has `to_dict`, which is what `--json`
 prints.
 
@@ -55,7 +55,7 @@ if TYPE_CHECKING:  # imported on first use: torch and timm take seconds, and `ee
     )
     from eenet.exporting import Export, export
     from eenet.networks import BackboneInfo, CheckpointInfo, EENet, ExitOutputs, convert, create_model, info
-    from eenet.optimizing import Optimized, OptimizedRow, optimize
+    from eenet.optimizing import Optimized, OptimizedRow, cascade, optimize
     from eenet.policies import (
         ExitPolicy,
         Fitted,
@@ -96,6 +96,7 @@ __all__ = [
     "batch",
     "bench",
     "calibrate",
+    "cascade",
     "evaluate",
     "evaluate_under_corruptions",
     "export",

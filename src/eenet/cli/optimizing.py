@@ -1,11 +1,11 @@
-"""`eenet optimize`: the fastest network within a drop of accuracy."""
+"""`eenet optimize`: the fastest network within a drop of accuracy; `cascade`: from those that are there."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from eenet.cli.groups import Data, Flag, Json, KeyValues
+from eenet.cli.groups import Checkpoints, Data, Flag, Json, KeyValues, SkipDamaged
 from eenet.cli.output import show
 
 Model = Annotated[
@@ -75,4 +75,33 @@ def optimize(
         **({"pretrained": True} if pretrained else {}),
         **settings,
     )
+    return show(found, as_json)
+
+
+def cascade(
+    checkpoints: Checkpoints,
+    /,
+    *,
+    data: Data,
+    skip_damaged: SkipDamaged = False,
+    budget: float | None = None,
+    max_drop: float | None = None,
+    out: Path | None = None,
+    as_json: Json = False,
+) -> int:
+    """Join trained networks, the cheapest first: what one isn't sure about goes on to the next.
+
+    Nothing is trained; joined answers, gates and thresholds are set on validation images. What is written is
+    a checkpoint like any other. Costs are relative to the last network without exits.
+
+    Args:
+        data: Data set of images and classes that all of them know.
+        budget: Wanted mean cost. Default: the cheapest that loses no accuracy beyond noise.
+        max_drop: The cheapest that loses at most so many points of accuracy, such as 0.5.
+        out: Directory for all that is written. Default: runs/DATA-cascade.
+    """
+    import eenet
+
+    asked = {} if budget is None else {"budget": budget}
+    found = eenet.cascade(checkpoints, out, data=data, max_drop=max_drop, skip_damaged=skip_damaged, **asked)
     return show(found, as_json)

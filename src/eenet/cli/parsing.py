@@ -19,7 +19,7 @@ import tyro
 from eenet.cli.groups import readable
 from eenet.cli.many import batch
 from eenet.cli.measuring import bench, evaluate, report
-from eenet.cli.optimizing import optimize
+from eenet.cli.optimizing import cascade, optimize
 from eenet.cli.training import calibrate, sweep, train
 from eenet.cli.using import export, info, list_names, predict, serve
 from eenet.common import import_plugin
@@ -40,6 +40,7 @@ VERBS = {
     "export": export,
     "sweep": sweep,
     "optimize": optimize,
+    "cascade": cascade,
     "report": report,
     "serve": serve,
     "info": info,

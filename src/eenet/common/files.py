@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @contextmanager
-def blaming(path: Path, keys: str) -> Iterator[None]:
+def blaming(path: Path | str, keys: str) -> Iterator[None]:
     """Name file and keys in a mistake found below."""
     try:
         yield

@@ -130,6 +130,10 @@ def about_run(config: Config) -> str:
     trained = made.get("train_config", {})
     if not trained:
         return ""
+    splits = [f"images: {made['splits']}"] if made.get("splits") else []
+    if config.parts:
+        text = f"A cascade of {', '.join(made['networks'])}, as they were trained; {made['thresholds']}"
+        return _sentences([text, *splits, *made.get("notes", [])])
     processes = f", {made['processes']} processes" if made.get("processes", 1) > 1 else ""
     text = (
         f"{'Exit heads trained' if trained['freeze_backbone'] else 'Trained'} for "
@@ -142,8 +146,11 @@ def about_run(config: Config) -> str:
         trained_gates = config.gate == "features"  # all that older checkpoints say about it
         before = "thresholds at 0.5" if trained_gates else f"thresholds set for budget {trained['budget']}"
         text += f", objective {trained['objective']}; {made.get('thresholds', before)}"
-    splits = [f"images: {made['splits']}"] if made.get("splits") else []
-    return " ".join(f"{part[0].upper()}{part[1:]}." for part in [text, *splits, *made.get("notes", [])])
+    return _sentences([text, *splits, *made.get("notes", [])])
+
+
+def _sentences(parts: Sequence[str]) -> str:
+    return " ".join(f"{part[0].upper()}{part[1:]}." for part in parts)
 
 
 def _duration(seconds: float) -> str:

@@ -99,10 +99,10 @@ def _single(job: Job, save: Save, *, defaults: bool, images: Literal["one", "any
 
 def _parts(job: Job) -> tuple[list[dict[str, Any]], list[Any]]:
     """For each segment the names of what goes in and out, and its ONNX model."""
-    from eenet.runtime import Cutter, has_state, inputs_and_outputs
+    from eenet.runtime import Cutter, inputs_and_outputs
 
     cutter, final = Cutter(parse(job.graph.SerializeToString(), "the graph")), job.network.num_exits
-    stages, models, state = [], [], has_state(job.network)
+    stages, models, state = [], [], job.network.config.has_state
     for segment in job.segments:
         inputs, outputs = inputs_and_outputs(segment, job.policy.score, final, with_state=state)
         kinds = _kinds(segment, final, with_state=state)

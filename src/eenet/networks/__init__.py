@@ -6,6 +6,7 @@ from eenet.common.lazy import lazy_names
 
 if TYPE_CHECKING:
     from eenet.networks.building import convert, create_model, name_backbone, per_channel, without_exits
+    from eenet.networks.cascading import in_cascade
     from eenet.networks.checkpoint import trained_backbone
     from eenet.networks.config import Config, read_config, write_config
     from eenet.networks.describing import BackboneInfo, CheckpointInfo, info

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from eenet.backbones import FACTORY, as_module, create_backbone, set_widths, trace, trusted_name
 from eenet.common import blaming, cache_directory
 from eenet.networks.building import assemble, choose_cuts
+from eenet.networks.cascading import in_cascade
 from eenet.networks.config import Config, asking_for, read_config, versions
 from eenet.networks.directories import CONFIG_FILE, WEIGHTS_FILE, checkpoint_directory
 from eenet.networks.network import EENet
@@ -81,6 +82,29 @@ def load_checkpoint(
     directory = checkpoint_directory(name)
     config = read_config(directory)
     weights = read_weights(directory)
+    path = directory / CONFIG_FILE
+    if config.parts:
+        made = [_built(part, path, None, trust_model_code=trust_model_code) for part in config.parts]
+        with blaming(path, "'parts'"):
+            network = in_cascade(made)
+        _must_agree(network.config, config, path)
+    else:
+        network = _built(config, path, backbone, trust_model_code=trust_model_code)
+    network.config = config
+    check_weights(directory / WEIGHTS_FILE, weights, network.state_dict())
+    network.load_state_dict(weights)
+    return network.eval()
+
+
+def _built(
+    config: Config,
+    path: Path,
+    backbone: nn.Module | Sequence[nn.Module] | None,
+    *,
+    trust_model_code: bool,
+) -> EENet:
+    """A network with other weights by its configuration, which `path` holds."""
+    directory = path.parent
     if backbone is None and config.backbone is None:
         raise ValueError(
             f"{directory} holds a network of a user's own class; pass an instance of it, or the list "
@@ -90,19 +114,19 @@ def load_checkpoint(
     if trust_model_code and made_by.startswith(FACTORY):
         trusted_name(made_by.removeprefix(FACTORY))
     proof = None if backbone is not None or made_by.startswith(FACTORY) else _proof(config)
-    with blaming(directory / CONFIG_FILE, "'backbone' and 'backbone_args'"), asking_for(config.plugins):
+    with blaming(path, "'backbone' and 'backbone_args'"), asking_for(config.plugins):
         if backbone is None:
             backbone = create_backbone(made_by, config.backbone_args)
     if config.backbone_widths:
-        with blaming(directory / CONFIG_FILE, "'backbone_widths'"):
+        with blaming(path, "'backbone_widths'"):
             backbone = set_widths(as_module(backbone), config.backbone_widths)
     pruned = " or 'backbone_widths'" if config.backbone_widths else ""
-    with blaming(directory / CONFIG_FILE, f"'input_size'{pruned}"):
+    with blaming(path, f"'input_size'{pruned}"):
         traced = trace(backbone, config.input_size, config.exits)
-    with blaming(directory / CONFIG_FILE, "'exits'"):
+    with blaming(path, "'exits'"):
         chosen = choose_cuts(traced, None, config.exits) if config.exits else []
     pruned = " and 'head_widths'" if config.head_widths else ""
-    with blaming(directory / CONFIG_FILE, f"'head' and 'gate'{pruned}"), asking_for(config.plugins):
+    with blaming(path, f"'head' and 'gate'{pruned}"), asking_for(config.plugins):
         known = proof is not None and (config.proved_with == versions() or proof.exists())
         network = assemble(
             traced,
@@ -119,16 +143,18 @@ def load_checkpoint(
         with suppress(OSError):  # a read-only home costs seconds, no answers
             proof.parent.mkdir(parents=True, exist_ok=True)
             proof.touch()
-    for key in ("backbone_macs", "stage_macs", "head_macs", "num_classes"):
-        if getattr(network.config, key) != getattr(config, key):
-            raise ValueError(
-                f"{directory / CONFIG_FILE}: {key!r} is {getattr(config, key)}, "
-                f"but this network has {getattr(network.config, key)}"
-            )
+    _must_agree(network.config, config, path)
     network.config = config
-    check_weights(directory / WEIGHTS_FILE, weights, network.state_dict())
-    network.load_state_dict(weights)
-    return network.eval()
+    return network
+
+
+def _must_agree(built: Config, config: Config, path: Path) -> None:
+    """Whether a network is what its configuration says."""
+    for key in ("backbone_macs", "stage_macs", "head_macs", "num_classes", "exits"):
+        if getattr(built, key) != getattr(config, key):
+            raise ValueError(
+                f"{path}: {key!r} is {getattr(config, key)}, but this network has {getattr(built, key)}"
+            )
 
 
 def _proof(config: Config) -> Path:
@@ -148,6 +174,8 @@ def trained_backbone(name: str | Path) -> tuple[nn.Module, EENet]:
     network = load_checkpoint(name)
     config = network.config
     task_of(config.task).must_support("starting from a trained checkpoint")
+    if config.parts:
+        raise ValueError(f"{name} is a cascade of several networks; train these, and join them anew")
     assert config.backbone is not None
     backbone = set_widths(create_backbone(config.backbone, config.backbone_args), config.backbone_widths)
     prefix = re.compile(r"stages\.\d+\.")

@@ -14,7 +14,7 @@ from typing import Any
 from eenet.common import blaming, write_atomically
 from eenet.networks.directories import CONFIG_FILE
 from eenet.policies import LARGEST, ExitPolicy, relative_costs
-from eenet.tasks import TASKS
+from eenet.tasks import TASKS, task_of
 
 FORMAT_VERSION = 3
 READABLE = (2, 3)
@@ -66,6 +66,8 @@ class Config:
     """What the exits answer, see `eenet.tasks`."""
     task_settings: dict[str, Any] = field(default_factory=dict)
     """Of the task, such as the width of a decoder."""
+    parts: "list[Config]" = field(default_factory=list)
+    """Of a cascade: the configurations of its networks as they were, see `eenet.networks.cascading`."""
     format_version: int = FORMAT_VERSION
 
     @property
@@ -74,8 +76,23 @@ class Config:
         return self.class_names or [str(n) for n in range(self.num_classes)]
 
     @property
+    def has_state(self) -> bool:
+        """Whether something is carried from stage to stage beside the features."""
+        return bool(self.parts) or len(task_of(self.task).carried) > 1
+
+    def started_at(self, stage: int) -> int:
+        """The first stage of the network that a stage belongs to: 0 but in a cascade."""
+        starts = [0]
+        for part in self.parts:
+            starts.append(starts[-1] + len(part.stage_macs))
+        return max((start for start in starts if start <= stage), default=0)
+
+    @property
     def effort(self) -> tuple[int, float]:
         """Epochs and seconds of training in all, with those of the network whose weights it began with."""
+        if self.parts:
+            spent = [part.effort for part in self.parts]
+            return sum(epochs for epochs, _ in spent), sum(seconds for _, seconds in spent)
         made = self.provenance
         parts = (made.get("before", {}), {**made, **made.get("train_config", {})})
         epochs, seconds = ([part.get(key, 0) for part in parts] for key in ("epochs", "train_seconds"))
@@ -190,6 +207,7 @@ _CONFIG_CHECKS: dict[str, tuple[str, Callable[[Any, Mapping[str, Any]], bool]]] 
         lambda v, _: isinstance(v, dict) and all(isinstance(each, str) for each in v.values()),
     ),
     "provenance": ("an object", lambda v, _: isinstance(v, dict)),
+    "parts": ("a list of two objects or more, or of none", lambda v, _: _is_parts(v)),
 }
 
 
@@ -210,6 +228,11 @@ def read_config(directory: Path) -> Config:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a JSON object, not {type(values).__name__}")
+    return _checked(values, path)
+
+
+def _checked(values: dict[str, Any], path: Path | str) -> Config:
+    """A configuration from what `path` holds."""
     version = values.get("format_version")
     if version not in READABLE:
         raise ValueError(
@@ -219,7 +242,7 @@ def read_config(directory: Path) -> Config:
     if version == 2:
         values = {"proved_with": {}, "plugins": [], "hashes": {}, **values}
     values = {"task": "classification", "task_settings": {}, **values}
-    values = {"backbone_widths": {}, "head_widths": {}, **values}
+    values = {"backbone_widths": {}, "head_widths": {}, "parts": [], **values}
     known = {f.name for f in fields(Config)}
     for key in sorted(known - values.keys()):
         raise ValueError(f"{path}: key {key!r} is missing")
@@ -237,6 +260,7 @@ def read_config(directory: Path) -> Config:
             with blaming(path, f"{key!r}, {name}"), asking_for(values["plugins"]):
                 ExitPolicy.from_dict(policy, len(values["exits"]))
     values["input_size"] = tuple(values["input_size"])
+    values["parts"] = [_checked(part, f"{path}: 'parts', {i}") for i, part in enumerate(values["parts"])]
     return Config(**values)
 
 
@@ -270,6 +294,11 @@ def _is_widths(value: Any) -> bool:
 def _is_ensemble(value: Any, exits: int) -> bool:
     whole = _list_of(value, [list], exits) and all(_list_of(row, [list], k) for k, row in enumerate(value))
     return whole and all(_is_weights(pair) for row in value for pair in row)
+
+
+def _is_parts(value: Any) -> bool:
+    """None, or networks of a cascade, none of which is one itself."""
+    return _list_of(value, [dict]) and len(value) != 1 and not any(part.get("parts") for part in value)
 
 
 def versions() -> dict[str, str]:

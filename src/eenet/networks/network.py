@@ -55,7 +55,7 @@ class EENet(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.heads = nn.ModuleList(heads)
         self.config = config
-        self._copies = list(copies) if copies is not None else [False] * len(heads)
+        self.copies = list(copies) if copies is not None else [False] * len(heads)
 
     @property
     def num_exits(self) -> int:
@@ -124,7 +124,7 @@ class EENet(nn.Module):
             exit_logits, confidence_logit = head(features)
             logits.append(exit_logits)
             confidence_logits.append(confidence_logit)
-            if self._copies[k]:
+            if self.copies[k]:
                 features = features.clone()
         logits.append(self.stages[-1](features))
         return ExitOutputs(logits, confidence_logits)

@@ -1,10 +1,11 @@
-"""The race for the fastest network within a drop of accuracy: who runs, who drops out, who wins."""
+"""The race for the fastest network within a drop of accuracy; several trained networks as one."""
 
 from typing import TYPE_CHECKING
 
 from eenet.common.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from eenet.optimizing.cascading import cascade
     from eenet.optimizing.results import Optimized, OptimizedRow
     from eenet.optimizing.search import optimize
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from eenet.runtime.backends.openvino_backend import read_openvino
     from eenet.runtime.backends.torch_backend import SegmentModule, examples, folded_segments
     from eenet.runtime.compacting import Answers, Carried, Parted, part, run_batch, run_segment
-    from eenet.runtime.graphs.cutting import Cutter, has_state, inputs_and_outputs
+    from eenet.runtime.graphs.cutting import Cutter, inputs_and_outputs
     from eenet.runtime.graphs.nesting import nest, threshold_name
     from eenet.runtime.graphs.segments import Segment, segments_of
     from eenet.runtime.predicting import FilePrediction, predict, predict_each, prediction_lines

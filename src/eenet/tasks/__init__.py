@@ -12,7 +12,7 @@ if TYPE_CHECKING:
         expected_calibration_error,
         reliability,
     )
-    from eenet.tasks.classification.heads import HEADS, create_head
+    from eenet.tasks.classification.heads import HEADS, ExitHead, create_head
     from eenet.tasks.classification.metrics import (
         Evaluation,
         accuracy_cost_curve,

@@ -22,7 +22,7 @@ TOGETHER = 16  # images at most, whose logits are held at a time
 WITHOUT = (
     "--top-k", "int8", "format aoti", "format executorch", "serving by stage", "batch", "pruning",
     "optimize", "a budget in time", "measuring damaged images", "backend torch-compile",
-    "starting from a trained checkpoint",
+    "starting from a trained checkpoint", "a cascade",
 )  # fmt: skip
 """Verbs and options that no such task has yet."""
 

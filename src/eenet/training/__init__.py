@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from eenet.training.planning.starting import start_of
     from eenet.training.planning.wording import RUN_FILE, parsed, read_run, typed
     from eenet.training.recipes import RECIPES, Names, get_recipe, list_names, retrofit
-    from eenet.training.run import TrainResult, train
-    from eenet.training.state import STATE_FILE
+    from eenet.training.run import TrainResult, conclude, train
+    from eenet.training.state import STATE_FILE, prepare
     from eenet.training.sweeping import (
         PICTURE_FILE,
         TABLE_FILE,

@@ -192,13 +192,13 @@ def train(
         **({"pruning": pruning} if pruning else {}),
         **({"before": {"epochs": epochs, "train_seconds": before}} if epochs else {}),
     }
-    result = _conclude(network, images, config, out, made, how) if first else None
+    result = conclude(network, images, config, out, made, how) if first else None
     (result,) = broadcast_object_list([result])
     assert isinstance(result, TrainResult)
     return result
 
 
-def _conclude(
+def conclude(
     network: EENet,
     images: Mapping[str, Images],
     config: TrainConfig,
@@ -208,7 +208,13 @@ def _conclude(
 ) -> TrainResult:
     """Calibrate and evaluate a trained network; write checkpoint, records and report.
 
-    `made` becomes its provenance, `how` is the card's section about repeating that.
+    Args:
+        network: as it was trained.
+        images: of the splits.
+        config: of the run.
+        out: directory for everything.
+        made: its provenance.
+        how: the card's section about repeating that.
     """
     notes = [*dict.fromkeys(note for split in SPLITS for note in images[split].notes), *made["notes"]]
     held_out = images["validation"]

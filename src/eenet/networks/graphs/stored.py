@@ -137,7 +137,8 @@ class StoredNetwork:
     @property
     def has_modules(self) -> bool:
         """Whether `to_torch` can make it: with its weights there, and no code of a user's own."""
-        own = self.config.backbone is None or self.config.backbone.startswith(FACTORY)
+        names = [part.backbone for part in self.config.parts or [self.config]]
+        own = any(name is None or name.startswith(FACTORY) for name in names)
         return not own and (self.directory / WEIGHTS_FILE).is_file()
 
     def to_torch(self) -> "EENet":

@@ -111,7 +111,7 @@ def _export(network: EENet) -> bytes:
     task = task_of(network.config.task)
     for k in range(network.num_exits):
         names += [
-            *(name(k) for name in (features_name, state_name)[: len(task.carried)]),
+            *(name(k) for name in (features_name, state_name)[: 1 + network.config.has_state]),
             logits_name(k),
             probabilities_name(k),
             confidence_logits_name(k),

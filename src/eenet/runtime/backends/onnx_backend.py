@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from eenet.common import cores
 from eenet.networks import FLOAT, PIXELS, Network, graph_of, parse, to_array, value_info
 from eenet.runtime.backends.backend import Backend, Outputs, ThroughAll, packed
-from eenet.runtime.graphs.cutting import Cutter, has_state, inputs_and_outputs
+from eenet.runtime.graphs.cutting import Cutter, inputs_and_outputs
 from eenet.runtime.graphs.nesting import nest_all, thresholds_given
 from eenet.runtime.graphs.segments import Segment
 
@@ -48,7 +48,7 @@ class OnnxRuntimeBackend(Backend):
         """
         self.segments = list(segments)
         graph, final = graph_of(network), network.num_exits
-        state = has_state(network)
+        state = network.config.has_state
         names = [inputs_and_outputs(segment, score, final, with_state=state) for segment in self.segments]
         ends = list(dict.fromkeys(name for _, outputs in names for name in outputs))
         whole = Cutter(graph).cut([PIXELS], ends)

@@ -14,7 +14,7 @@ from openvino.utils import replace_node
 
 from eenet.networks import PIXELS, Network, graph_of
 from eenet.runtime.backends.backend import Backend, Outputs, ThroughAll, packed
-from eenet.runtime.graphs.cutting import Cutter, has_state, inputs_and_outputs
+from eenet.runtime.graphs.cutting import Cutter, inputs_and_outputs
 from eenet.runtime.graphs.nesting import nest_all, thresholds_given
 from eenet.runtime.graphs.segments import Segment
 
@@ -35,17 +35,23 @@ class OpenVINOBackend(Backend):
     ) -> None:
         """`threads`: by default all cores. `precision`: f32, or bf16 where the processor has it."""
         self.segments = list(segments)
-        cutter, final, state = Cutter(graph_of(network)), network.num_exits, has_state(network)
+        cutter, final, state = Cutter(graph_of(network)), network.num_exits, network.config.has_state
         names = [inputs_and_outputs(segment, score, final, with_state=state) for segment in self.segments]
         carried = cutter.carry_integers({name for inputs, _ in names[1:] for name in inputs})
         parts = [cutter.cut(*([carried.get(name, name) for name in side] for side in each)) for each in names]
         self._models = [Compiled(part.SerializeToString(), threads, precision) for part in parts]
+        self._unused = [
+            {i for i, given in enumerate(part.graph.input) if given.name not in model.inputs}
+            for part, model in zip(parts, self._models, strict=True)
+        ]
         # in branches OpenVINO 2026.4 computes int8 wrongly
         whole = None if cutter.in_integers else nest_all(parts, self.segments, final, "several")
         self._whole = whole and Compiled(whole.SerializeToString(), threads, precision)
 
     def run(self, index: int, features: Any) -> Outputs:
         given = features if isinstance(features, tuple) else (features,)
+        if unused := self._unused[index]:  # OpenVINO takes none that isn't used, as features before a network
+            given = tuple(part for i, part in enumerate(given) if i not in unused)
         outputs = packed(self.segments[index], self._models[index].runner(len(given[0]))(*given))
         # it writes into the same memory the next time
         answers = [None if a is None else a.copy() for a in (outputs.probabilities_BN, outputs.score_B)]
@@ -74,6 +80,7 @@ class Compiled:
             "INFERENCE_NUM_THREADS": threads or 0,
         }
         self._model = read_openvino(model)
+        self.inputs = {name for port in self._model.inputs for name in port.names}
         self._for_any = core().compile_model(self._model, "CPU", self._options)
         self._for_one: openvino.CompiledModel | None = None
         self._making, self._local = threading.Lock(), threading.local()

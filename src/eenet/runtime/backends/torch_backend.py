@@ -78,7 +78,9 @@ class SegmentModule(nn.Module):
 
     def __init__(self, network: EENet, segment: Segment, score: str) -> None:
         super().__init__()
-        stages: list[nn.Module] = [network.stages[k] for k in range(segment.first, segment.last + 1)]
+        first = network.config.started_at(segment.last)  # nothing before it in a cascade is asked for
+        first = max(segment.first, first)
+        stages: list[nn.Module] = [network.stages[k] for k in range(first, segment.last + 1)]
         if segment.first == 0:
             stages.insert(0, normalization(network))
         self.stages: nn.Module = nn.Sequential(*stages)

@@ -8,7 +8,6 @@ import numpy as np
 
 from eenet.networks import (
     PIXELS,
-    Network,
     copy_of,
     extract,
     features_name,
@@ -20,7 +19,6 @@ from eenet.networks import (
     value_info,
 )
 from eenet.runtime.graphs.segments import Segment
-from eenet.tasks import task_of
 
 
 def inputs_and_outputs(
@@ -43,11 +41,6 @@ def inputs_and_outputs(
     return given, wanted
 
 
-def has_state(network: Network) -> bool:
-    """Whether something is carried beside the features."""
-    return len(task_of(network.config.task).carried) > 1
-
-
 def carried_names(stage: int, *, with_state: bool) -> list[str]:
     """What is carried on behind a stage."""
     return [features_name(stage), *([state_name(stage)] if with_state else [])]
@@ -61,6 +54,7 @@ class Cutter:
         self._asks_pixels = any(_asked(node) is not None for node in model.graph.node)
         unpacking = (node for node in model.graph.node if node.op_type == "DequantizeLinear")
         self._scales = {node.output[0]: list(node.input[1:]) for node in unpacking}
+        self._same = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Identity"}
 
     @property
     def in_integers(self) -> bool:
@@ -101,10 +95,30 @@ class Cutter:
             del model.graph.node[:]
             for node in self._model.graph.node:
                 model.graph.node.extend(self._from_inputs(node, inputs))
-        part = extract(model, inputs, outputs)
+        part = extract(self._renamed(model, inputs), inputs, outputs)
         for name in self._scales.keys() & set(inputs):
             self._pack(part.graph, name)
         return part
+
+    def _renamed(self, model: Any, inputs: Sequence[str]) -> Any:
+        """The graph where what is the same as an input, made before, goes by the name of the input.
+
+        As the image of a cascade: it goes from stage to stage as it is.
+        """
+        names = {self._origin(name): name for name in inputs if name in self._same}
+        if not names:
+            return model
+        model = copy_of(model)
+        for node in model.graph.node:
+            if node.output[0] not in inputs:
+                node.input[:] = [names.get(self._origin(each), each) for each in node.input]
+        return model
+
+    def _origin(self, name: str) -> str:
+        """What it is a copy of."""
+        while name in self._same:
+            name = self._same[name]
+        return name
 
     def _pack(self, graph: Any, name: str) -> None:
         """Pack an input of a part by the scale it was unpacked by, and unpack it where it is taken."""
