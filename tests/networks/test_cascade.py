@@ -127,7 +127,7 @@ def test_the_networks_given_stay_as_they_are(members: list[EENet]) -> None:
 def test_refusals(members: list[EENet], digits: ImageSet) -> None:
     with pytest.raises(ValueError, match="two networks or more"):
         in_cascade(members[:1])
-    with pytest.raises(ValueError, match="network 1 is a cascade already"):
+    with pytest.raises(ValueError, match="give the networks that it is made of"):
         in_cascade([members[0], in_cascade(members)])
     for setting, value, told in (
         ("num_classes", 5, "numbers of classes: 10 and 5"),
@@ -139,6 +139,10 @@ def test_refusals(members: list[EENet], digits: ImageSet) -> None:
         other.config.mean, other.config.std = [0.5], [0.5]
         with pytest.raises(ValueError, match=told):
             in_cascade([members[0], other])
+    with pytest.raises(ValueError, match="pruning doesn't work for a cascade"):
+        eenet.prune(in_cascade(members))
+    with pytest.raises(ValueError, match="choose another one"):
+        eenet.Predictor(in_cascade(members), backend="torch-compile")
     renamed = small(digits, 1)
     renamed.config.class_names = [str(n) for n in reversed(range(10))]
     with pytest.raises(ValueError, match="other classes than the first"):
@@ -180,7 +184,15 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["cascade", str(tmp_path / "plain"), SHIPPED, "--data", "digits"], "cheapest network first"),
         (["cascade", SHIPPED, "cifar10-eenet20", "--data", "digits"], "image sizes"),
         (["cascade", SHIPPED, str(other), "--data", "digits"], "no checkpoint directory"),
-        (["train", "--model", str(out), "--data", "digits"], "is a cascade of several networks"),
+        (
+            ["export", str(out), "--format", "executorch", "--out", str(other)],
+        ),
+        (
+            ["export", str(out), "--format", "aoti", "--out", str(other)],
+            "format aoti doesn't work for a cascade",
+        ),
+        (["batch", str(tmp_path), str(tmp_path / "answers"), str(out)], "batch doesn't work for a cascade"),
+        (["train", "--model", str(out), "--data", "digits"], "for a cascade; train its networks"),
     ):
         assert main(wrong) == 2
         error = capsys.readouterr().err

@@ -23,7 +23,6 @@ from eenet.common import Result, say, working
 from eenet.compress.channels import Sparsity, prune_channels
 from eenet.compress.exits import with_widths
 from eenet.networks import EENet
-from eenet.tasks import task_of
 
 HOW = ("uniform", "global")
 ROUND_TO = (16, 8, 4, 2, 1)  # channels: with AVX-512 12 take as long as 16
@@ -109,7 +108,7 @@ def pruned(
         raise ValueError(f"round_to is {round_to}; it must be at least 1")
     module = network if isinstance(network, EENet) else as_module(network)
     if isinstance(module, EENet):
-        task_of(module.config.task).must_support("pruning")
+        module.config.must_support("pruning")
     if input_size is None:
         if not isinstance(module, EENet):
             raise ValueError("give input_size, (channels, height, width), with a network that has no exits")
@@ -142,7 +141,7 @@ def sparsity_of(network: EENet, weight: float) -> Sparsity:
     Raises:
         ValueError: the task can't be pruned, or Torch-Pruning is missing or can't follow this network.
     """
-    task_of(network.config.task).must_support("pruning")
+    network.config.must_support("pruning")
     image_1CHW = torch.zeros((1, *network.config.input_size)).to(example_tensor(network))
     try:
         with eval_mode(network), torch.enable_grad():

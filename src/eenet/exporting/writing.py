@@ -136,8 +136,8 @@ def export(
     network = open_network(checkpoint)
     config = network.config
     task = task_of(config.task)
-    task.must_support(f"format {format}")
-    task.must_support(precision)
+    config.must_support(f"format {format}")
+    config.must_support(precision)
     chosen = config.exit_policy(budget, policy)
     if looks_back(chosen.score):
         raise ValueError(

@@ -12,7 +12,7 @@ from eenet.backbones import mutates_input
 from eenet.networks.config import Config
 from eenet.networks.network import EENet
 from eenet.policies import create_gate
-from eenet.tasks import ExitHead, task_of
+from eenet.tasks import ExitHead
 
 Carried = tuple[Tensor, Tensor]
 """Features, and the normalised image."""
@@ -165,9 +165,7 @@ def in_cascade(networks: Sequence[EENet]) -> EENet:
 
 
 def _must_fit(first: Config, other: Config, number: int) -> None:
-    task_of(other.task).must_support("a cascade")
-    if other.parts:
-        raise ValueError(f"network {number} is a cascade already; give the networks that it is made of")
+    other.must_support("a cascade")
     other.normalization(f"network {number}")
     compared = {"task": "tasks", "input_size": "image sizes", "num_classes": "numbers of classes"}
     for key, told in compared.items():

@@ -18,7 +18,6 @@ from eenet.networks.cascading import in_cascade
 from eenet.networks.config import Config, asking_for, read_config, versions
 from eenet.networks.directories import CONFIG_FILE, WEIGHTS_FILE, checkpoint_directory
 from eenet.networks.network import EENet
-from eenet.tasks import task_of
 
 PICKLE_SUFFIXES = {".pt", ".pth", ".bin", ".pkl", ".ckpt"}
 
@@ -173,9 +172,7 @@ def trained_backbone(name: str | Path) -> tuple[nn.Module, EENet]:
     """
     network = load_checkpoint(name)
     config = network.config
-    task_of(config.task).must_support("starting from a trained checkpoint")
-    if config.parts:
-        raise ValueError(f"{name} is a cascade of several networks; train these, and join them anew")
+    config.must_support("starting from a trained checkpoint")
     assert config.backbone is not None
     backbone = set_widths(create_backbone(config.backbone, config.backbone_args), config.backbone_widths)
     prefix = re.compile(r"stages\.\d+\.")

@@ -18,6 +18,14 @@ from eenet.tasks import TASKS, task_of
 
 FORMAT_VERSION = 3
 READABLE = (2, 3)
+NOT_IN_A_CASCADE = {
+    "pruning": "prune its networks, and join them",
+    "starting from a trained checkpoint": "train its networks, and join them",
+    **dict.fromkeys(("batch", "serving by stage", "format aoti", "format executorch"), ""),
+    "backend torch-compile": "choose another one",
+    "a cascade": "give the networks that it is made of",
+}
+"""Verbs and options that a cascade has not got, and what to do instead."""
 
 
 @dataclass
@@ -79,6 +87,17 @@ class Config:
     def has_state(self) -> bool:
         """Whether something is carried from stage to stage beside the features."""
         return bool(self.parts) or len(task_of(self.task).carried) > 1
+
+    def must_support(self, verb: str) -> None:
+        """Refuse a verb that this kind of network has none of.
+
+        Raises:
+            ValueError: it hasn't.
+        """
+        task_of(self.task).must_support(verb)
+        if self.parts and verb in NOT_IN_A_CASCADE:
+            way_out = NOT_IN_A_CASCADE[verb]
+            raise ValueError(f"{verb} doesn't work for a cascade{'; ' * bool(way_out)}{way_out}")
 
     def started_at(self, stage: int) -> int:
         """The first stage of the network that a stage belongs to: 0 but in a cascade."""

@@ -29,7 +29,6 @@ from eenet.serving import (
     named_checkpoints,
     served_policy,
 )
-from eenet.tasks import task_of
 
 LOAD = re.compile(r"/v2/repository/models/[^/]+/load")
 NO_LOAD = "replicas load models when they start; roll a new checkpoint out with `serve deploy`"
@@ -127,7 +126,7 @@ def app(arguments: Arguments) -> Any:
     named = _named(arguments)
     configs = {name: open_network(checkpoint).config for name, checkpoint in named.items()}
     for config in configs.values():
-        task_of(config.task).must_support("serving by stage" if arguments.by == "stage" else "serve")
+        config.must_support("serving by stage" if arguments.by == "stage" else "serve")
     ray_library()
     serve = require("ray.serve", "serving with Ray", "scale")
     scaled: dict[str, Any] = {

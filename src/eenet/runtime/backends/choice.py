@@ -8,7 +8,6 @@ from eenet.networks import Network, StoredNetwork
 from eenet.policies import looks_back
 from eenet.runtime.backends.backend import Backend
 from eenet.runtime.graphs.segments import Segment
-from eenet.tasks import task_of
 
 BACKENDS = {  # module, class, package, options
     "torch": ("torch_backend", "TorchBackend", "torch", ("precision",)),
@@ -35,7 +34,7 @@ def create_backend(
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}; choose from {', '.join(BACKENDS)}")
     module, kind, package, known = BACKENDS[name]
-    task_of(network.config.task).must_support(f"backend {name}")
+    network.config.must_support(f"backend {name}")
     of_graphs = package != "torch"
     if not installed(name):
         what = f"eenet[{EXTRAS[package]}]" if package in EXTRAS else package

@@ -18,7 +18,6 @@ from eenet.scale.bulk.inputs import MOST_IN_UNIT, Inputs
 from eenet.scale.bulk.operators import OneSegment, WholeNetwork
 from eenet.scale.bulk.tables import PIXELS, UNREADABLE, array
 from eenet.scale.shipping import How, fingerprint, packed
-from eenet.tasks import task_of
 
 WAYS = ("auto", "network", "stage")
 DECODING, RUNNING = 0.25, 0.75  # of a processor; both together are one
@@ -56,7 +55,7 @@ class Job:
                 raise ValueError(f"{name} is {value}; give at least 1")
         network = open_network(checkpoint)
         config = network.config
-        task_of(config.task).must_support("batch")
+        config.must_support("batch")
         config.normalization(name_of(checkpoint))
         chosen, likeliest = config.exit_policy(budget, policy), min(top_k or 0, config.num_classes)
         self.how = How(chosen, backend or STAGE_BACKEND, tuple(providers), batch_size or BATCH, likeliest)
