@@ -206,15 +206,14 @@ def speed(row: dict[str, str]) -> list[str]:
 
 
 def taught(rows: list[Row]) -> Iterator[list[str]]:
-    """Accuracy of the networks that were trained without teachers and with them, in float32."""
-    found = {(row.name, row.budget): 100 * row.accuracy for row in rows if row.precision == "fp32"}
+    """Accuracy without teachers and with them, in float32, of networks that are the same but for these."""
+    found = {(row.name, row.budget): row for row in rows if row.precision == "fp32"}
     for name in dict.fromkeys(name for name, _ in found):
         pairs = [(found.get((name, key)), found.get((name + TAUGHT, key))) for key in SIDE_BY_SIDE]
-        if pairs[0][1] is not None:
-            cells = (
-                f"{alone:.2f} → {with_them:.2f}" if alone and with_them else "–" for alone, with_them in pairs
-            )
-            yield [name, *cells]
+        whole, other = pairs[0]
+        if whole and other and whole.macs == other.macs:
+            both = (f"{100 * a.accuracy:.2f} → {100 * b.accuracy:.2f}" if a and b else "–" for a, b in pairs)
+            yield [name, *both]
 
 
 def ingredients(rows: list[dict[str, str]], network: str) -> str:

@@ -19,7 +19,7 @@ and finetuned for 8 epochs |
 finetuned for 8 epochs. Channels are multiples of 16, 8 and 8 |
 | `pruned-0.5-exits-by-2` | the same to 0.5, with channels in multiples of 2, as `eenet.prune` chose before |
 | a name with `-taught` | the same training, and two teachers that all exits imitate: `cifar10-eenet56` \
-and `cifar10-eenet13`, in int8. Pruned ResNet-13: from the network of 166 epochs |
+and `cifar10-eenet13`, in int8. Pruned ResNet-13: from the network of 166 epochs. To 0.4: in multiples of 16 |
 | `cascade-13-20`, `cascade-13-56` | `cifar10-eenet13`, behind it `cifar10-eenet20` or `cifar10-eenet56`; \
 [joined](../how-to/cascade.md) without any training. Budgets are parts of the last network's MACs |
 | never with exits | the backbone alone, trained for {epochs} epochs, from [networks](networks.md) |
@@ -84,9 +84,9 @@ better ([lab notes](../development/lab-notes.md)).
 
 :::
 
-Both were trained for as many epochs, by one recipe. Budgets are parts of the backbone's MACs, exits counted.
-A name without `-exits` is a backbone that was trained alone. The last ones were trained from random weights
-for {short} epochs, the others are pruned.
+Only networks that are the same but for the teachers: trained for as many epochs, by one recipe. Budgets are
+parts of the backbone's MACs, exits counted. A name without `-exits` is a backbone that was trained alone.
+ResNet-13 was trained from random weights for {short} epochs, the others are pruned.
 
 ## Pruned channels in multiples of 16 or of 2
 
@@ -149,9 +149,9 @@ set anew for each. `python benchmarks/ingredients.py after`.
   28 million MACs, after 200 epochs. TinyNet-E is the only EfficientNet here.
 - What a network as deep as a cut one is worth when it is trained alone. The cut ones were trained together
   with all that lies behind them.
-- What a better teacher gives others. `cifar10-eenet13` had teachers for 106 epochs, no other network had. Cut
-  behind an exit it is among the static networks too, so both sides gain by it. 16 epochs with two teachers
-  gained `cifar10-eenet56` nothing ([lab notes](../development/lab-notes.md)).
+- What a teacher gives others in long trainings. `cifar10-eenet13` had teachers for 106 epochs. Cut behind an
+  exit it is among the static networks too, so both sides gain by it. 16 epochs with two teachers gained
+  `cifar10-eenet56` nothing ([lab notes](../development/lab-notes.md)); 8 to 10 epochs of others are above.
 - Anything about other seeds.
 
 {photos}

@@ -185,9 +185,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["cascade", SHIPPED, "cifar10-eenet20", "--data", "digits"], "image sizes"),
         (["cascade", SHIPPED, str(other), "--data", "digits"], "no checkpoint directory"),
         (
-            ["export", str(out), "--format", "executorch", "--out", str(other)],
-        ),
-        (
             ["export", str(out), "--format", "aoti", "--out", str(other)],
             "format aoti doesn't work for a cascade",
         ),
