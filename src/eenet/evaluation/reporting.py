@@ -117,7 +117,7 @@ def report_entry(
         policy,
         about=about_run(config),
         command=config.provenance.get("command", ""),
-        backbone=config.backbone or "the plain backbone",
+        backbone=config.backbone or ("the last network" if config.parts else "the plain backbone"),
         budgets={b: ExitPolicy.from_dict(p, len(config.exits)) for b, p in config.budgets.items()},
         exits=config.exits,
         **measured,

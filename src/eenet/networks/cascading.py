@@ -1,9 +1,9 @@
 """Several networks as one: what a cheap one isn't sure about goes on to a better one."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,9 @@ class CascadeStage(nn.Module):
         """What the stage takes, and the image."""
         features, image = carried if isinstance(carried, tuple) else (carried, carried)
         if self.starts:
-            features = image if self.scale is None else image * self.scale + self.shift
+            features = image
+            if self.scale is not None and self.shift is not None:
+                features = image * self.scale + self.shift
         return features.clone() if self.copies else features, image
 
     def forward(self, carried: Tensor | Carried) -> Tensor | Carried:
@@ -88,6 +90,12 @@ class CascadeHead(ExitHead):
         return super().forward(self.seen(features))
 
 
+class _Exit(NamedTuple):
+    head: CascadeHead
+    name: str
+    macs: int
+
+
 def in_cascade(networks: Sequence[EENet]) -> EENet:
     """Networks one behind the other as one network, with copies of their weights.
 
@@ -108,60 +116,64 @@ def in_cascade(networks: Sequence[EENet]) -> EENet:
     for i, network in enumerate(networks):
         _must_fit(networks[0].config, network.config, i)
     for i, (one, following) in enumerate(pairwise(network.config for network in networks)):
-        first = one.stage_macs[0] + sum(one.head_macs[:1])
-        if first > following.backbone_macs:
+        least = one.stage_macs[0] + sum(one.head_macs[:1])
+        if least > following.backbone_macs:
             raise ValueError(
-                f"give the cheapest network first: leaving network {i} takes {first:,} MACs or more, "
+                f"give the cheapest network first: leaving network {i} takes {least:,} MACs or more, "
                 f"all of network {i + 1} takes {following.backbone_macs:,}"
             )
     networks = [copy.deepcopy(network) for network in networks]
-    image = torch.zeros(2, *networks[0].config.input_size)
+    first, last = networks[0].config, networks[-1].config
     stages: list[nn.Module] = []
-    heads: list[nn.Module] = []
-    exits: list[str] = []
-    head_macs: list[int] = []
-    last = networks[-1].config
+    exits: list[_Exit] = []
     for i, network in enumerate(networks):
-        ends = i == len(networks) - 1
-        copies = [mutates_input(network.stages[0], image), *network.copies]
-        for k, stage in enumerate(network.stages):
-            stages.append(
-                CascadeStage(
-                    stage,
-                    starts=not k,
-                    answers=k == network.num_exits,
-                    ends=ends and k == network.num_exits,
-                    copies=copies[k],
-                    renormalised=None if k else _renormalised(networks[0].config, network.config),
-                )
-            )
-        told = network.config
-        heads += [CascadeHead(head.trunk, head.classifier, told.num_classes) for head in network.heads]
-        exits += [f"{i}.{name}" for name in told.exits]
-        head_macs += told.head_macs
-        if not ends:
-            heads.append(CascadeHead(nn.Flatten(), nn.Identity(), told.num_classes))
-            exits.append(str(i))
-            head_macs.append(0)
+        ends = network is networks[-1]
+        stages += _stages(network, first, ends=ends)
+        exits += _exits(network, i, ends=ends)
     parts = [network.config for network in networks]
     config = Config(
         backbone=None,
         backbone_args={},
-        exits=exits,
+        exits=[each.name for each in exits],
         head=last.head,
         gate=GATE,
         num_classes=last.num_classes,
         input_size=last.input_size,
         backbone_macs=last.backbone_macs,
         stage_macs=[macs for part in parts for macs in part.stage_macs],
-        head_macs=head_macs,
-        mean=parts[0].mean,
-        std=parts[0].std,
+        head_macs=[each.macs for each in exits],
+        mean=first.mean,
+        std=first.std,
         class_names=next((part.class_names for part in parts if part.class_names), None),
         plugins=sorted({plugin for part in parts for plugin in part.plugins}),
         parts=parts,
     )
-    return EENet(stages, heads, config).eval()
+    return EENet(stages, [each.head for each in exits], config).eval()
+
+
+def _stages(network: EENet, first: Config, *, ends: bool) -> Iterator[CascadeStage]:
+    """The stages of a network; `first`: of the one that gives the image, `ends`: it is the last one."""
+    image = torch.zeros(2, *first.input_size)
+    copies = [mutates_input(network.stages[0], image), *network.copies]
+    for k, (stage, copied) in enumerate(zip(network.stages, copies, strict=True)):
+        answers = k == network.num_exits
+        yield CascadeStage(
+            stage,
+            starts=k == 0,
+            answers=answers,
+            ends=ends and answers,
+            copies=copied,
+            renormalised=None if k else _renormalised(first, network.config),
+        )
+
+
+def _exits(network: EENet, number: int, *, ends: bool) -> Iterator[_Exit]:
+    """The early exits of a network, and its last answer where others follow."""
+    config, heads = network.config, cast(list[Any], [*network.heads])
+    for head, name, macs in zip(heads, config.exits, config.head_macs, strict=True):
+        yield _Exit(CascadeHead(head.trunk, head.classifier, config.num_classes), f"{number}.{name}", macs)
+    if not ends:
+        yield _Exit(CascadeHead(nn.Flatten(), nn.Identity(), config.num_classes), str(number), 0)
 
 
 def _must_fit(first: Config, other: Config, number: int) -> None:

@@ -70,7 +70,7 @@ class CheckpointInfo(Result):
         budgets, made = sorted(config.budgets, key=float), config.provenance
         told = {
             "task": config.task,
-            "backbone": f"{config.backbone or 'its own class'}, {config.backbone_macs:,} MACs",
+            "backbone": f"{_backbones(config)}, {config.backbone_macs:,} MACs",
             "pruned": made.get("pruning"),
             "heads": f"{config.head}, gate {config.gate}",
             "images": " × ".join(map(str, config.input_size)),
@@ -87,6 +87,13 @@ class CheckpointInfo(Result):
         header = ["exit", "behind", "MACs of its head", "cost", "threshold"]
         shown = {key: value for key, value in told.items() if value}
         return f"{format_table(header, rows)}\n\n{lines(shown)}"
+
+
+def _backbones(config: Config) -> str:
+    """What a network, or those of a cascade, are made of."""
+    if config.parts:
+        return f"{' → '.join(map(_backbones, config.parts))}, of the last"
+    return config.backbone or "its own class"
 
 
 def info(
