@@ -33,7 +33,7 @@ and `cifar10-eenet13`, in int8. Pruned ResNet-13: from the network of 166 epochs
 ```{{figure}} ../images/race-cifar10.svg
 :alt: Accuracy against measured time on CIFAR-10, of networks that leave early and of static ones.
 
-Accuracy against time. Up and to the left is better. Below 88 % nothing is drawn.
+Accuracy against time. Up and to the left is better. Below 88 % nothing is drawn, and variants are left out.
 ```
 
 ## Within a number of MACs
