@@ -14,7 +14,7 @@ from typing import Any
 from eenet.common import blaming, write_atomically
 from eenet.networks.directories import CONFIG_FILE
 from eenet.policies import LARGEST, ExitPolicy, relative_costs
-from eenet.tasks import TASKS, task_of
+from eenet.tasks import TASKS, refuse, task_of
 
 FORMAT_VERSION = 3
 READABLE = (2, 3)
@@ -95,9 +95,8 @@ class Config:
             ValueError: it hasn't.
         """
         task_of(self.task).must_support(verb)
-        if self.parts and verb in NOT_IN_A_CASCADE:
-            way_out = NOT_IN_A_CASCADE[verb]
-            raise ValueError(f"{verb} doesn't work for a cascade{'; ' * bool(way_out)}{way_out}")
+        if self.parts:
+            refuse(verb, NOT_IN_A_CASCADE, "a cascade")
 
     def started_at(self, stage: int) -> int:
         """The first stage of the network that a stage belongs to: 0 but in a cascade."""

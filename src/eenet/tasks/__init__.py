@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from eenet.tasks.detection.metrics import DetectionEvaluation
     from eenet.tasks.detection.prediction import BoxPrediction
     from eenet.tasks.detection.records import DetectionRecords
-    from eenet.tasks.handed import AnyPrediction, Parts, Seen
+    from eenet.tasks.handed import AnyPrediction, Parts, Seen, refuse
     from eenet.tasks.known import TASKS, measure, task_of
     from eenet.tasks.measured import Loss, Measured, named_exits
     from eenet.tasks.pages import MATRIX_UP_TO

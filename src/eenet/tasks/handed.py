@@ -1,6 +1,6 @@
 """What goes in and out of a task: images as networks take them, parts of networks, answers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -47,6 +47,22 @@ class AnyPrediction(Protocol):
     def relative_cost(self) -> float: ...
 
     def to_dict(self) -> dict[str, Any]: ...
+
+
+def refuse(verb: str, unsupported: Mapping[str, str], what: str) -> None:
+    """Refuse a verb that something has none of.
+
+    Args:
+        verb: or an option.
+        unsupported: those that it hasn't, each with what to do instead, if there is anything.
+        what: has none.
+
+    Raises:
+        ValueError: it is one of these.
+    """
+    if verb in unsupported:
+        way_out = unsupported[verb]
+        raise ValueError(f"{verb} doesn't work for {what}{'; ' * bool(way_out)}{way_out}")
 
 
 def width_in(settings: dict[str, Any]) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eenet.policies import ExitPolicy, graph_scores, logarithm, probabilities
-from eenet.tasks.handed import Parts, Pixels, Seen
+from eenet.tasks.handed import Parts, Pixels, Seen, refuse
 from eenet.tasks.measured import Loss, Measured
 
 if TYPE_CHECKING:
@@ -82,9 +82,7 @@ class Task(ABC):
         Raises:
             ValueError: it hasn't.
         """
-        if verb in self.unsupported:
-            way_out = self.unsupported[verb]
-            raise ValueError(f"{verb} doesn't work for {self.name} yet{'; ' * bool(way_out)}{way_out}")
+        refuse(verb, self.unsupported, f"{self.name} yet")
 
     # Data -------------------------------------------------------------------------------
 

@@ -78,8 +78,8 @@ class SegmentModule(nn.Module):
 
     def __init__(self, network: EENet, segment: Segment, score: str) -> None:
         super().__init__()
-        first = network.config.started_at(segment.last)  # nothing before it in a cascade is asked for
-        first = max(segment.first, first)
+        # in a cascade, the networks before the one that answers are not asked
+        first = max(segment.first, network.config.started_at(segment.last))
         stages: list[nn.Module] = [network.stages[k] for k in range(first, segment.last + 1)]
         if segment.first == 0:
             stages.insert(0, normalization(network))
