@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import race_answers
 import results
 import timm
 import tyro
@@ -214,6 +215,7 @@ def runners(place: Path, images: Images, precision: str, out: Path) -> Iterator[
             "half_width_95": round(float(error), 5),
             "macs": round(cost * config.backbone_macs),
             "images": len(right_B),
+            "right_B": right_B,
         }
         yield Runner(row, network, policy)
 
@@ -264,6 +266,7 @@ def measure_all(
             runner.row[f"{key}_p95_ms"] = float(f"{np.percentile(held, 95):.4g}")
             runner.row[f"{key}_ratio"] = round(runner.row[f"{key}_ms"] / unit, 4)
     rows = [runner.row for runner in found]
+    race_answers.write(table, rows)
     measured = {row["network"] for row in rows}
     kept = [row for row in results.read_comparable(table) if row["network"] not in measured]
     print(results.write(table, kept + rows))

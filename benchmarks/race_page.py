@@ -6,10 +6,13 @@ Says which static network is best within a number of MACs, which one with exits,
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import race_answers
 import results
+from numpy.typing import NDArray
 from race import CASCADES, EQUAL, PHOTOS, SHORT, TAUGHT
 from race_photos import photos
 from race_picture import LOWEST, Line, draw
@@ -49,6 +52,8 @@ class Row:
     macs: float
     ratios: dict[str, float]
     """Time as a part of the reference's."""
+    right_B: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
+    """Whether it is right about each test image, where that was kept."""
 
     @property
     def exits(self) -> bool:
@@ -71,11 +76,13 @@ class Row:
 
 def raced(table: str = "race-cifar10") -> list[Row]:
     """The networks of a table of `race.py`."""
-    found = []
+    found, answers = [], race_answers.read(table)
     for row in results.read_found(table):
         right, error, macs = (float(row[key]) for key in ("accuracy", "half_width_95", "macs"))
         ratios = {key: float(row[f"{key}_ratio"]) for key in CLOCKS}
-        found.append(Row(row["network"], row["precision"], row["budget"], right, error, macs, ratios))
+        key = (row["network"], row["precision"], row["budget"])
+        right_B = race_answers.unpacked(answers[key], int(row["images"])) if key in answers else None
+        found.append(Row(*key, right, error, macs, ratios, right_B))
     return found
 
 
@@ -99,9 +106,11 @@ def cells(row: Row) -> list[str]:
 
 
 def over(row: Row, other: Row) -> str:
-    """How far a row lies above another one, with the interval of a difference."""
-    apart = 100 * (row.half_width**2 + other.half_width**2) ** 0.5
-    return f"{100 * (row.accuracy - other.accuracy):+.2f} ± {apart:.2f} points"
+    """How far a row lies above another one, with the interval: by image, where answers of both were kept."""
+    apart = (row.half_width**2 + other.half_width**2) ** 0.5
+    if row.right_B is not None and other.right_B is not None:
+        apart = race_answers.half_width(row.right_B, other.right_B)
+    return f"{100 * (row.accuracy - other.accuracy):+.2f} ± {100 * apart:.2f} points"
 
 
 def drawn(rows: list[Row]) -> Iterator[Line]:
