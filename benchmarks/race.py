@@ -23,10 +23,9 @@ instructions. Rows with others are dropped. Thresholds are from validation image
 How much of what leaving early could save is saved, for the shipped networks as they are.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ import race_answers
 import results
 import timm
 import tyro
+from race_clock import BACKENDS, BATCHES, EQUAL, quickest, set_by_clocks
 from ship import recorded, trained_on
 from torch import nn
 
@@ -44,7 +44,7 @@ from eenet import EENet
 from eenet.data import Images, sample
 from eenet.evaluation import as_images, collect, measure
 from eenet.networks import checkpoint_directory, open_network, read_config
-from eenet.policies import ExitPolicy, Records, fit, policy_for_budget
+from eenet.policies import ExitPolicy, Records, fit
 from eenet.runtime import (
     Contender,
     create_backend,
@@ -71,9 +71,6 @@ FINETUNE = {"epochs": 8, "learning_rate": 0.03}
 TAUGHT = "-taught"  # ends the name of a network that imitated teachers
 BUDGETS = ("0.250", "0.300", "0.350", "0.400", "0.450", "0.500", "0.600")  # of networks with exits
 FEWER, MORE = ("0.150", "0.200"), ("0.800", "1.000")  # of cascades too: theirs are of their last network
-BATCHES = (1, 64)
-BACKENDS = ("onnxruntime", "openvino")
-EQUAL = 0.001  # of accuracy: 5 of 5,000 images, where an interval is 35 to each side
 HERE = "race:small"  # this module's own backbones, as `package.module:factory`
 PHOTOS = {
     "data": "imagenette-160",
@@ -185,23 +182,29 @@ class Runner:
     policy: ExitPolicy
 
 
-def runners(place: Path, images: Images, precision: str, out: Path) -> Iterator[Runner]:
+def runners(place: Path, images: dict[str, Images], precision: str, out: Path) -> Iterator[Runner]:
     """The network without leaving early; with exits also at each budget, and cut behind each exit.
 
-    A cut network is a static one: all images leave there, and nothing of it lies behind or beside.
+    A cut network is a static one: all images leave there, and nothing of it lies behind or beside. Networks
+    with exits also at thresholds set by each clock, to be timed by that one only; cascades aren't.
     """
     network = open_network(in_int8(place, out) if precision == "int8" else place)
     config = read_config(place)
-    tested = collect(network, images)
+    tested = collect(network, images["test"])
     assert isinstance(tested, Records)
     count = len(config.exits)
     joined = bool(config.parts)
     budgets = [key for key in (*FEWER * joined, *BUDGETS, *MORE * joined) if key in config.budgets]
-    policies = {key: ExitPolicy.from_dict(config.budgets[key], count) for key in budgets}
-    if not joined:  # else these are the networks that it is made of
-        policies = {"": ExitPolicy.all_at(count, count), **policies}
-        policies |= {f"exit {k}": ExitPolicy.all_at(k, count) for k in range(count)}
-    for budget, policy in policies.items():
+    static = {"": count, **{f"exit {k}": k for k in range(count)}}
+    if joined:  # its static networks are those that it is made of
+        static = {}
+    policies = [(name, "", ExitPolicy.all_at(k, count)) for name, k in static.items()]
+    policies += [(key, "", ExitPolicy.from_dict(config.budgets[key], count)) for key in budgets]
+    if count and not joined:
+        held_out = collect(network, images["validation"])
+        assert isinstance(held_out, Records)
+        policies += set_by_clocks(network, config, held_out, sample(images["test"], 64))
+    for budget, clock, policy in policies:
         right_B = tested.right(policy)
         error = 1.96 * right_B.std() / np.sqrt(len(right_B))
         cost = measure(tested, policy).relative_cost
@@ -210,6 +213,7 @@ def runners(place: Path, images: Images, precision: str, out: Path) -> Iterator[
             "instructions": results.instructions(),
             "precision": precision,
             "budget": budget,
+            "clock": clock,
             "epochs": config.effort[0],
             "accuracy": round(float(right_B.mean()), 5),
             "half_width_95": round(float(error), 5),
@@ -241,28 +245,29 @@ def measure_all(
     places += [path for path in trained if trained_on(read_config(path)) == data]
     if not places:
         raise SystemExit(f"{out} holds no finished training on {data}; see `race.py train`")
-    images = as_images(data, read_config(places[0]), "test")
+    images = {split: as_images(data, read_config(places[0]), split) for split in ("validation", "test")}
     found = [
         runner
         for place in places
         for precision in ("fp32", "int8")
         for runner in runners(place, images, precision, out)
     ]
-    pixels_BCHW = sample(images, 1000)
+    pixels_BCHW = sample(images["test"], 1000)
     for backend, batch_size in product(BACKENDS, BATCHES):
+        key = f"{backend}_{batch_size}"
+        timed_here = {str(i): runner for i, runner in enumerate(found) if runner.row["clock"] in ("", key)}
         contenders = []
-        for i, runner in enumerate(found):
+        for i, runner in timed_here.items():
             segments = segments_of(runner.policy, runner.network.config.ensemble)
             fast = create_backend(backend, runner.network, segments, runner.policy.score)
-            contenders.append(Contender(str(i), partial(run_batch, fast, runner.policy)))
+            contenders.append(Contender(i, partial(run_batch, fast, runner.policy)))
         times = times_in_turn(
             contenders, pixels_BCHW, batch_size=batch_size, repeats=repeats, run_seconds=0.3
         )
         unit = mean_ms(times["0"])
-        for i, runner in enumerate(found):
-            held = np.median(times[str(i)], 0)
-            key = f"{backend}_{batch_size}"
-            runner.row[f"{key}_ms"] = mean_ms(times[str(i)])
+        for i, runner in timed_here.items():
+            held = np.median(times[i], 0)
+            runner.row[f"{key}_ms"] = mean_ms(times[i])
             runner.row[f"{key}_p95_ms"] = float(f"{np.percentile(held, 95):.4g}")
             runner.row[f"{key}_ratio"] = round(runner.row[f"{key}_ms"] / unit, 4)
     rows = [runner.row for runner in found]
@@ -312,21 +317,6 @@ def efficiency(repeats: int = 5, only: tuple[str, ...] = (*SHIPPED, *ELSEWHERE))
                 rows.append({**about, **row.to_dict()})
                 print(rows[-1], flush=True)
     print(results.write("race-efficiency", rows))
-
-
-def quickest(in_time: Records, score: str, least: float, full: Records) -> ExitPolicy | None:
-    """The policy of the least budget, to 0.01, of which so much is expected, as of all larger ones.
-
-    None if there is none. `full`: as of `expected_accuracy`.
-    """
-
-    @cache
-    def policy(step: int) -> ExitPolicy:
-        return policy_for_budget(in_time, step / 100, scores=[score], any_exits=True)
-
-    steps = range(int(100 * in_time.costs()[0]) + 1, int(100 * max(in_time.costs())) + 2)
-    found = bisect_left(steps, True, key=lambda step: expected_accuracy(in_time, policy(step), full) >= least)
-    return policy(steps[found]) if found < len(steps) else None
 
 
 if __name__ == "__main__":

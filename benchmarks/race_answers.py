@@ -12,7 +12,7 @@ import numpy as np
 import results
 from numpy.typing import NDArray
 
-KEY = ("network", "precision", "budget")
+KEY = ("network", "precision", "budget", "clock")
 
 
 def packed(right_B: NDArray[np.bool_]) -> str:
@@ -38,7 +38,7 @@ def write(table: str, rows: list[dict[str, Any]]) -> None:
 
 
 def read(table: str) -> dict[tuple[str, ...], str]:
-    """By network, precision and budget, what was written; packed."""
+    """By `KEY`, what was written; packed."""
     return {tuple(row[key] for key in KEY): row["right"] for row in results.read_found(f"{table}-answers")}
 
 

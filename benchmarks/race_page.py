@@ -6,16 +6,13 @@ Says which static network is best within a number of MACs, which one with exits,
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import race_answers
 import results
-from numpy.typing import NDArray
 from race import CASCADES, EQUAL, PHOTOS, SHORT, TAUGHT
 from race_photos import photos
 from race_picture import LOWEST, Line, draw
+from race_rows import CLOCKS, EPOCHS, REFERENCE, Row, over, raced, trained_before
 from race_words import BRIEFLY, ON_PHOTOS, PAGE, TRAINING
 
 from eenet.common import format_table
@@ -24,10 +21,6 @@ from eenet.optimizing.halving import Point, pareto
 FILE = Path(__file__).parents[1] / "docs/results/race.md"
 PICTURE = FILE.parents[1] / "images/race-cifar10.svg"
 DRAWN = {f"onnxruntime_{size}": f"ONNX Runtime, batch {size}" for size in (1, 64)}
-EPOCHS = "60"
-REFERENCE = "cifar10-eenet56"  # whose plain backbone is the unit of time
-CLOCKS = {f"{backend}_{size}": (told, size) for backend, told in
-          (("onnxruntime", "ONNX Runtime"), ("openvino", "OpenVINO")) for size in (1, 64)}  # fmt: skip
 FASTEST = ["clock", "network", "times as fast", "accuracy"]
 MULTIPLES = [
     f"pruned-0.5-exits{by}{budget}"
@@ -40,77 +33,11 @@ BOUNDS = (15, 20, 25, 35, 50, 63)  # million MACs; the last is half a ResNet-56
 LEVELS = (0.80, 0.82, 0.84, 0.86, 0.87)  # accuracies, after short trainings
 
 
-@dataclass(frozen=True)
-class Row:
-    """A network at a budget."""
-
-    name: str
-    precision: str
-    budget: str
-    accuracy: float
-    half_width: float
-    macs: float
-    ratios: dict[str, float]
-    """Time as a part of the reference's."""
-    right_B: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
-    """Whether it is right about each test image, where that was kept."""
-
-    @property
-    def exits(self) -> bool:
-        """Whether images leave early."""
-        return bool(self.budget) and not self.cut
-
-    @property
-    def cut(self) -> bool:
-        """Whether it ends behind one of its exits, for all images."""
-        return self.budget.startswith("exit")
-
-    @property
-    def told(self) -> str:
-        """In words."""
-        told = f"{self.name}{', int8' if self.precision == 'int8' else ''}"
-        if self.cut:
-            return f"{told}, cut behind {self.budget}"
-        return f"{told}, budget {float(self.budget):g}" if self.exits else told
-
-
-def raced(table: str = "race-cifar10") -> list[Row]:
-    """The networks of a table of `race.py`."""
-    found, answers = [], race_answers.read(table)
-    for row in results.read_found(table):
-        right, error, macs = (float(row[key]) for key in ("accuracy", "half_width_95", "macs"))
-        ratios = {key: float(row[f"{key}_ratio"]) for key in CLOCKS}
-        key = (row["network"], row["precision"], row["budget"])
-        right_B = race_answers.unpacked(answers[key], int(row["images"])) if key in answers else None
-        found.append(Row(*key, right, error, macs, ratios, right_B))
-    return found
-
-
-def trained_before(timed: list[Row]) -> Iterator[Row]:
-    """Backbones of the table of networks, trained without exits; their times are those of their equals."""
-    plain = {row.name: row for row in timed if not row.budget and row.precision == "fp32"}
-    for row in results.everywhere("networks"):
-        name = row["backbone"].removesuffix("_cifar")
-        twin = plain.get(name.replace("resnet", "cifar10-eenet"))
-        if (row["data"], row["epochs"], row["num_exits"]) == ("cifar10", EPOCHS, "0") and twin:
-            right, images = float(row["accuracy"]), int(row["test_images"])
-            error = 1.96 * (right * (1 - right) / images) ** 0.5
-            yield Row(f"{name} (never with exits)", "fp32", "", right, error, twin.macs, twin.ratios)
-
-
 def cells(row: Row) -> list[str]:
     """Of the table of all."""
     worth = f"{100 * row.accuracy:.2f} ± {100 * row.half_width:.2f}"
     times = [f"{row.ratios[key]:.2f}" if key in row.ratios else "–" for key in CLOCKS]
     return [row.told, worth, f"{row.macs / 1e6:.1f}", *times]
-
-
-def over(row: Row, other: Row) -> str:
-    """How far a row lies above another one, with the interval: by image, where answers of both were kept."""
-    apart = (row.half_width**2 + other.half_width**2) ** 0.5
-    if row.right_B is not None and other.right_B is not None:
-        apart = race_answers.half_width(row.right_B, other.right_B)
-    return f"{100 * (row.accuracy - other.accuracy):+.2f} ± {100 * apart:.2f} points"
 
 
 def drawn(rows: list[Row]) -> Iterator[Line]:
@@ -159,7 +86,8 @@ def quickest(rows: list[Row]) -> Iterator[tuple[Row, list[tuple[Row, float] | No
         equal = [row for row in rows if row.exits and row.accuracy >= static.accuracy - EQUAL]
         found: list[tuple[Row, float] | None] = []
         for key in CLOCKS:
-            best = min(equal, key=lambda row: row.ratios[key], default=None)
+            timed = (row for row in equal if key in row.ratios)
+            best = min(timed, key=lambda row: row.ratios[key], default=None)
             beside = best and static.told in fronts[key] and (best, static.ratios[key] / best.ratios[key])
             found.append(beside or None)
         yield static, found
@@ -183,7 +111,7 @@ def compound(rows: list[Row]) -> Iterator[list[str]]:
     plain = next(row for row in rows if (row.name, row.precision, row.budget) == (REFERENCE, "fp32", ""))
     fits = [row for row in rows if row.accuracy >= plain.accuracy - 0.005]
     for key, (told, size) in CLOCKS.items():
-        best = min(fits, key=lambda row: row.ratios[key])
+        best = min((row for row in fits if key in row.ratios), key=lambda row: row.ratios[key])
         yield [f"{told}, {size}", best.told, f"{1 / best.ratios[key]:.2f}", over(best, plain)]
 
 
@@ -248,7 +176,7 @@ def of_training() -> str:
 
 def beside_the_reference(table: str) -> list[Row]:
     """A table's networks but for the one that gives the unit of time."""
-    return [row for row in raced(table) if row.name != REFERENCE]
+    return [row for row in raced(table) if row.name != REFERENCE and not row.clock]
 
 
 def apart(table: str, section: str, budgets: tuple[str, ...] = (), **told: object) -> str:
@@ -299,7 +227,7 @@ def surely_lost(left_out: str) -> str:
 def main() -> None:
     """Write the page."""
     rows = raced()
-    timed, rows = rows, [*rows, *trained_before(rows)]
+    timed, rows = rows, [row for row in (*rows, *trained_before(rows)) if not row.clock]
     by_macs = sorted(rows, key=lambda row: (row.macs, row.precision))
     equal, names = equally_good(timed)
     page = PAGE.format(
@@ -342,7 +270,7 @@ def main() -> None:
         photos=photos(),
     )
     FILE.write_text(page)
-    PICTURE.write_text(draw(list(drawn(timed)), DRAWN), "utf-8")
+    PICTURE.write_text(draw(list(drawn([row for row in timed if not row.clock])), DRAWN), "utf-8")
 
 
 if __name__ == "__main__":

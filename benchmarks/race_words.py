@@ -25,6 +25,8 @@ and `cifar10-eenet13`, in int8. Pruned ResNet-13: from the network of 166 epochs
 | never with exits | the backbone alone, trained for {epochs} epochs, from [networks](networks.md) |
 | no budget | the same network, where no image leaves early: a static network |
 | cut behind exit 0 | the same network up to there, where all images leave: a smaller static network |
+| budget 0.45 by the clock | thresholds for the least time by that clock, which keep what budget 0.45 keeps, \
+up to 0.1 points on validation images; as `--for latency` sets them |
 | int8 | quantised after training |
 | times | {machine}; all in turns on the same batches; as a part of the plain ResNet-56's in float32 |
 | commands | `python benchmarks/race.py train --out runs/race`, then `measure` |
