@@ -203,7 +203,7 @@ def runners(place: Path, images: dict[str, Images], precision: str, out: Path) -
     if count and not joined:
         held_out = collect(network, images["validation"])
         assert isinstance(held_out, Records)
-        policies += set_by_clocks(network, config, held_out, sample(images["test"], 64))
+        policies += set_by_clocks(network, config, budgets, held_out, sample(images["test"], 64))
     for budget, clock, policy in policies:
         right_B = tested.right(policy)
         error = 1.96 * right_B.std() / np.sqrt(len(right_B))

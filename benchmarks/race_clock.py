@@ -1,7 +1,7 @@
 """Thresholds for the least time by a clock, which is a backend and a batch size."""
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import product
 
@@ -16,11 +16,14 @@ from eenet.tasks import expected_accuracy
 BACKENDS = ("onnxruntime", "openvino")
 BATCHES = (1, 64)
 EQUAL = 0.001  # of accuracy: 5 of 5,000 images, where an interval is 35 to each side
-KEPT = ("0.350", "0.400", "0.450")  # budgets whose accuracy is to be kept in less time
 
 
 def set_by_clocks(
-    network: Network, config: Config, held_out: Records, pixels_BCHW: NDArray[np.uint8]
+    network: Network,
+    config: Config,
+    budgets: Sequence[str],
+    held_out: Records,
+    pixels_BCHW: NDArray[np.uint8],
 ) -> Iterator[tuple[str, str, ExitPolicy]]:
     """For budgets of a network and every clock the thresholds that keep as much in the least time here.
 
@@ -29,12 +32,13 @@ def set_by_clocks(
     Args:
         network: on whose backends the clocks run.
         config: what it knows about leaving.
+        budgets: of these, whose accuracy is to be kept.
         held_out: its answers to validation images.
         pixels_BCHW: images to take the time with.
     """
     for backend, batch_size in product(BACKENDS, BATCHES):
         times = stage_times(network, pixels_BCHW, backend=backend, batch_size=batch_size).to_dict()
-        for budget in (key for key in KEPT if key in config.budgets):
+        for budget in budgets:
             own = ExitPolicy.from_dict(config.budgets[budget], len(config.exits))
             least = expected_accuracy(held_out, own) - EQUAL
             if found := quickest(timed(held_out, times), own.score, least, held_out):

@@ -9,7 +9,8 @@ CSVs in `benchmarks/results`.
 | --- | --- |
 | data | CIFAR-10, 5,000 test images; thresholds are set on validation images |
 | `{reference}` | a ResNet-56 with four exits, trained for {epochs} epochs |
-| `cifar10-eenet20` | a ResNet-20 with three exits, likewise |
+| `cifar10-eenet20` | a ResNet-20 with three exits, trained for 80 epochs [in two parts]\
+(networks.md#the-resnet-20-in-two-parts), 20 of them with two teachers |
 | `cifar10-eenet13` | a wide and short network with three exits, trained for 166 epochs [in six parts]\
 (networks.md#the-resnet-13-in-six-parts), 106 of them with a teacher |
 | `resnet13-pruned` | `cifar10-eenet13` after 140 epochs, without exits, pruned to half of its MACs \
@@ -89,7 +90,7 @@ better ([lab notes](../development/lab-notes.md)).
 
 Only networks that are the same but for the teachers: trained for as many epochs, by one recipe. Budgets are
 parts of the backbone's MACs, exits counted. A name without `-exits` is a backbone that was trained alone.
-ResNet-13 was trained from random weights for {short} epochs, the others are pruned.
+ResNet-13 and TinyNet-E were trained from random weights for {short} epochs, the others are pruned.
 
 ## Pruned channels in multiples of 16 or of 2
 
@@ -152,8 +153,9 @@ set anew for each. `python benchmarks/ingredients.py after`.
 - What a network as deep as a cut one is worth when it is trained alone. The cut ones were trained together
   with all that lies behind them.
 - What a teacher gives others in long trainings. `cifar10-eenet13` had teachers for 106 epochs. Cut behind an
-  exit it is among the static networks too, so both sides gain by it. 16 epochs with two teachers gained
-  `cifar10-eenet56` nothing ([lab notes](../development/lab-notes.md)); 8 to 10 epochs of others are above.
+  exit it is among the static networks too, so both sides gain by it. 20 epochs with two teachers gained
+  `cifar10-eenet20` much, 16 epochs `cifar10-eenet56` nothing ([lab notes](../development/lab-notes.md)); 8 to
+  10 epochs of others are above.
 - Anything about other seeds.
 
 {photos}
@@ -195,8 +197,8 @@ the same kind make no difference beyond noise.
 BRIEFLY = """## Other backbones, after short trainings
 
 Each was trained for {epochs} epochs from random weights, by one recipe: five backbones with exits, and two of
-these without exits as well. The ResNet-13 was trained with teachers too (`-taught`). TinyNet-E is a small
-EfficientNet. Measured on {machine}.
+these without exits as well. The ResNet-13 and TinyNet-E were trained with teachers too (`-taught`). TinyNet-E
+is a small EfficientNet. Measured on {machine}.
 
 :::{{table}} The fastest network by accuracy and clock, with its time as a part of the plain ResNet-56's
 
