@@ -61,6 +61,8 @@ these images is a little too good, on both sides.
 
 As accurate is who gets at most 5 of the 5,000 images less. The static networks are those that no other static
 one beats, from 88 % on. A dash: by that clock another one does. Below 1 the static network is faster.
+Which thresholds the clock sets depends on times that are taken just before. So these figures move by some
+hundredths from run to run.
 
 :::{{table}} Which network that is
 
