@@ -26,7 +26,6 @@ How much of what leaving early could save is saved, for the shipped networks as 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,8 @@ import race_answers
 import results
 import timm
 import tyro
-from race_clock import BACKENDS, BATCHES, EQUAL, quickest, set_by_clocks
+from numpy.typing import NDArray
+from race_clock import CLOCKS, EQUAL, quickest, set_by_clocks
 from ship import recorded, trained_on
 from torch import nn
 
@@ -180,6 +180,8 @@ class Runner:
     row: dict[str, Any]
     network: Any
     policy: ExitPolicy
+    right_B: NDArray[np.bool_]
+    """Whether it is right about each test image."""
 
 
 def runners(place: Path, images: dict[str, Images], precision: str, out: Path) -> Iterator[Runner]:
@@ -206,7 +208,6 @@ def runners(place: Path, images: dict[str, Images], precision: str, out: Path) -
         policies += set_by_clocks(network, config, budgets, held_out, sample(images["test"], 64))
     for budget, clock, policy in policies:
         right_B = tested.right(policy)
-        error = 1.96 * right_B.std() / np.sqrt(len(right_B))
         cost = measure(tested, policy).relative_cost
         row = {
             "network": place.name,
@@ -216,12 +217,11 @@ def runners(place: Path, images: dict[str, Images], precision: str, out: Path) -
             "clock": clock,
             "epochs": config.effort[0],
             "accuracy": round(float(right_B.mean()), 5),
-            "half_width_95": round(float(error), 5),
+            "half_width_95": round(race_answers.half_width(right_B.astype(float)), 5),
             "macs": round(cost * config.backbone_macs),
             "images": len(right_B),
-            "right_B": right_B,
         }
-        yield Runner(row, network, policy)
+        yield Runner(row, network, policy, right_B)
 
 
 def measure_all(
@@ -253,16 +253,15 @@ def measure_all(
         for runner in runners(place, images, precision, out)
     ]
     pixels_BCHW = sample(images["test"], 1000)
-    for backend, batch_size in product(BACKENDS, BATCHES):
-        key = f"{backend}_{batch_size}"
+    for key, on in CLOCKS.items():
         timed_here = {str(i): runner for i, runner in enumerate(found) if runner.row["clock"] in ("", key)}
         contenders = []
         for i, runner in timed_here.items():
             segments = segments_of(runner.policy, runner.network.config.ensemble)
-            fast = create_backend(backend, runner.network, segments, runner.policy.score)
+            fast = create_backend(on["backend"], runner.network, segments, runner.policy.score)
             contenders.append(Contender(i, partial(run_batch, fast, runner.policy)))
         times = times_in_turn(
-            contenders, pixels_BCHW, batch_size=batch_size, repeats=repeats, run_seconds=0.3
+            contenders, pixels_BCHW, batch_size=on["batch_size"], repeats=repeats, run_seconds=0.3
         )
         unit = mean_ms(times["0"])
         for i, runner in timed_here.items():
@@ -270,11 +269,9 @@ def measure_all(
             runner.row[f"{key}_ms"] = mean_ms(times[i])
             runner.row[f"{key}_p95_ms"] = float(f"{np.percentile(held, 95):.4g}")
             runner.row[f"{key}_ratio"] = round(runner.row[f"{key}_ms"] / unit, 4)
+    race_answers.write(table, [(runner.row, runner.right_B) for runner in found])
     rows = [runner.row for runner in found]
-    race_answers.write(table, rows)
-    measured = {row["network"] for row in rows}
-    kept = [row for row in results.read_comparable(table) if row["network"] not in measured]
-    print(results.write(table, kept + rows))
+    print(results.write(table, results.renewed(results.read_comparable(table), rows)))
 
 
 def efficiency(repeats: int = 5, only: tuple[str, ...] = (*SHIPPED, *ELSEWHERE)) -> None:
@@ -288,8 +285,7 @@ def efficiency(repeats: int = 5, only: tuple[str, ...] = (*SHIPPED, *ELSEWHERE))
         repeats: runs, of which the median counts.
         only: networks. The rows of others stay.
     """
-    kept = results.read_comparable("race-efficiency")
-    rows: list[dict[str, Any]] = [row for row in kept if row["network"] not in only]
+    rows: list[dict[str, Any]] = []
     for name in only:
         network, apart = EENet.from_pretrained(name), EENet.from_pretrained(name)
         apart.config.ensemble = None
@@ -297,8 +293,7 @@ def efficiency(repeats: int = 5, only: tuple[str, ...] = (*SHIPPED, *ELSEWHERE))
         alone = fit(held_out, max(held_out.costs()), rule=QUICK, joined=False).records
         pixels_BCHW = sample(as_images(trained_on(network.config), network.config, "test"), 1024)
         own = network.config.exit_policy()
-        for backend, batch_size in product(BACKENDS, BATCHES):
-            on = {"backend": backend, "batch_size": batch_size}
+        for on in CLOCKS.values():
             times = stage_times(network, pixels_BCHW, **on).to_dict()
             least = expected_accuracy(held_out, own) - EQUAL
             together = quickest(timed(held_out, times), own.score, least, held_out) or own
@@ -316,7 +311,8 @@ def efficiency(repeats: int = 5, only: tuple[str, ...] = (*SHIPPED, *ELSEWHERE))
                 }
                 rows.append({**about, **row.to_dict()})
                 print(rows[-1], flush=True)
-    print(results.write("race-efficiency", rows))
+    table = "race-efficiency"
+    print(results.write(table, results.renewed(results.read_comparable(table), rows)))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ networks which were measured on different ones.
 
 import base64
 import zlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -26,15 +27,11 @@ def unpacked(text: str, count: int) -> NDArray[np.bool_]:
     return np.unpackbits(bits, count=count).astype(bool)
 
 
-def write(table: str, rows: list[dict[str, Any]]) -> None:
-    """Keep the answers of a table's rows, which hold them as `right_B`, beside those of networks not in it.
-
-    They are taken out of the rows.
-    """
-    mine = [{**{key: row[key] for key in KEY}, "right": packed(row.pop("right_B"))} for row in rows]
-    measured = {row["network"] for row in mine}
-    kept = [row for row in results.read(f"{table}-answers") if row["network"] not in measured]
-    results.write(f"{table}-answers", kept + mine)
+def write(table: str, found: Iterable[tuple[dict[str, Any], NDArray[np.bool_]]]) -> None:
+    """Keep a table's rows' answers [B] beside those of networks that are not among them."""
+    rows = [{**{key: row[key] for key in KEY}, "right": packed(right_B)} for row, right_B in found]
+    name = f"{table}-answers"
+    results.write(name, results.renewed(results.read(name), rows))
 
 
 def read(table: str) -> dict[tuple[str, ...], str]:
@@ -42,7 +39,6 @@ def read(table: str) -> dict[tuple[str, ...], str]:
     return {tuple(row[key] for key in KEY): row["right"] for row in results.read_found(f"{table}-answers")}
 
 
-def half_width(right_B: NDArray[np.bool_], other_B: NDArray[np.bool_]) -> float:
-    """Half of the 95 % interval of the difference of two accuracies on the same images."""
-    apart_B = right_B.astype(np.float64) - other_B
-    return float(1.96 * apart_B.std() / np.sqrt(len(apart_B)))
+def half_width(values_B: NDArray[np.floating]) -> float:
+    """Half of the 95 % interval of a mean: of an accuracy, or of how far two lie apart on the same images."""
+    return float(1.96 * values_B.std() / np.sqrt(len(values_B)))

@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import product
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,18 @@ from eenet.policies import ExitPolicy, Records, policy_for_budget
 from eenet.runtime import stage_times, timed
 from eenet.tasks import expected_accuracy
 
-BACKENDS = ("onnxruntime", "openvino")
-BATCHES = (1, 64)
+
+class Clock(TypedDict):
+    """What to time with."""
+
+    backend: str
+    batch_size: int
+
+
+CLOCKS: dict[str, Clock] = {
+    f"{backend}_{size}": {"backend": backend, "batch_size": size}
+    for backend, size in product(("onnxruntime", "openvino"), (1, 64))
+}
 EQUAL = 0.001  # of accuracy: 5 of 5,000 images, where an interval is 35 to each side
 
 
@@ -36,13 +47,13 @@ def set_by_clocks(
         held_out: its answers to validation images.
         pixels_BCHW: images to take the time with.
     """
-    for backend, batch_size in product(BACKENDS, BATCHES):
-        times = stage_times(network, pixels_BCHW, backend=backend, batch_size=batch_size).to_dict()
+    for clock, on in CLOCKS.items():
+        times = stage_times(network, pixels_BCHW, **on).to_dict()
         for budget in budgets:
             own = ExitPolicy.from_dict(config.budgets[budget], len(config.exits))
             least = expected_accuracy(held_out, own) - EQUAL
             if found := quickest(timed(held_out, times), own.score, least, held_out):
-                yield budget, f"{backend}_{batch_size}", found
+                yield budget, clock, found
 
 
 def quickest(in_time: Records, score: str, least: float, full: Records) -> ExitPolicy | None:

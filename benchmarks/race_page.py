@@ -226,8 +226,9 @@ def surely_lost(left_out: str) -> str:
 
 def main() -> None:
     """Write the page."""
-    rows = raced()
-    timed, rows = rows, [row for row in (*rows, *trained_before(rows)) if not row.clock]
+    timed = raced()
+    by_budget = [row for row in timed if not row.clock]
+    rows = [*by_budget, *trained_before(by_budget)]
     by_macs = sorted(rows, key=lambda row: (row.macs, row.precision))
     equal, names = equally_good(timed)
     page = PAGE.format(
@@ -241,7 +242,7 @@ def main() -> None:
         multiples=listed([row for row in by_macs if row.told in MULTIPLES]),
         cascades=listed([row for row in by_macs if row.name in CASCADES]),
         most=BOUNDS[-1],
-        compound=format_table(FASTEST, list(compound(rows))),
+        compound=format_table(FASTEST, list(compound(timed))),
         kept_on=machine("race-efficiency"),
         efficiency=format_table(
             [
@@ -270,7 +271,7 @@ def main() -> None:
         photos=photos(),
     )
     FILE.write_text(page)
-    PICTURE.write_text(draw(list(drawn([row for row in timed if not row.clock])), DRAWN), "utf-8")
+    PICTURE.write_text(draw(list(drawn(by_budget)), DRAWN), "utf-8")
 
 
 if __name__ == "__main__":

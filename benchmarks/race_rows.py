@@ -79,5 +79,5 @@ def over(row: Row, other: Row) -> str:
     """How far a row lies above another one, with the interval: by image, where answers of both were kept."""
     apart = (row.half_width**2 + other.half_width**2) ** 0.5
     if row.right_B is not None and other.right_B is not None:
-        apart = race_answers.half_width(row.right_B, other.right_B)
+        apart = race_answers.half_width(row.right_B.astype(float) - other.right_B)
     return f"{100 * (row.accuracy - other.accuracy):+.2f} ± {100 * apart:.2f} points"

@@ -68,6 +68,12 @@ def write(name: str, rows: list[dict[str, Any]], on: str | None = None) -> Path:
     return path
 
 
+def renewed(kept: list[dict[str, str]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A table's rows but for those of networks that were measured again, and behind them the new ones."""
+    measured = {row["network"] for row in rows}
+    return [*(row for row in kept if row["network"] not in measured), *rows]
+
+
 def chosen(names: Iterable[str], only: Collection[str]) -> list[str]:
     """Of the names of what can be trained those that are asked for; by default all."""
     names = list(names)
