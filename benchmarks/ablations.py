@@ -111,7 +111,7 @@ All exits were trained together. A network that is trained with fewer may differ
 
 - How to set thresholds: [the guide](../how-to/thresholds.md).
 - How networks of different depth compare: [networks](networks.md).
-- Which ingredients help: [the race](race.md#which-ingredients-help).
+- Which ingredients help: [the race](race-parts.md#which-ingredients-help).
 """
 
 PLACES = """## Placements, over depths and other backbones

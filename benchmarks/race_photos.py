@@ -1,12 +1,19 @@
-"""The section about photos of `docs/results/race.md`, from `benchmarks/results/optimize-photos-*.csv`."""
+"""`benchmarks/results/optimize-photos-*.csv` and `race-photos-*.csv` → `docs/results/race-photos.md`."""
 
 from collections.abc import Iterator
 
 import results
+from race import PHOTOS
+from race_tables import PAGES, apart
 
 from eenet.common import format_table
 
-SECTION = """## Photos
+PAGE = """# The race on photos
+
+Static networks against those that leave early, on Imagenette. [The race on CIFAR-10](race.md) is longer, and
+says what the names mean.
+
+{on_photos}## What `eenet optimize` finds
 
 `eenet optimize resnet18 --weights mine.pth --data photos/ --set image_size=128 --max-drop 0.5 --minutes 30`,
 killed after 12 minutes and started again. The photos are 2,000 of Imagenette, 400 of them for validation. The
@@ -32,7 +39,29 @@ How to read this:
 - Training the exits took a third of the time. All others had one or two epochs. For networks with random
   weights that is far too few. So nothing here says that MobileNet or EfficientNet are worse.
 - The rows of int8 with early exit are from before that was made faster ([export](export.md#int8-with-exits)).
-- 400 validation images can't tell half a point. `eenet optimize` says so, with the interval."""
+- 400 validation images can't tell half a point. `eenet optimize` says so, with the interval.
+
+## Where to go next
+
+- The same for your photos: [`eenet optimize`](../how-to/optimize.md).
+- [Your own photos](own-photos.md): exits for a trained network, and few photos.
+"""
+ON_PHOTOS = """## Static and with exits
+
+A ResNet-18 on Imagenette, 3,150 training photos of {size} pixels, {epochs} epochs from random weights: once
+with exits and once without, by one recipe. 1,250 test photos. Measured on {machine}.
+
+:::{{table}} Accuracy in percent, MACs of a photo, and time as a part of the plain ResNet-18's in float32
+
+{all}
+
+:::
+
+The plain network is the least accurate. There are few photos, and the losses of early exits help then. The
+strongest static rival is the network with exits, cut behind its second one. Leaving early is faster than that
+at equal accuracy, and hardly so in int8.
+
+"""
 
 
 def optimized() -> Iterator[list[str]]:
@@ -62,11 +91,13 @@ def exits_alone() -> str:
     return format_table(["exit", "cost", "images that leave here", "accuracy, if all left here"], table)
 
 
-def photos() -> str:
-    """The section."""
+def write() -> None:
+    """Write the page."""
     tried = ["network", "epochs", "accuracy", "lost", "on test images", "MACs", "times as fast"]
-    return SECTION.format(
+    page = PAGE.format(
+        on_photos=apart("race-photos", ON_PHOTOS, size=PHOTOS["image_size"], epochs=PHOTOS["epochs"]),
         table=format_table(tried, list(optimized())),
         exits=exits_alone(),
         machine=results.hardware_of("optimize-photos"),
     )
+    PAGES.joinpath("race-photos.md").write_text(page)
