@@ -52,9 +52,9 @@ def main() -> None:
     (ROOT / "docs/results/networks.md").write_text(page)
 
 
-def _network(row: Row) -> tuple[str, int, str, str]:
+def _network(row: Row) -> tuple[str, int, int, str]:
     """Data, MACs, epochs, exits: what the runs of one network have in common."""
-    return row["data"], int(row["backbone_macs"]), row["epochs"], row["num_exits"]
+    return row["data"], int(row["backbone_macs"]), int(row["epochs"]), row["num_exits"]
 
 
 def _summary(rows: list[Row], static: list[Row]) -> list[str]:
