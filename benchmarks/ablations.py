@@ -202,12 +202,11 @@ def places() -> str:
         for name, budget in searched
         if (keys := [(name, "searched", count, budget) for count in numbers])
     ]
-    right = float(rows[0]["full"])
     return PLACES.format(
         data=PLACED,
         machine=results.hardware_of(f"placements-{PLACED}"),
         images=f"{int(rows[0]['images']):,}",
-        half=196 * (right * (1 - right) / int(rows[0]["images"])) ** 0.5,
+        half=100 * results.half_width(float(rows[0]["full"]), int(rows[0]["images"])),
         most=numbers[-1],
         by_placement=format_table(["backbone", "placement", *budgets], by_placement),
         by_number=format_table(["backbone", "budget", *numbers], by_number),

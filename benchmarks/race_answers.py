@@ -41,4 +41,4 @@ def read(table: str) -> dict[tuple[str, ...], str]:
 
 def half_width(values_B: NDArray[np.floating]) -> float:
     """Half of the 95 % interval of a mean: of an accuracy, or of how far two lie apart on the same images."""
-    return float(1.96 * values_B.std() / np.sqrt(len(values_B)))
+    return float(results.WIDE * values_B.std() / np.sqrt(len(values_B)))

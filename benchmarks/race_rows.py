@@ -71,7 +71,7 @@ def trained_before(timed: list[Row]) -> Iterator[Row]:
         twin = plain.get(name.replace("resnet", "cifar10-eenet"))
         if (row["data"], row["epochs"], row["num_exits"]) == ("cifar10", EPOCHS, "0") and twin:
             right, images = float(row["accuracy"]), int(row["test_images"])
-            error = 1.96 * (right * (1 - right) / images) ** 0.5
+            error = results.half_width(right, images)
             yield Row(f"{name} (never with exits)", "fp32", "", right, error, twin.macs, twin.ratios)
 
 

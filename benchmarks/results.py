@@ -9,6 +9,8 @@ import torch
 
 from eenet.common import hardware
 
+WIDE = 1.96  # standard errors: half of a 95 % interval
+
 
 def path_of(name: str, on: str | None = None) -> Path:
     """`benchmarks/results/NAME-HARDWARE-torchVERSION.csv`; by default this hardware."""
@@ -66,6 +68,11 @@ def write(name: str, rows: list[dict[str, Any]], on: str | None = None) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+def half_width(accuracy: float, images: int) -> float:
+    """Half of the 95 % interval that an accuracy has, since its test images are so many and no more."""
+    return float(WIDE * (accuracy * (1 - accuracy) / images) ** 0.5)
 
 
 def renewed(kept: list[dict[str, str]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
